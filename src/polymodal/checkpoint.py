@@ -1,0 +1,174 @@
+"""A model is a folder of `model.safetensors` and `config.json`, never a pickle."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.errors import CheckpointError, PolymodalError
+from polymodal.fusion import make_fusion
+from polymodal.surgery import Multimodal, fuse
+
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+_FORMAT = 1
+
+
+def save(
+    net: Multimodal,
+    folder: str | os.PathLike[str],
+    *,
+    network: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a multimodal network to a folder.
+
+    Both files are complete before either takes the place of an earlier one; on any error the folder is as it was.
+
+    Args:
+        net: The network.
+        folder: Where to; made when it is not there.
+        network: How `polymodal.models.create` makes the plain network: `{"name": ..., "arguments": {...}}`. Without it,
+            `load` must be given the plain network.
+        metadata: Anything else in types that JSON knows, such as how inputs were normalised and what the classes are
+            called.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: When the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    config = {"format": _FORMAT, "network": network, "fuse": net.config(), "metadata": dict(metadata or {})}
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+            save_file(tensors, Path(scratch, _WEIGHTS), metadata={"format": "pt"})
+            Path(scratch, _CONFIG).write_text(text, encoding="utf-8")
+            for name in (_WEIGHTS, _CONFIG):
+                Path(scratch, name).replace(folder / name)
+    except BaseException as error:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        if type(error).__name__ == "SafetensorError":  # how the library reports a full disk
+            raise OSError(f"Could not write {folder / _WEIGHTS}: {error}") from error
+        raise
+    return folder
+
+
+def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) -> Multimodal:
+    """Read a multimodal network from a folder that `save` wrote. Nothing in the folder is executed.
+
+    Args:
+        folder: Where from.
+        network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
+
+    Returns:
+        The network on the CPU, in eval mode.
+
+    Raises:
+        CheckpointError: When the folder is no model, is corrupted, or its tensors do not fit the network.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if network is None:
+        network = _create(folder, config)
+    settings = config["fuse"]
+    fusion = dict(settings["fusion"])
+    try:
+        net = fuse(
+            network,
+            settings["modalities"],
+            make_fusion(fusion.pop("name"), fusion),
+            sites=settings["sites"] or "auto",
+            stems=settings["stems"],
+            norms=settings["norms"],
+            statistics=settings["statistics"],
+        )
+    except (PolymodalError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
+        ) from error
+    _load_tensors(net, folder / _WEIGHTS)
+    return net.eval()
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of a saved model: `{"format", "network", "fuse", "metadata"}`.
+
+    Raises:
+        CheckpointError: When the folder holds no configuration that can be read.
+    """
+    path = Path(folder) / _CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("fuse"), dict):
+        raise CheckpointError(f"{path} is no model configuration: expected an object with the key 'fuse'.")
+    if config.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: expected format {_FORMAT}, got {config.get('format')!r}. Use the version that wrote it."
+        )
+    return config
+
+
+def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+    from polymodal.models import create
+
+    spec = config.get("network")
+    if spec is None:
+        raise CheckpointError(f"{folder} does not say how to make its network: give it, load(folder, network=...).")
+    try:
+        return create(spec["name"], **spec["arguments"])
+    except (PolymodalError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / _CONFIG}: the network cannot be made: {error}") from error
+
+
+def _load_tensors(net: Multimodal, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
+    expected = net.state_dict()
+    problems = [
+        *(f"missing {key}" for key in expected.keys() - tensors.keys()),
+        *(f"unexpected {key}" for key in tensors.keys() - expected.keys()),
+        *(
+            f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
+            for key in expected.keys() & tensors.keys()
+            if tensors[key].shape != expected[key].shape
+        ),
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
+        raise CheckpointError(f"{path} belongs to another network: {shown}.")
+    dtype = _floating_dtype(tensors)
+    net.to(dtype=dtype).load_state_dict(tensors)
+
+
+def _floating_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that the model was saved in."""
+    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())

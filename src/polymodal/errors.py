@@ -1,0 +1,21 @@
+"""The errors a user can cause and mend: each says what was expected, what came, where, and what to do."""
+
+
+class PolymodalError(Exception):
+    """Base of every error that a user can mend; the command line prints its message alone and exits with status 2."""
+
+
+class ConfigError(PolymodalError):
+    """A setting that cannot work, found before anything was started."""
+
+
+class DataError(PolymodalError):
+    """A data set, a file or a batch that is not what its description says."""
+
+
+class FusionError(PolymodalError):
+    """A network that cannot be made multimodal the way that was asked for."""
+
+
+class CheckpointError(PolymodalError):
+    """A saved model that is corrupted, incomplete or belongs to another network."""

@@ -1,0 +1,192 @@
+"""Pure tensor functions of multimodal fusion: one formula each, with its source.
+
+Shapes use B samples, M modalities, C channels. *Folded* tensors are `(B*M, C, ...)` in memory order (B, M);
+*unfolded* ones are `(B, M, C, ...)`. Both are views of the same memory.
+
+Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def fold(images: Sequence[Tensor]) -> Tensor:
+    """Lay M equally shaped tensors side by side in the batch axis.
+
+    Args:
+        images: M tensors `(B, C, ...)`.
+
+    Returns:
+        The folded tensor `(B*M, C, ...)`; row `b*M + m` is sample b of modality m.
+    """
+    return torch.stack(tuple(images), dim=1).flatten(0, 1)
+
+
+def unfold(x: Tensor, modalities: int) -> Tensor:
+    """See a folded tensor `(B*M, ...)` as `(B, M, ...)`, without copying.
+
+    Args:
+        x: A folded tensor.
+        modalities: M.
+
+    Returns:
+        A view `(B, M, ...)`.
+    """
+    return x.unflatten(0, (-1, modalities))
+
+
+def own_parts(modalities: int, channels: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Divide C channels into M disjoint parts, the m-th belonging to modality m (CEN sec. 3.3).
+
+    Part m is the channels from ⌊mC/M⌋ up to, not including, ⌊(m+1)C/M⌋: contiguous, disjoint and complete for every C
+    and M.
+
+    Args:
+        modalities: M.
+        channels: C.
+        device: Where to make the mask.
+
+    Returns:
+        A boolean mask `(M, C)`, True where channel c belongs to modality m. Every column has exactly one True.
+    """
+    bounds = torch.tensor([m * channels // modalities for m in range(modalities + 1)], device=device)
+    index = torch.arange(channels, device=device)
+    return (index >= bounds[:-1, None]) & (index < bounds[1:, None])
+
+
+def keep_over_threshold(scale: Tensor, threshold: float, part: Tensor | None = None) -> Tensor:
+    """Which channels stay: those whose scale reaches the threshold (CEN eq. 6).
+
+    Args:
+        scale: γ, `(M, C)`.
+        threshold: θ ≥ 0. A channel is exchanged where |γ| < θ, so 0 exchanges nothing.
+        part: Boolean `(M, C)`: where exchanging is allowed (the paper's disjoint parts); None allows it everywhere (the
+            rule of the released code).
+
+    Returns:
+        A boolean mask `(M, C)`, True where the modality keeps its own channel.
+    """
+    keep = scale.detach().abs() >= threshold
+    return keep if part is None else keep | ~part
+
+
+def keep_over_share(scale: Tensor, share: float, part: Tensor | None = None) -> Tensor:
+    """Which channels stay when each modality gives up a fixed share of its channels, those with the smallest |γ|.
+
+    Args:
+        scale: γ, `(M, C)`.
+        share: The share in 0..1 of the allowed channels that is exchanged, rounded down to whole channels.
+        part: Boolean `(M, C)`: where exchanging is allowed; None allows it everywhere.
+
+    Returns:
+        A boolean mask `(M, C)`, True where the modality keeps its own channel.
+    """
+    size = scale.detach().abs()
+    if part is None:
+        part = torch.ones_like(size, dtype=torch.bool)
+    rank = size.masked_fill(~part, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    # The small addend keeps 0.3 * 10 from being floored to 2.
+    given_up = (share * part.sum(dim=1, keepdim=True) + 1e-6).floor()
+    return rank >= given_up
+
+
+def mean_of_others(x: Tensor) -> Tensor:
+    """For each modality, the mean over all the others: 1/(M-1) Σ_{m'≠m} x_{m'} (CEN eq. 6, second case).
+
+    Sums rolled copies instead of subtracting from the total, so that nothing of the modality itself leaks in by
+    rounding.
+
+    Args:
+        x: `(B, M, ...)` with M ≥ 2.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    modalities = x.shape[1]
+    others = x.roll(1, dims=1)
+    for step in range(2, modalities):
+        others = others + x.roll(step, dims=1)
+    return others if modalities == 2 else others / (modalities - 1)
+
+
+def exchange(x: Tensor, keep: Tensor) -> Tensor:
+    """Replace every channel that is not kept by the mean of the others' channel of the same index (CEN eq. 6).
+
+    Args:
+        x: Normalised features before the activation, `(B, M, C, ...)`.
+        keep: Boolean `(M, C)`, True where a modality keeps its own channel.
+
+    Returns:
+        A tensor of the same shape; with M = 1 it is `x` itself, since there is nothing to exchange with.
+    """
+    if x.shape[1] == 1:
+        return x
+    keep = keep.reshape(*keep.shape, *(1,) * (x.dim() - 3))
+    return torch.where(keep, x, mean_of_others(x))
+
+
+def scale_penalty(scale: Tensor, part: Tensor) -> Tensor:
+    """The sparsity penalty of one layer on the disjoint parts, Σ_m |γ̂_m|₁ (CEN eq. 4).
+
+    Args:
+        scale: γ, `(M, C)`.
+        part: Boolean `(M, C)` from `own_parts`.
+
+    Returns:
+        A scalar, not yet multiplied by λ.
+    """
+    return (scale.abs() * part).sum()
+
+
+def private_batch_norm(
+    x: Tensor,
+    modalities: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Batch norm with statistics and scales of its own for each modality (CEN eq. 5), in one call for all modalities.
+
+    Seen as `(B, M*C, H, W)`, the folded tensor has one channel for every modality and channel.
+
+    Args:
+        x: Folded features `(B*M, C, H, W)`.
+        modalities: M.
+        running_mean: `(M, C)`, contiguous, updated in place when training; None to use the batch's statistics always.
+        running_var: As `running_mean`.
+        weight: γ, `(M, C)`, or None.
+        bias: β, `(M, C)`, or None.
+        training: Normalise by the batch's statistics and update the running ones.
+        momentum: Weight of the batch in the running statistics.
+        eps: Added to the variance.
+
+    Returns:
+        The normalised features, folded, `(B*M, C, H, W)`.
+    """
+    mean, var, gamma, beta = (None if t is None else t.flatten() for t in (running_mean, running_var, weight, bias))
+    side_by_side = unfold(x, modalities).flatten(1, 2)
+    y = F.batch_norm(side_by_side, mean, var, gamma, beta, training, momentum, eps)
+    return y.unflatten(1, (modalities, -1)).flatten(0, 1)
+
+
+def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of the modalities' predictions, Σ_m α_m f_m(x_m) (CEN eq. 4).
+
+    The predictions are detached, as in the released code: a loss on the ensemble trains the weights alone.
+
+    Args:
+        predictions: `(B, M, ...)`.
+        weights: α, `(M,)`, summing to one.
+
+    Returns:
+        `(B, ...)`.
+    """
+    return (predictions.detach() * weights.reshape(-1, *(1,) * (predictions.dim() - 2))).sum(dim=1)

@@ -1,0 +1,132 @@
+"""What every fusion is: settings, the places where it acts, what it puts there, and what it adds to the loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from polymodal.errors import FusionError
+from polymodal.nn.roster import Roster
+
+Sites = str | Sequence[str] | Callable[[str, nn.Module], bool]
+"""Where a fusion acts: `"auto"`, a pattern of dotted names (`"*.bn2"`), several, or a predicate of name and module."""
+
+
+@dataclass
+class SiteState:
+    """What a fusion that selects channels does at one site, at this moment.
+
+    Attributes:
+        scale: |γ|, `(M, C)`.
+        keep: Boolean `(M, C)`, True where a modality keeps its own channel.
+        part: Boolean `(M, C)`, True for the channels on which the modality's scales are penalised.
+        allowed: Boolean `(M, C)`, True where exchanging is allowed at all.
+    """
+
+    scale: Tensor
+    keep: Tensor
+    part: Tensor
+    allowed: Tensor
+
+    def share(self) -> list[float]:
+        """For each modality, the exchanged share in 0..1 of the channels that it may exchange."""
+        exchanged, allowed = (~self.keep).sum(1), self.allowed.sum(1).clamp(min=1)
+        return (exchanged / allowed).tolist()
+
+
+class Fusion(ABC):
+    """One way for modalities to meet inside a network.
+
+    A fusion holds settings alone, so that it can be written to a file and used for many networks. Its state lives in
+    the modules that it installs. It sees a network as a plain tree of modules whose names it is given, never a
+    particular model.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The dotted names of the modules of a plain network at which this fusion would act.
+
+        Raises:
+            FusionError: When nothing matches; the message lists the candidates.
+        """
+
+    @abstractmethod
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Put this fusion's modules at the sites of a network whose norms are private already."""
+
+    def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
+        """What this fusion adds to the training loss, weighted: a scalar, 0 for most."""
+        del sites
+        return next(network.parameters()).new_zeros(())
+
+    def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
+        """The scales γ `(M, C)` by which this fusion chooses channels, by site; empty for most."""
+        del network, sites
+        return {}
+
+    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
+        """What is exchanged now, by site, on the CPU; empty for a fusion that selects no channels."""
+        del network, sites
+        return {}
+
+    def as_config(self) -> dict[str, Any]:
+        """The settings as a plain dict, with the fusion's `name`."""
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+def select(
+    candidates: Mapping[str, nn.Module], sites: str | Sequence[str] | Callable[[str, nn.Module], bool]
+) -> list[str]:
+    """Choose among candidate modules by name patterns or by a predicate.
+
+    Args:
+        candidates: The modules that could be sites, by dotted name.
+        sites: A shell-style pattern of dotted names, several, or a predicate of name and module.
+
+    Returns:
+        The names that match, in the network's order.
+
+    Raises:
+        FusionError: When a pattern matches nothing, or the predicate accepts nothing.
+    """
+    from fnmatch import fnmatchcase
+
+    if callable(sites):
+        chosen = [name for name, module in candidates.items() if sites(name, module)]
+        unmatched = [] if chosen else ["the predicate"]
+    else:
+        patterns = [sites] if isinstance(sites, str) else list(sites)
+        chosen = [name for name in candidates if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        unmatched = [repr(p) for p in patterns if not any(fnmatchcase(name, p) for name in candidates)]
+        unmatched = unmatched or ([] if chosen else ["an empty list of patterns"])
+    if unmatched:
+        raise FusionError(f"sites: {', '.join(unmatched)} matches no layer.{describe_candidates(candidates)}")
+    return chosen
+
+
+def describe_candidates(candidates: Mapping[str, nn.Module]) -> str:
+    """A sentence that lists the layers a user can choose from, as much of it as a screen can hold."""
+    names = list(candidates)
+    if not names:
+        return " The network has no layer that could be a site."
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f" Layers to choose from, by name or pattern: {shown}."
+
+
+@dataclass(frozen=True)
+class NoFusion(Fusion):
+    """Modalities share what is shared and never meet before the ensemble."""
+
+    name: ClassVar[str] = "none"
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """Nowhere."""
+        del network, sites
+        return ()
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Put nothing anywhere."""

@@ -1,0 +1,116 @@
+"""What `fuse` finds in a network, and what a multimodal network exchanges: tables to read before and after."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from polymodal.errors import FusionError
+from polymodal.fusion import SiteState
+from polymodal.fusion.auto import spatial_norms
+from polymodal.nn import PrivateBatchNorm2d
+from polymodal.nn.norm import is_batch_norm_2d
+from polymodal.surgery import Multimodal, check_norms
+
+
+@dataclass
+class Site:
+    """One layer at which channels can be exchanged.
+
+    Attributes:
+        name: Its dotted name.
+        channels: C.
+        state: What is exchanged there now; None in a network that is not multimodal yet.
+    """
+
+    name: str
+    channels: int
+    state: SiteState | None = None
+
+
+@dataclass
+class Inspection:
+    """What was found in a network; `print` shows it as a table.
+
+    Attributes:
+        network: The class of the network.
+        modalities: Their names; empty for a plain network.
+        norms: The names of the norms that are, or would be, private.
+        sites: Where channels are, or by default would be, exchanged.
+        candidates: The names of all layers that could be sites.
+        parameters: The number of parameters.
+        refusal: Why a plain network cannot be fused; None when it can.
+    """
+
+    network: str
+    modalities: tuple[str, ...]
+    norms: list[str]
+    sites: list[Site]
+    candidates: list[str]
+    parameters: int
+    refusal: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.network}, {self.parameters / 1e6:.2f} M parameters"]
+        if self.refusal is not None:
+            return "\n".join([*lines, f"cannot be made multimodal: {self.refusal}"])
+        if self.modalities:
+            lines.append(f"modalities: {', '.join(self.modalities)}; private norms: {len(self.norms)}")
+            lines.append(f"sites: {len(self.sites)}; exchanged share of the channels that may be exchanged:")
+        else:
+            lines.append(
+                f"norms that would be private: {len(self.norms)}; first '{self.norms[0]}', last '{self.norms[-1]}'"
+            )
+            lines.append(f'sites="auto" would exchange after {len(self.sites)} of {len(self.candidates)} norms:')
+        width = max((len(site.name) for site in self.sites), default=4)
+        columns = [*self.modalities, "smallest |γ|"] if self.modalities else []
+        lines.append("  ".join([f"  {'site':<{width}}  channels", *(f"{name:>12}" for name in columns)]))
+        for site in self.sites:
+            cells = [f"  {site.name:<{width}}  {site.channels:>8}"]
+            if site.state is not None:
+                cells += [f"{share:>12.1%}" for share in site.state.share()]
+                cells.append(f"{float(site.state.scale.min()):>12.2e}")
+            lines.append("  ".join(cells))
+        if not self.sites:
+            lines.append(
+                f"  none; candidates: {', '.join(self.candidates[:12])}{', ...' if len(self.candidates) > 12 else ''}"
+            )
+        return "\n".join(lines)
+
+
+def inspect(network: nn.Module) -> Inspection:
+    """Look at a plain network before `fuse`, or at a multimodal one after it or after training. Changes nothing.
+
+    Args:
+        network: Any network.
+
+    Returns:
+        What was found; `print` it.
+    """
+    parameters = sum(p.numel() for p in network.parameters())
+    if isinstance(network, Multimodal):
+        norms = {n: m for n, m in network.network.named_modules() if isinstance(m, PrivateBatchNorm2d)}
+        states = network.exchange_state()
+        return Inspection(
+            type(network.network).__name__,
+            network.modalities,
+            list(norms),
+            [Site(name, state.scale.shape[1], state) for name, state in states.items()],
+            list(norms),
+            parameters,
+        )
+    refusal = None
+    try:
+        check_norms(network)
+    except FusionError as error:
+        refusal = str(error)
+    sites = spatial_norms(network)
+    candidates = {n: m for n, m in network.named_modules() if is_batch_norm_2d(m)}
+    return Inspection(
+        type(network).__name__,
+        (),
+        list(candidates),
+        [Site(name, candidates[name].num_features) for name in sites],
+        list(candidates),
+        parameters,
+        refusal,
+    )

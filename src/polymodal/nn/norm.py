@@ -1,0 +1,191 @@
+"""Private batch norm: every modality keeps statistics and scales of its own, all other layers are shared."""
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from polymodal.errors import FusionError
+from polymodal.functional import private_batch_norm, unfold
+from polymodal.nn.roster import Roster
+
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+def is_batch_norm_2d(module: nn.Module) -> TypeGuard[BatchNorm]:
+    """Whether a module is a batch norm over images whose whole computation is known.
+
+    True for `BatchNorm2d`, `SyncBatchNorm`, timm's `BatchNormAct2d` and `SyncBatchNormAct` and subclasses that do not
+    change the computation; False for a subclass with a forward of its own, which could do anything.
+    """
+    if not isinstance(module, BatchNorm):
+        return False
+    forward = type(module).forward
+    return forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or has_activation(module)
+
+
+def has_activation(module: nn.Module) -> bool:
+    """Whether a batch norm is one of timm's, which drop and activate after normalising.
+
+    Told by the class that the forward comes from, so that timm need not be imported.
+    """
+    computed_by = next(base for base in type(module).__mro__ if "forward" in vars(base))
+    return computed_by.__module__.startswith("timm.") and computed_by.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
+
+
+class PrivateBatchNorm2d(nn.Module):
+    """A batch norm with statistics, γ and β of its own for every modality (CEN eq. 5), made from a plain one.
+
+    Every modality starts from the plain norm's values. `weight`, `bias`, `running_mean` and `running_var` have the
+    shape `(M, C)`. A fusion may put a module into `fusion`; it is called with the normalised features and γ, after
+    the norm and before the activation. `drop` and `act` are those of timm's `BatchNormAct2d`, and pass everything on
+    elsewhere.
+
+    Args:
+        norm: The plain norm, one that `is_batch_norm_2d` accepts. It is not changed.
+        roster: The network's modalities; None makes a norm that all of them share (M = 1 in the shapes above).
+        name: Where the norm stands in the network, for error messages.
+        frozen: Normalise by the running statistics in training, too, and never update them. γ and β are trained.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(self, norm: BatchNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
+        super().__init__()
+        self.roster = roster
+        self.name = name
+        self.num_features = norm.num_features
+        self.eps = norm.eps
+        self.momentum = norm.momentum
+        self.frozen = frozen
+        # A synchronised norm brings the processes that share its statistics; None stands for all of them.
+        self.synchronised = isinstance(norm, nn.SyncBatchNorm)
+        self.process_group = getattr(norm, "process_group", None)
+        copies = 1 if roster is None else len(roster.names)
+        for key in ("weight", "bias"):
+            value = getattr(norm, key)
+            private = None if value is None else nn.Parameter(_rows(value, copies), requires_grad=value.requires_grad)
+            self.register_parameter(key, private)
+        for key in ("running_mean", "running_var"):
+            value = getattr(norm, key)
+            self.register_buffer(key, None if value is None else _rows(value, copies))
+        tracked = norm.num_batches_tracked
+        self.register_buffer("num_batches_tracked", None if tracked is None else tracked.detach().clone())
+        self.fusion: nn.Module | None = None
+        self.drop = getattr(norm, "drop", nn.Identity()) if has_activation(norm) else nn.Identity()
+        self.act = getattr(norm, "act", nn.Identity()) if has_activation(norm) else nn.Identity()
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, fuse, drop, activate: `(B*M, C, H, W)` to the same shape.
+
+        Raises:
+            FusionError: When training on the batch's statistics and the batch holds a single value per channel.
+        """
+        y = self._normalise(x)
+        if self.fusion is not None:
+            y = self.fusion(y, self._present(self.weight))
+        return self.act(self.drop(y))
+
+    def extra_repr(self) -> str:
+        """The settings that `print(model)` shows."""
+        copies = "shared" if self.roster is None else ", ".join(self.roster.names)
+        return f"{self.num_features}, {copies}" + (", frozen" if self.frozen else "")
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        from_batch = (self.training and not self.frozen) or self.running_mean is None
+        modalities = 1 if self.roster is None else len(self.roster.present)
+        if self.training and from_batch:
+            self._refuse_single_value(x, modalities)
+        mean, var = self._present(self.running_mean), self._present(self.running_var)
+        factor = self._update_factor() if from_batch and self.running_mean is not None else 0.0
+        normalise = private_batch_norm
+        if self.synchronised and self.training and from_batch and _processes(self.process_group) > 1:
+            normalise = self._normalise_across_processes
+        y = normalise(
+            x,
+            modalities,
+            mean,
+            var,
+            self._present(self.weight),
+            self._present(self.bias),
+            training=from_batch,
+            momentum=factor,
+            eps=self.eps,
+        )
+        if factor and self.roster is not None and not self.roster.complete:
+            # Selecting rows copied them: what the batch taught the present modalities is written back.
+            for stored, updated in ((self.running_mean, mean), (self.running_var, var)):
+                assert stored is not None
+                assert updated is not None
+                stored[list(self.roster.present)] = updated
+        return y
+
+    def _present(self, per_modality: Tensor | None) -> Tensor | None:
+        return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)
+
+    def _update_factor(self) -> float:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        return 1.0 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+
+    def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
+        batch, _, *size = x.shape
+        if batch // modalities * size[0] * size[1] == 1 and not (
+            self.synchronised and _processes(self.process_group) > 1
+        ):
+            raise FusionError(
+                f"The norm '{self.name}' cannot take statistics from one sample of size 1x1: it has a single value per "
+                'channel. Train with batches of 2 or more, with larger images, or with statistics="frozen".'
+            )
+
+    def _normalise_across_processes(
+        self,
+        x: Tensor,
+        modalities: int,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        """As `private_batch_norm`, with the statistics of all processes' batches together."""
+        assert training
+        from torch.distributed.nn.functional import all_reduce  # differentiable
+
+        y = unfold(x, modalities)
+        # Two passes: the variance around the common mean does not cancel as a difference of large sums does.
+        dims, group = (0, 3, 4), self.process_group or torch.distributed.group.WORLD
+        count = y.new_tensor([y.shape[0] * y.shape[3] * y.shape[4]])
+        total = all_reduce(torch.cat([y.sum(dims).flatten(), count]), group=group)
+        count, mean = total[-1].detach(), (total[:-1] / total[-1].detach()).view(1, modalities, -1, 1, 1)
+        centred = y - mean
+        var = all_reduce(centred.square().sum(dims), group=group) / count
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean.view_as(running_mean).to(running_mean.dtype), momentum)
+                running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+        y = centred * torch.rsqrt(var + eps).view(1, modalities, -1, 1, 1)
+        if weight is not None and bias is not None:
+            y = y * weight.view(1, modalities, -1, 1, 1) + bias.view(1, modalities, -1, 1, 1)
+        return y.to(x.dtype).flatten(0, 1)
+
+
+def _rows(value: Tensor, copies: int) -> Tensor:
+    """`(C,)` to `(copies, C)`, in memory of its own."""
+    return value.detach().expand(copies, -1).clone()
+
+
+def _processes(group: torch.distributed.ProcessGroup | None) -> int:
+    """How many processes share a synchronised norm's statistics."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size(group)

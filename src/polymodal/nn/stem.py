@@ -1,0 +1,106 @@
+"""The way in: images of different channel counts become one folded tensor that one network takes.
+
+Two ways exist for each modality. *Repeat* tiles its channels up to those of the network, as the papers do with depth.
+*Private* gives it a first convolution of its own, started from the network's, for any number of bands.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal.functional import fold, unfold
+from polymodal.nn.roster import Roster
+
+
+class Stem(nn.Module):
+    """Folds a dict of images into one tensor.
+
+    Args:
+        roster: The network's modalities.
+        channels: The channels C_m of each modality.
+        network_channels: The channels that the network's own first convolution takes.
+        private: The modalities whose first convolution is their own.
+    """
+
+    def __init__(
+        self, roster: Roster, channels: Mapping[str, int], network_channels: int, private: frozenset[str]
+    ) -> None:
+        super().__init__()
+        self.roster = roster
+        self.channels = dict(channels)
+        self.private = private
+        self.tiles = {name: 1 if name in private else network_channels // count for name, count in channels.items()}
+        # All modalities share the folded tensor, so the narrower ones are filled up with zeros that nothing reads.
+        self.width = max(count * self.tiles[name] for name, count in channels.items())
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """`{name: (B, C_m, H, W)}` of the K present modalities to the folded tensor `(B*K, width, H, W)`."""
+        return fold([self._widen(name, inputs[name]) for name in (self.roster.names[m] for m in self.roster.present)])
+
+    def extra_repr(self) -> str:
+        """The settings that `print(model)` shows."""
+        way = {name: "private" if name in self.private else f"repeat {self.tiles[name]}x" for name in self.channels}
+        return ", ".join(f"{name}: {count} ({way[name]})" for name, count in self.channels.items())
+
+    def _widen(self, name: str, image: Tensor) -> Tensor:
+        tiled = image if self.tiles[name] == 1 else image.repeat(1, self.tiles[name], 1, 1)
+        missing = self.width - tiled.shape[1]
+        return F.pad(tiled, (0, 0, 0, 0, 0, missing)) if missing else tiled
+
+
+class PrivateConv2d(nn.Module):
+    """A network's first convolution, with a copy of its own for the modalities that asked for one.
+
+    Args:
+        conv: The network's first convolution; the modalities without a private one go on sharing it.
+        roster: The network's modalities.
+        channels: The channels C_m of the private modalities.
+    """
+
+    def __init__(self, conv: nn.Conv2d, roster: Roster, channels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.roster = roster
+        self.shared = conv if len(channels) < len(roster.names) else None
+        self.private = nn.ModuleDict({name: with_in_channels(conv, count) for name, count in channels.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own."""
+        images = unfold(x, len(self.roster.present)).unbind(1)
+        convolutions = [self._of(self.roster.names[m]) for m in self.roster.present]
+        return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
+
+    def _of(self, name: str) -> nn.Conv2d:
+        conv = dict(self.private).get(name, self.shared)
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+
+def with_in_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """A copy of a convolution that takes another number of channels and starts from its filters.
+
+    With fewer channels, each gets the mean filter; with more, the filters are repeated in turn. They are scaled so
+    that an image whose channels are all equal gives what it gave before: for one channel this is the convolution of
+    the tiled image.
+
+    Args:
+        conv: A convolution with one group.
+        channels: The channels of the copy.
+
+    Returns:
+        A convolution of the same class, padding, stride and output.
+    """
+    filters = conv.weight.detach()
+    before = filters.shape[1]
+    if channels < before:
+        filters = filters.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
+    else:
+        source = torch.arange(channels, device=filters.device) % before
+        repeated = source.bincount(minlength=before)[source].view(1, -1, 1, 1)
+        filters = filters[:, source] / repeated.to(filters.dtype)
+    private = copy.deepcopy(conv)
+    private.in_channels = channels
+    private.weight = nn.Parameter(filters.clone(), requires_grad=conv.weight.requires_grad)
+    return private

@@ -1,0 +1,340 @@
+"""From a plain network to a multimodal one: every layer shared, the norms private, a fusion at its sites."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from polymodal.errors import DataError, FusionError
+from polymodal.fusion import Fusion, Sites, SiteState, make_fusion
+from polymodal.nn import Ensemble, Prediction, PrivateBatchNorm2d, PrivateConv2d, Roster, Stem
+from polymodal.nn.norm import BatchNorm, is_batch_norm_2d
+
+_PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+
+
+def fuse(
+    model: nn.Module,
+    modalities: Sequence[str] | Mapping[str, int],
+    fusion: Fusion | str | None = "exchange",
+    *,
+    sites: Sites = "auto",
+    stems: str | Mapping[str, str] = "repeat",
+    norms: str = "private",
+    statistics: str | Sequence[str] = "batch",
+    inplace: bool = False,
+) -> "Multimodal":
+    """Make a plain network multimodal (CEN sec. 3).
+
+    All modalities share every layer but the batch norms, of which each modality has its own, started from the network's
+    values. Everything is checked before anything is changed.
+
+    Args:
+        model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
+            first axis is the batch. It is left as it is unless `inplace`.
+        modalities: The names, in order; or the names with the channels of each, such as `{"rgb": 3, "depth": 1}`. Names
+            alone mean that every modality has the channels that the network takes.
+        fusion: How modalities meet: a `Fusion`, the name of one with its defaults, or None for not at all.
+        sites: Where they meet: `"auto"`, a pattern of dotted layer names such as `"*.bn2"`, several, or a predicate
+            of name and module.
+        stems: How a modality with other channels enters: `"repeat"` tiles them, `"private"` gives it a first
+            convolution of its own that starts from the network's; for all modalities, or by name.
+        norms: `"private"`, or `"shared"` for one set of norms that all modalities use.
+        statistics: What norms normalise by in training: `"batch"`, the statistics of the batch; `"frozen"`, the
+            running ones, never updated; or patterns of the norms to freeze, the others using the batch.
+        inplace: Change and keep `model` itself instead of a copy.
+
+    Returns:
+        The multimodal network, in the same mode, dtype and device.
+
+    Raises:
+        FusionError: When the network or a setting does not allow it; the message names the layer and the remedy, and
+            nothing was changed.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        >>> net = fuse(network, ["rgb", "depth"], sites="1")
+        >>> net({"rgb": torch.zeros(1, 3, 9, 9), "depth": torch.zeros(1, 3, 9, 9)}).ensemble.shape
+        torch.Size([1, 2, 7, 7])
+    """
+    method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
+    names = _checked_names(modalities)
+    plain_norms = check_norms(model)
+    if norms not in ("private", "shared"):
+        raise FusionError(f'norms: expected "private" or "shared", got {norms!r}.')
+    frozen = _frozen(plain_norms, statistics)
+    first_conv, conv = _first_convolution(model)
+    channels = _checked_channels(modalities, names, conv.in_channels)
+    private_stems = _private_stems(stems, channels, first_conv, conv)
+    places = method.find_sites(model, sites)
+    if places and norms == "shared":
+        raise FusionError(
+            f"norms: a fusion by {method.name!r} compares the scales of private norms, which shared norms do not have. "
+            'Use norms="private" or fusion=None.'
+        )
+
+    network = model if inplace else copy.deepcopy(model)
+    roster = Roster(names)
+    replaced: dict[int, nn.Module] = {
+        id(norm): PrivateBatchNorm2d(norm, roster if norms == "private" else None, name=name, frozen=name in frozen)
+        for name, norm in _named_batch_norms(network)
+    }
+    if private_stems:
+        _, conv = _first_convolution(network)
+        replaced[id(conv)] = PrivateConv2d(conv, roster, {name: channels[name] for name in private_stems})
+    stem = Stem(roster, channels, conv.in_channels, private_stems)
+    network = _replace(network, replaced)
+    method.install(network, places, roster)
+    return Multimodal(network, stem, method, places)
+
+
+class Multimodal(nn.Module):
+    """A network that several modalities share, as `fuse` makes it.
+
+    Attributes:
+        network: The plain network with private norms and fusion modules; it takes and returns folded tensors.
+        fusion: The fusion's settings.
+        sites: The names of the layers of `network` at which it acts.
+        roster: The modalities, and which of them are present.
+    """
+
+    def __init__(self, network: nn.Module, stem: Stem, fusion: Fusion, sites: tuple[str, ...]) -> None:
+        super().__init__()
+        self.roster = stem.roster
+        self.stem = stem
+        self.network = network
+        self.ensemble = Ensemble(self.roster)
+        self.fusion = fusion
+        self.sites = sites
+        like = next(p for p in network.parameters() if p.is_floating_point())
+        self.ensemble.to(device=like.device, dtype=like.dtype)
+        # Each submodule keeps its own mode: parts of the network may stand in eval mode on purpose.
+        self.training = self.stem.training = self.ensemble.training = network.training
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
+        return self.roster.names
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The channels that each modality has."""
+        return dict(self.stem.channels)
+
+    def forward(self, inputs: Mapping[str, Tensor], *, subset: bool = False) -> Prediction:
+        """Predict from every modality, and from all of them together.
+
+        Args:
+            inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
+            subset: Allow some of the modalities to be absent. An absent one exchanges nothing, and the others' ensemble
+                weights are scaled to sum to one.
+
+        Returns:
+            The predictions of the modalities that are present, their ensemble and its weights.
+
+        Raises:
+            DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
+        """
+        present = self._checked(inputs, subset)
+        if len(present) == len(self.modalities):
+            return self.ensemble(self.network(self.stem(inputs)))
+        with self.roster.only(present):
+            return self.ensemble(self.network(self.stem(inputs)))
+
+    def fusion_loss(self) -> Tensor:
+        """What the fusion adds to the training loss, λ included: a scalar (CEN eq. 4, second term)."""
+        return self.fusion.loss(self.network, self.sites)
+
+    def scales(self) -> dict[str, nn.Parameter]:
+        """The scales γ `(M, C)` by which the fusion chooses channels, by site."""
+        return self.fusion.scales(self.network, self.sites)
+
+    def exchange_state(self) -> dict[str, SiteState]:
+        """Which channels are exchanged now, by site; empty for a fusion that selects none."""
+        return self.fusion.state(self.network, self.sites)
+
+    def exchanged(self) -> dict[str, dict[str, float]]:
+        """By site and modality, the share in 0..1 of the channels that may be exchanged and now are."""
+        return {
+            site: dict(zip(self.modalities, state.share(), strict=True))
+            for site, state in self.exchange_state().items()
+        }
+
+    @contextmanager
+    def fusion_disabled(self) -> Iterator[None]:
+        """Within the context the modalities do not meet before the ensemble."""
+        with self.roster.without_fusion():
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
+        norms = {name: norm for name, norm in self.network.named_modules() if isinstance(norm, PrivateBatchNorm2d)}
+        return {
+            "modalities": self.channels,
+            "fusion": self.fusion.as_config(),
+            "sites": list(self.sites),
+            "stems": {name: "private" if name in self.stem.private else "repeat" for name in self.modalities},
+            "norms": "shared" if any(norm.roster is None for norm in norms.values()) else "private",
+            "statistics": [name for name, norm in norms.items() if norm.frozen] or "batch",
+        }
+
+    def _checked(self, inputs: Mapping[str, Tensor], subset: bool) -> tuple[int, ...]:
+        """The indices of the modalities that the inputs hold."""
+        unknown = [name for name in inputs if name not in self.modalities]
+        if unknown:
+            raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(self.modalities)}.")
+        present = tuple(m for m, name in enumerate(self.modalities) if name in inputs)
+        missing = [name for name in self.modalities if name not in inputs]
+        if missing and not (subset and present):
+            raise DataError(
+                f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(self.modalities)}, or "
+                "allow some to be absent with subset=True."
+            )
+        shapes = {name: inputs[name].shape for name in inputs}
+        for name, shape in shapes.items():
+            if len(shape) != 4 or shape[1] != self.stem.channels[name]:
+                raise DataError(
+                    f"Modality {name!r}: expected an image (batch, {self.stem.channels[name]}, height, width), got "
+                    f"shape {tuple(shape)}."
+                )
+        first = self.modalities[present[0]]
+        for name, shape in shapes.items():
+            if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
+                raise DataError(
+                    f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
+                    f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
+                )
+        return present
+
+
+def _checked_names(modalities: Sequence[str] | Mapping[str, int]) -> list[str]:
+    if isinstance(modalities, str):
+        raise FusionError(
+            f'modalities: expected a list of names, got the single string {modalities!r}; write ["{modalities}"].'
+        )
+    names = list(modalities)
+    if not names:
+        raise FusionError("modalities: expected at least one name, got none.")
+    for name in names:
+        if not isinstance(name, str) or not name or "." in name:
+            raise FusionError(f"modalities: expected names without a dot, got {name!r}.")
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise FusionError(f"modalities: {doubled!r} is named twice; every modality needs a name of its own.")
+    return names
+
+
+def _named_batch_norms(model: nn.Module) -> list[tuple[str, BatchNorm]]:
+    return [(name, module) for name, module in model.named_modules() if is_batch_norm_2d(module)]
+
+
+def check_norms(model: nn.Module) -> list[str]:
+    """The names of the norms to make private.
+
+    A norm over one sample (layer, group) is shared like a convolution; one over the batch that is not a known 2-D
+    batch norm cannot be, because it would mix the modalities' statistics.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise FusionError(
+            "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
+        )
+    others: list[str] = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, PrivateBatchNorm2d | Multimodal):
+            raise FusionError("The network is multimodal already: fuse the plain network.")
+        if is_batch_norm_2d(module):
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) carries hooks, which would be lost with it: remove them before fusing."
+                )
+        elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
+            raise FusionError(
+                f"The norm '{name}' ({kind}) normalises over the batch in a way that cannot be made private: only "
+                "BatchNorm2d, SyncBatchNorm and timm's BatchNormAct2d can. Replace it by one of them."
+            )
+        elif "running_var" in dict(module.named_buffers(recurse=False)):
+            raise FusionError(
+                f"The norm '{name}' ({kind}) keeps running statistics but is no batch norm that can be made private. "
+                'Replace it by BatchNorm2d; for fixed statistics, fuse with statistics="frozen".'
+            )
+        elif isinstance(module, _PER_SAMPLE_NORMS) or "norm" in kind.lower():
+            others.append(f"'{name}' ({kind})")
+    batch_norms = [name for name, _ in _named_batch_norms(model)]
+    if not batch_norms:
+        found = (
+            f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
+        )
+        raise FusionError(
+            f"The network has no batch norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
+            "convert its norms first."
+        )
+    return batch_norms
+
+
+def _frozen(norms: Sequence[str], statistics: str | Sequence[str]) -> set[str]:
+    """The names of the norms whose statistics are frozen."""
+    if isinstance(statistics, str):
+        if statistics not in ("batch", "frozen"):
+            raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
+        return set(norms) if statistics == "frozen" else set()
+    for pattern in statistics:
+        if not any(fnmatchcase(name, pattern) for name in norms):
+            raise FusionError(f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(norms[:8])}.")
+    return {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
+
+
+def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name, module
+    raise FusionError("The network has no Conv2d, so there is no way in for images.")
+
+
+def _checked_channels(
+    modalities: Sequence[str] | Mapping[str, int], names: Sequence[str], network_channels: int
+) -> dict[str, int]:
+    if not isinstance(modalities, Mapping):
+        return dict.fromkeys(names, network_channels)
+    for name, count in modalities.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise FusionError(f"modalities: expected a number of channels ≥ 1 for {name!r}, got {count!r}.")
+    return dict(modalities)
+
+
+def _private_stems(
+    stems: str | Mapping[str, str], channels: Mapping[str, int], first_conv: str, conv: nn.Conv2d
+) -> frozenset[str]:
+    """The modalities that get a first convolution of their own."""
+    ways = dict.fromkeys(channels, stems) if isinstance(stems, str) else dict.fromkeys(channels, "repeat") | dict(stems)
+    for name, way in ways.items():
+        if name not in channels:
+            raise FusionError(f"stems: unknown modality {name!r}; the modalities are {', '.join(channels)}.")
+        if way not in ("repeat", "private"):
+            raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
+        if way == "repeat" and conv.in_channels % channels[name]:
+            raise FusionError(
+                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {conv.in_channels} that "
+                f'\'{first_conv}\' takes. Use stems={{"{name}": "private"}}.'
+            )
+    private = frozenset(name for name, way in ways.items() if way == "private")
+    if private and conv.groups != 1:
+        raise FusionError(
+            f"stems: the network's first convolution '{first_conv}' is grouped, so it cannot start a private one. Use "
+            'stems="repeat".'
+        )
+    return private
+
+
+def _replace(root: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
+    """Put new modules where the old ones stand, wherever and however often that is."""
+    for parent in list(root.modules()):
+        for name, child in parent._modules.items():  # named_children() would show a shared module once
+            if id(child) in replaced:
+                setattr(parent, name, replaced[id(child)])
+    return replaced.get(id(root), root)
