@@ -1,0 +1,36 @@
+# Everything lives in this checkout: the virtual environment in .venv, runs in runs/. Only package caches lie outside.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make demo   install, train on the embedded rooms with and without exchange, write runs/demo/report.html"
+	@echo "make test   install and run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove the environment, runs and caches"
+
+install: $(INSTALLED)
+
+# uv resolves and links packages many times faster than pip; it is installed into the environment, nowhere else.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/polymodal demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
