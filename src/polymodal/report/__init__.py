@@ -1,0 +1,5 @@
+"""The page of a run: one self-contained HTML file with scores, scenes, exchanged channels and curves."""
+
+from polymodal.report.page import write_report
+
+__all__ = ["write_report"]

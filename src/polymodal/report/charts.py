@@ -1,0 +1,196 @@
+"""Three small charts as inline SVG in one hand: lines over epochs, a histogram on a log axis, a strip of channels.
+
+Colours are CSS variables, so a chart follows the page's light or dark scheme; text is escaped by `Markup.format`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 360, 220
+LEFT, TOP, BOTTOM = 38, 14, 30
+BINS_PER_DECADE = 6
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: {epoch: value} in a CSS colour; a dash pattern tells it apart without colour."""
+
+    name: str
+    color: str
+    points: Mapping[int, float]
+    dash: str = ""
+
+
+def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, digits: int = 1) -> Markup | None:
+    """Lines over epochs, each named at its end; `percent` fixes the axis to 0..100. None when nothing is finite."""
+    finite = [Series(s.name, s.color, _finite(s.points), s.dash) for s in series]
+    finite = [s for s in finite if s.points]
+    if not finite:
+        return None
+    labels = [f"{s.name} {s.points[max(s.points)]:.{digits}f}" for s in finite]
+    right = min(170.0, 14 + 6.8 * max(map(len, labels)))
+    epochs = [e for s in finite for e in s.points]
+    values = [v for s in finite for v in s.points.values()]
+    first, last = min(epochs), max(epochs)
+    ticks = [0.0, 25.0, 50.0, 75.0, 100.0] if percent else _ticks(min(0.0, *values), max(values))
+    plot_width, plot_height = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
+
+    def x(epoch: float) -> float:
+        return LEFT + plot_width * ((epoch - first) / (last - first) if last > first else 0.5)
+
+    def y(value: float) -> float:
+        return TOP + plot_height * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
+
+    parts = [_grid(y(t), f"{t:g}", right) for t in ticks]
+    whole = [t for t in _ticks(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
+    parts += [_x_label(x(t), f"{t:g}") for t in whole]
+    parts.append(_x_title("epoch", LEFT + plot_width / 2))
+    heights = _spread([y(s.points[max(s.points)]) for s in finite], gap=13)
+    for s, label, height in zip(finite, labels, heights, strict=True):
+        path = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in sorted(s.points.items()))
+        end_x, end_y = x(max(s.points)), y(s.points[max(s.points)])
+        parts.append(
+            Markup(
+                '<polyline class="line" points="{}" stroke="{}" stroke-dasharray="{}"/>'
+                '<circle cx="{:.1f}" cy="{:.1f}" r="2.6" fill="{}"/>'
+                '<text class="end" x="{:.1f}" y="{:.1f}" fill="{}">{}</text>'
+            ).format(path, s.color, s.dash, end_x, end_y, s.color, WIDTH - right + 9, height + 4, s.color, label)
+        )
+    return _svg(f"{title}: " + ", ".join(labels), parts)
+
+
+def scale_histogram(
+    name: str, color: str, start: np.ndarray, inside: np.ndarray, outside: np.ndarray, threshold: float
+) -> Markup:
+    """How many channels have which |γ|: above, the end inside and outside the own part; below, mirrored, the start."""
+    floor = threshold / 100 if threshold > 0 else 1e-4
+    values = [np.nan_to_num(np.abs(v).ravel(), posinf=0).clip(floor) for v in (start, inside, outside)]
+    top = max(float(v.max(initial=floor * 10)) for v in values)
+    bins = math.floor(math.log10(top / floor) * BINS_PER_DECADE) + 1
+    edges = floor * 10 ** (np.arange(bins + 1) / BINS_PER_DECADE)
+    # θ lies on an edge up to rounding: values equal to an edge belong to the bin above it.
+    places = [np.floor(np.log10(v / floor) * BINS_PER_DECADE + 1e-9).astype(int).clip(0, bins - 1) for v in values]
+    before, own, rest = (np.bincount(place, minlength=bins) for place in places)
+    ticks = _ticks(0, float(max((own + rest).max(), 1)), count=4)
+    right, axis, depth = 12, HEIGHT - BOTTOM - 42, 36
+    plot_width = WIDTH - LEFT - right
+
+    def x(value: float) -> float:
+        return LEFT + plot_width * math.log(value / edges[0]) / math.log(edges[-1] / edges[0])
+
+    def y(channels: float) -> float:
+        return TOP + (axis - TOP) * (1 - channels / ticks[-1])
+
+    parts = [_grid(y(t), f"{t:g}", right) for t in ticks]
+    for i in range(bins):
+        left, width = x(edges[i]) + 0.5, x(edges[i + 1]) - x(edges[i]) - 1
+        mirrored = axis + depth * before[i] / max(before.max(), 1)
+        for upper, lower, fill, opacity in (
+            (y(own[i]), axis, color, 1),
+            (y(own[i] + rest[i]), y(own[i]), color, 0.4),
+            (axis, mirrored, "var(--soft)", 0.6),
+        ):
+            if lower > upper:
+                parts.append(
+                    Markup(
+                        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="{}" opacity="{}"/>'
+                    ).format(left, upper, width, lower - upper, fill, opacity)
+                )
+    decades = range(math.ceil(math.log10(edges[0]) - 1e-9), math.floor(math.log10(edges[-1])) + 1)
+    parts += [_x_label(x(10.0**d), f"{10.0**d:g}") for d in decades]
+    parts.append(_x_title("|γ|", LEFT + plot_width / 2))
+    parts += [_side_label("end", TOP + 10), _side_label("start", axis + 14)]
+    if threshold > 0:
+        parts.append(
+            Markup(
+                '<line class="theta" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
+                '<text class="end" x="{3:.1f}" y="{4}" fill="var(--ink)">θ = {5:g}</text>'
+            ).format(x(threshold), TOP, axis + depth, x(threshold) + 5, TOP + 10, threshold)
+        )
+    return _svg(f"Histogram of the scales of {name}: {int(own.sum() + rest.sum())} channels", parts)
+
+
+def channel_strip(alt: str, keep: np.ndarray, part: np.ndarray, own: str, others: str, columns: int) -> Markup:
+    """One cell a channel (C,), in rows of `columns`: in the colour it keeps or gets; the own part is underlined."""
+    pitch_x, pitch_y, cell, line = 8, 16, 11, 2
+    rows = -(-len(keep) // columns)
+
+    def strokes(mask: np.ndarray, offset: float, length: float) -> str:
+        """Dashes of one path, moves relative to each other: thousands of channels stay small."""
+        path, at = [], (0, 0)
+        for index in np.flatnonzero(mask).tolist():
+            row, column = divmod(index, columns)
+            spot = (column * pitch_x, row * pitch_y)
+            path.append(f"m{spot[0] - at[0]} {spot[1] - at[1]}h{length:g}")
+            at = (spot[0] + int(length), spot[1])
+        return f"M0 {offset:g}" + "".join(path) if path else ""
+
+    return Markup(
+        '<svg class="strip" viewBox="0 0 {} {}" role="img" aria-label="{}">'
+        '<path d="{}" stroke="{}" stroke-width="{}" opacity=".32"/><path d="{}" stroke="{}" stroke-width="{}"/>'
+        '<path d="{}" stroke="var(--ink)" stroke-width="{}"/></svg>'
+    ).format(
+        *(columns * pitch_x, rows * pitch_y, alt),
+        *(strokes(keep, cell / 2, pitch_x - 1), own, cell),
+        *(strokes(~keep, cell / 2, pitch_x - 1), others, cell),
+        *(strokes(part, cell + 1.5, pitch_x), line - 0.5),
+    )
+
+
+def _svg(alt: str, parts: Sequence[Markup]) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, alt, Markup("").join(parts)
+    )
+
+
+def _grid(y: float, label: str, right: float) -> Markup:
+    return Markup(
+        '<line class="grid" x1="{}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+        '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+    ).format(LEFT, WIDTH - right, y, y, LEFT - 6, y + 4, label)
+
+
+def _x_label(x: float, label: str) -> Markup:
+    return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - BOTTOM + 14, label)
+
+
+def _side_label(label: str, y: float) -> Markup:
+    return Markup('<text x="{}" y="{:.1f}">{}</text>').format(LEFT + 4, y, label)
+
+
+def _x_title(label: str, x: float) -> Markup:
+    return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - 3, label)
+
+
+def _finite(points: Mapping[int, float]) -> dict[int, float]:
+    return {epoch: value for epoch, value in points.items() if math.isfinite(value)}
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers whose first and last enclose low..high."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * count >= span * 0.999)
+    begin, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(begin, max(end, begin + 1) + 1)]
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights pushed apart to at least `gap`, in their order, within the plot."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    placed: list[float] = []
+    for i in order:
+        placed.append(max(heights[i], placed[-1] + gap if placed else TOP))
+    overflow = placed[-1] - (HEIGHT - BOTTOM)
+    limit = HEIGHT - BOTTOM if overflow > 0 else math.inf
+    for k in range(len(placed) - 1, -1, -1):
+        placed[k] = min(placed[k], limit)
+        limit = placed[k] - gap
+    result = [0.0] * len(heights)
+    for i, height in zip(order, placed, strict=True):
+        result[i] = height
+    return result

@@ -1,0 +1,74 @@
+"""Pictures as data URIs: photographs as JPEG; class and error maps as PNG with alpha, to suit light and dark."""
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+import torch
+
+WRONG = (224, 10, 118, 255)
+HATCH = (128, 128, 128, 150)  # ignored pixels: every fourth diagonal, the rest transparent
+LONG_SIDE = 320  # pixels; a page of six scenes with three predictions then stays near one megabyte
+
+
+def photograph(image: np.ndarray) -> str:
+    """A data URI of an image (H, W, 3) uint8, averaged down to at most `LONG_SIDE` pixels a side."""
+    from torchvision.io import encode_jpeg
+
+    step = _step(image)
+    height, width = image.shape[0] // step, image.shape[1] // step
+    blocks = image[: height * step, : width * step].reshape(height, step, width, step, 3)
+    small = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    jpeg = encode_jpeg(torch.from_numpy(small).permute(2, 0, 1).contiguous(), quality=88)
+    return _uri("jpeg", jpeg.numpy().tobytes())
+
+
+def class_map(labels: np.ndarray, colors: np.ndarray, ignore: int) -> str:
+    """A data URI of a class map (H, W) in the classes' colours (K, 3); ignored pixels are hatched."""
+    labels = _shrink(labels)
+    return _png(_paint(labels, colors, labels == ignore, alpha=255))
+
+
+def error_map(prediction: np.ndarray, target: np.ndarray, colors: np.ndarray, ignore: int) -> str:
+    """A data URI that marks wrong pixels (H, W); right ones show the class faintly, ignored ones are hatched."""
+    prediction, target = _shrink(prediction), _shrink(target)
+    ignored = target == ignore
+    pixels = _paint(target, colors, ignored, alpha=64)
+    pixels[(prediction != target) & ~ignored] = WRONG
+    return _png(pixels)
+
+
+def _paint(labels: np.ndarray, colors: np.ndarray, ignored: np.ndarray, alpha: int) -> np.ndarray:
+    opaque = np.concatenate([colors, np.full((len(colors), 1), alpha)], axis=1).astype(np.uint8)
+    pixels = opaque[np.where(ignored, 0, labels).astype(np.int64).clip(0, len(colors) - 1)]
+    rows, columns = np.indices(labels.shape)
+    pixels[ignored] = 0
+    pixels[ignored & ((rows + columns) % 4 == 0)] = HATCH
+    return pixels
+
+
+def _step(array: np.ndarray) -> int:
+    return max(1, -(-max(array.shape[:2]) // LONG_SIDE))
+
+
+def _shrink(labels: np.ndarray) -> np.ndarray:
+    step = _step(labels)
+    return labels[step // 2 :: step, step // 2 :: step]
+
+
+def _png(pixels: np.ndarray) -> str:
+    """A PNG of pixels (H, W, 4) uint8: torchvision's encoder knows no alpha, and the format is this short."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, _ = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 4)], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
+    body = zlib.compress(rows.tobytes(), 9)
+    return _uri("png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

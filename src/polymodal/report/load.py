@@ -1,0 +1,248 @@
+"""A run folder read into plain values: a piece that a run lacks is None or empty, a broken piece is an error."""
+
+import csv
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from polymodal.errors import ConfigError
+
+SPLITS = ("test", "val")  # what counts comes first
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `scores.<split>.json` says; `predictions` are in per cent, `weights` and `exchanged` in 0..1."""
+
+    split: str
+    samples: int | None
+    modalities: list[str]
+    classes: list[str]
+    predictions: dict[str, dict[str, Any]]
+    weights: dict[str, float]
+    exchanged: dict[str, float]
+    parameters: int | None
+    seconds: float | None
+    epochs: int | None
+    seed: int | None
+    network: str | None
+    fusion: str | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One exchange site: scale (E, M, C) holds |γ| after each epoch; keep and part (M, C) belong to the final model."""
+
+    name: str
+    scale: np.ndarray
+    keep: np.ndarray
+    part: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The scales that the exchange looks at, at every site, over the epochs (E,)."""
+
+    epochs: np.ndarray
+    modalities: list[str]
+    threshold: float
+    sites: list[Site]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """N scenes to look at: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices."""
+
+    keys: list[str]
+    inputs: dict[str, np.ndarray]
+    target: np.ndarray
+    predictions: dict[str, np.ndarray]
+    colors: np.ndarray
+    classes: list[str]
+    ignore: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; `history` maps a column of `metrics.csv` to {epoch: mean of the epoch's rows}."""
+
+    name: str
+    dataset: str | None
+    config: str | None
+    scores: dict[str, Scores]
+    history: dict[str, dict[int, float]]
+    scales: Scales | None
+    scenes: Scenes | None
+    environment: dict[str, Any]
+
+    @property
+    def main(self) -> Scores:
+        """The scores that count: on test where there are any, else on val."""
+        return next(iter(self.scores.values()))
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ConfigError: The folder has no scores, or one of its files cannot be read.
+    """
+    files = {split: folder / f"scores.{split}.json" for split in SPLITS}
+    scores = {split: _scores(file, split) for split, file in files.items() if file.is_file()}
+    if not scores:
+        state = "the folder does not exist" if not folder.is_dir() else "it has neither"
+        raise ConfigError(
+            f"{folder} is no finished run: expected scores.val.json or scores.test.json in it, but {state}. "
+            "A run is made by `polymodal fit --config RECIPE.yaml`; name the folder that it wrote."
+        )
+    config = folder / "config.yaml"
+    text = _text(config) if config.is_file() else None
+    environment = folder / "environment.json"
+    return Run(
+        name=folder.resolve().name,
+        dataset=_dataset(config, text) if text else None,
+        config=text,
+        scores=scores,
+        history=_history(folder / "metrics.csv"),
+        scales=_scales(folder / "scales.npz"),
+        scenes=_scenes(folder / "samples.npz"),
+        environment=_json(environment) if environment.is_file() else {},
+    )
+
+
+def _broken(file: Path, problem: object) -> ConfigError:
+    return ConfigError(f"{file} cannot be read: {problem}. Delete it to make the page without it, or run again.")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _broken(file, error) from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise _broken(file, error) from error
+    if not isinstance(content, dict):
+        raise _broken(file, f"expected an object, got {type(content).__name__}")
+    return content
+
+
+def _scores(file: Path, split: str) -> Scores:
+    content = _json(file)
+    predictions = content.get("predictions")
+    if not (isinstance(predictions, dict) and predictions and all(isinstance(p, dict) for p in predictions.values())):
+        raise _broken(file, "expected the scores of at least one prediction under the key 'predictions'")
+    return Scores(
+        split=split,
+        samples=content.get("samples"),
+        modalities=content.get("modalities") or [name for name in predictions if name != "ensemble"],
+        classes=content.get("classes") or [],
+        predictions=predictions,
+        weights=content.get("weights") or {},
+        exchanged=content.get("exchanged") or {},
+        parameters=content.get("parameters"),
+        seconds=content.get("seconds"),
+        epochs=content.get("epochs"),
+        seed=content.get("seed"),
+        network=content.get("network"),
+        fusion=content.get("fusion"),
+    )
+
+
+def _dataset(file: Path, text: str) -> str | None:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _broken(file, error) from error
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict):
+        return None
+    root = data.get("root") or (data.get("init_args") or {}).get("root")
+    return Path(str(root)).name if root else None
+
+
+def _history(file: Path) -> dict[str, dict[int, float]]:
+    if not file.is_file():
+        return {}
+    rows: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, row in enumerate(csv.DictReader(_text(file).splitlines()), start=2):
+        try:
+            if not row.get("epoch"):
+                continue
+            epoch = int(float(row.pop("epoch")))
+            for column, cell in row.items():
+                if cell:
+                    rows[column][epoch].append(float(cell))
+        except (TypeError, ValueError) as error:
+            raise _broken(file, f"line {number}: {error}") from error
+    return {column: {e: float(np.mean(v)) for e, v in sorted(epochs.items())} for column, epochs in rows.items()}
+
+
+def _npz(file: Path) -> Mapping[str, np.ndarray] | None:
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return {key: content[key] for key in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _broken(file, error) from error
+
+
+def _scales(file: Path) -> Scales | None:
+    content = _npz(file)
+    if content is None:
+        return None
+    try:
+        sites = [
+            Site(str(name), content[f"scale:{name}"], content[f"keep:{name}"], content[f"part:{name}"])
+            for name in content["sites"]
+        ]
+        scales = Scales(content["epochs"], content["modalities"].tolist(), float(content["threshold"]), sites)
+    except KeyError as error:
+        raise _broken(file, f"the array {error} is missing") from error
+    for site in sites:
+        expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
+        if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
+            raise _broken(
+                file,
+                f"site {site.name}: expected scales {expected} with keep and part {expected[1:]}, "
+                f"got {site.scale.shape}, {site.keep.shape} and {site.part.shape}",
+            )
+    return scales
+
+
+def _scenes(file: Path) -> Scenes | None:
+    content = _npz(file)
+    if content is None:
+        return None
+    try:
+        scenes = Scenes(
+            keys=content["keys"].tolist(),
+            inputs=_group(content, "input:"),
+            target=content["target"],
+            predictions=_group(content, "prediction:"),
+            colors=content["colors"],
+            classes=content["classes"].tolist(),
+            ignore=int(content["ignore"]),
+        )
+    except KeyError as error:
+        raise _broken(file, f"the array {error} is missing") from error
+    for name, prediction in scenes.predictions.items():
+        if prediction.shape != scenes.target.shape:
+            raise _broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
+    return scenes
+
+
+def _group(content: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): array for key, array in content.items() if key.startswith(prefix)}

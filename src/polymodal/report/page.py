@@ -1,0 +1,356 @@
+"""From runs to one HTML file: the figures of each run are drawn here, the template only arranges them."""
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from polymodal.errors import ConfigError
+from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
+from polymodal.report.images import class_map, error_map, photograph
+from polymodal.report.load import Run, Scales, Scenes, Scores, load_run
+
+HUES = 6  # modality colours in style.css
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+SCORES = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "freq.-weighted IoU",
+}
+WIDE_SITE = 512  # channels; up to here a strip has 64 cells a row, beyond 128
+
+
+def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> Path:
+    """Write the page of one run, or of several: the comparison first, then each run.
+
+    Args:
+        runs: Run folders, as `polymodal fit` leaves them. Scenes, scales, curves, configuration and versions that a
+            folder lacks become a sentence on the page.
+        out: The HTML file to write; it replaces an older one only when it is complete.
+        notes: Remarks to show under the comparison, or under the head of a single run; an empty line starts a new
+            paragraph.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: There is no run, a folder is no finished run, one of its files is broken, or `out` cannot be
+            written.
+    """
+    if not runs:
+        raise ConfigError("A report needs at least one run folder; `polymodal fit --config RECIPE.yaml` makes one.")
+    loaded = [load_run(Path(run)) for run in runs]
+    environment = Environment(
+        loader=PackageLoader("polymodal.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": fixed, "share": share, "span": span, "count": count, "duration": duration}
+    html = environment.get_template("template.html.jinja").render(
+        title=" · ".join(run.name for run in loaded),
+        runs=[_view(run) for run in loaded],
+        comparison=_comparison(loaded) if len(loaded) > 1 else None,
+        notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
+        score_names=SCORES,
+    )
+    return _write(Path(out), html)
+
+
+def _write(out: Path, html: str) -> Path:
+    partial: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False
+        ) as file:
+            partial = Path(file.name)
+            file.write(html)
+        partial.chmod(0o644)  # temporary files are private, a page is to be shared
+        os.replace(partial, out)  # noqa: PTH105 (the atomic one, by its name)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise ConfigError(
+            f"The report cannot be written to {out}: {error}. Name a file in a folder of yours."
+        ) from error
+    return out
+
+
+def fixed(value: float | None, digits: int = 1) -> str:
+    """A number with `digits` decimals, a dash where there is none."""
+    return f"{value:.{digits}f}" if _is_number(value) else "–"
+
+
+def share(value: float | None) -> str:
+    """A share 0..1 in per cent."""
+    return f"{100 * value:.0f} %" if _is_number(value) else "–"
+
+
+def span(values: Sequence[float | None]) -> str:
+    """Shares 0..1 from the smallest to the largest, in per cent."""
+    known = [value for value in values if _is_number(value)]
+    low, high = share(min(known, default=None)), share(max(known, default=None))
+    return high if low == high else f"{low.removesuffix(' %')}–{high}"
+
+
+def count(value: float | None) -> str:
+    """A large number in words people say: 351 k, 12.3 M."""
+    if not _is_number(value):
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 41 s, 3 min 20 s or 2 h 5 min."""
+    if not _is_number(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _number(value: object) -> float | None:
+    return value if _is_number(value) else None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One group of bars (name, CSS colour, per cent or None), with a colour swatch before its label or none."""
+
+    label: str
+    swatch: str | None
+    bars: list[tuple[str, str, float | None]]
+
+
+def _hue(prediction: str, modalities: Sequence[str]) -> str:
+    """A modality has one colour on the whole page; the ensemble is drawn in ink."""
+    return f"var(--m{modalities.index(prediction) % HUES})" if prediction in modalities else "var(--ink)"
+
+
+def _dash(index: int) -> str:
+    return DASHES[index % len(DASHES)]
+
+
+def _view(run: Run) -> dict[str, Any]:
+    """Everything the template shows of one run."""
+    main = run.main
+    modalities = main.modalities
+    return {
+        "run": run,
+        "main": main,
+        "hues": {name: _hue(name, modalities) for name in [*modalities, *main.predictions]},
+        "classes": _class_bars(run),
+        "legend": _legend(run.scenes),
+        "scenes": _scene_tiles(run.scenes, modalities) if run.scenes else [],
+        "exchange": _exchange(run.scales) if run.scales and run.scales.sites and len(run.scales.epochs) else None,
+        "curves": _curves(run),
+    }
+
+
+def _class_bars(run: Run) -> list[Bars]:
+    main = run.main
+    colors = run.scenes.colors.tolist() if run.scenes else []
+    groups = []
+    for index, name in enumerate(main.classes):
+        values = {p: (scores.get("iou") or []) for p, scores in main.predictions.items()}
+        bars = [
+            (p, _hue(p, main.modalities), _number(iou[index]) if index < len(iou) else None)
+            for p, iou in values.items()
+        ]
+        groups.append(Bars(name, _css_color(colors[index]) if index < len(colors) else None, bars))
+    return groups
+
+
+def _css_color(color: Sequence[int]) -> str:
+    return "#" + "".join(f"{channel:02x}" for channel in color)
+
+
+def _legend(scenes: Scenes | None) -> list[tuple[str, str]]:
+    if scenes is None:
+        return []
+    return [(name, _css_color(color)) for name, color in zip(scenes.classes, scenes.colors.tolist(), strict=False)]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a scene, as a data URI."""
+
+    caption: str
+    alt: str
+    uri: str
+
+
+def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, Any]]:
+    """Per scene a grid of three rows: the inputs and the truth, what each prediction says, where it is wrong."""
+    inputs = [name for name in modalities if name in scenes.inputs]
+    rest = [name for name in scenes.predictions if name not in inputs]
+    columns = max(len(inputs) + 1, len(inputs) + len(rest))
+    paint, ignore = scenes.colors, scenes.ignore
+    grids = []
+    for i, key in enumerate(scenes.keys):
+        truth = scenes.target[i]
+        shown = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
+        shown.append(Tile("truth", f"{key}: truth", class_map(truth, paint, ignore)))
+        said: list[Tile | None] = []
+        wrong: list[Tile | None] = []
+        for name in [*inputs, *rest]:
+            if name not in scenes.predictions:
+                said.append(None)
+                wrong.append(None)
+                continue
+            labels = scenes.predictions[name][i]
+            judged = truth != ignore
+            errors = share(float((labels != truth)[judged].mean()) if judged.any() else None)
+            said.append(Tile(f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, ignore)))
+            marked = error_map(labels, truth, paint, ignore)
+            wrong.append(Tile(f"{errors} wrong", f"{key}: errors of {name}, {errors} of the pixels", marked))
+        rows = (shown, said, wrong)
+        tiles = [tile for row in rows for tile in [*row, *[None] * (columns - len(row))]]
+        grids.append({"key": key, "columns": columns, "tiles": tiles})
+    return grids
+
+
+def _others(modality: str, modalities: Sequence[str]) -> tuple[str, str]:
+    """Name and colour of what replaces a channel of `modality`: of two the other one, else the mean of the others."""
+    others = [name for name in modalities if name != modality]
+    if len(others) == 1:
+        return others[0], _hue(others[0], modalities)
+    return "the others", "var(--ink)"
+
+
+def _exchange(scales: Scales) -> dict[str, Any]:
+    modalities = scales.modalities
+    keep = np.concatenate([site.keep for site in scales.sites], axis=1)
+    part = np.concatenate([site.part for site in scales.sites], axis=1)
+    widest = max(site.keep.shape[1] for site in scales.sites)
+    columns = min(widest, 64 if widest <= WIDE_SITE else 128)
+    directions = [
+        {
+            "to": name,
+            "from": _others(name, modalities)[0],
+            "own": _hue(name, modalities),
+            "others": _others(name, modalities)[1],
+            "replaced": int((~keep[m]).sum()),
+            "channels": keep.shape[1],
+            "inside": float((~keep[m])[part[m]].mean()) if part[m].any() else None,
+            "outside": float((~keep[m])[~part[m]].mean()) if not part[m].all() else None,
+        }
+        for m, name in enumerate(modalities)
+    ]
+    sites = []
+    for site in scales.sites:
+        strips = []
+        for m, direction in enumerate(directions):
+            replaced, channels = int((~site.keep[m]).sum()), site.keep.shape[1]
+            alt = f"{site.name}: {replaced} of {channels} channels of {direction['to']} come from {direction['from']}"
+            strips.append(
+                {
+                    **direction,
+                    "replaced": replaced,
+                    "channels": channels,
+                    "svg": channel_strip(
+                        alt, site.keep[m], site.part[m], direction["own"], direction["others"], columns
+                    ),
+                }
+            )
+        sites.append({"name": site.name, "strips": strips})
+    return {
+        "modalities": modalities,
+        "directions": directions,
+        "sites": sites,
+        "replaced": int((~keep).sum()),
+        "threshold": scales.threshold,
+        "first_epoch": int(scales.epochs[0]),
+        "histograms": [(name, _histogram(scales, m)) for m, name in enumerate(modalities)],
+    }
+
+
+def _histogram(scales: Scales, m: int) -> Markup:
+    end = np.concatenate([site.scale[-1, m] for site in scales.sites])
+    start = np.concatenate([site.scale[0, m] for site in scales.sites])
+    part = np.concatenate([site.part[m] for site in scales.sites])
+    name = scales.modalities[m]
+    return scale_histogram(name, _hue(name, scales.modalities), start, end[part], end[~part], scales.threshold)
+
+
+def _curves(run: Run) -> dict[str, Markup | None]:
+    history, modalities = run.history, run.main.modalities
+
+    def lines(prefix: str, factor: float = 1.0) -> list[Series]:
+        columns = [column for column in history if column.startswith(prefix)]
+        names = [column.removeprefix(prefix) for column in columns]
+        return [
+            Series(name, _hue(name, modalities), _scaled(history[column], factor), _dash(i))
+            for i, (name, column) in enumerate(zip(names, columns, strict=True))
+        ]
+
+    losses = [
+        Series(name, "var(--ink)", history[f"{name}/loss"], dash)
+        for name, dash in (("train", "2 3"), ("val", ""))
+        if f"{name}/loss" in history
+    ]
+    return {
+        "loss": line_chart("Loss", losses, digits=2),
+        "mean IoU on val, %": line_chart("Mean IoU on val, per cent", lines("val/mean_iou/")),
+        "exchanged channels, %": line_chart(
+            "Share of exchanged channels, per cent", lines("exchanged/", 100), percent=True, digits=0
+        ),
+        "ensemble weight, %": line_chart("Weight in the ensemble, per cent", lines("weight/", 100), percent=True),
+    }
+
+
+def _scaled(points: Mapping[int, float], factor: float) -> dict[int, float]:
+    return {epoch: factor * value for epoch, value in points.items()}
+
+
+def _comparison(runs: Sequence[Run]) -> dict[str, Any]:
+    """The runs side by side, on a split they share where there is one."""
+    shared = next((split for split in ("test", "val") if all(split in run.scores for run in runs)), None)
+    scores: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
+    predictions = list(dict.fromkeys(p for s in scores for p in s.predictions))
+    modalities = list(dict.fromkeys(m for s in scores for m in s.modalities))
+    figures = {p: [_number(s.predictions.get(p, {}).get("mean_iou")) for s in scores] for p in predictions}
+    best = {p: max((v for v in values if v is not None), default=None) for p, values in figures.items()}
+    column = f"val/mean_iou/{'ensemble' if 'ensemble' in predictions else predictions[0]}"
+    curves = [Series(run.name, f"var(--r{i % 4})", run.history.get(column, {}), _dash(i)) for i, run in enumerate(runs)]
+    return {
+        "rows": list(zip(runs, scores, strict=True)),
+        "split": shared,
+        "predictions": predictions,
+        "hues": {p: _hue(p, modalities) for p in predictions},
+        "best": best,
+        "difference": _difference(figures) if len(runs) == 2 else None,
+        "bars": [
+            Bars(run.name, None, [(p, _hue(p, modalities), figures[p][i]) for p in predictions])
+            for i, run in enumerate(runs)
+        ],
+        "curve": line_chart(f"{column.rpartition('/')[2]} mean IoU on val, per cent", curves),
+        "curve_of": column.rpartition("/")[2],
+    }
+
+
+def _difference(figures: Mapping[str, Sequence[float | None]]) -> dict[str, str]:
+    """First minus second run, signed."""
+    return {
+        p: "–" if first is None or second is None else f"{first - second:+.1f}".replace("-", "−")
+        for p, (first, second) in figures.items()
+    }

@@ -1,0 +1,272 @@
+"""The page of a run: complete, escaped, self-contained, drawn by a real browser, and calm when pieces are missing."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures_run import CLASSES, SITES, write_run
+from polymodal.errors import ConfigError
+from polymodal.report import write_report
+from polymodal.report.charts import Series, channel_strip, line_chart
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--window-size=1400,1000",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [write_run(root / "exchange"), write_run(root / "none", exchanging=False, seed=1)]
+
+
+def page(run, tmp_path, **arguments):
+    return write_report([run], tmp_path / "report.html", **arguments).read_text()
+
+
+def images(text):
+    return re.findall(r"<img src=\"([^\"]{20})[^\"]*\" alt=\"([^\"]+)\"", text)
+
+
+def test_one_run_shows_every_figure(runs, tmp_path):
+    text = page(runs[0], tmp_path)
+    for heading in ("Scores", "Scenes", "Exchanged channels", "Training", "Classes", "How it was made"):
+        assert f"<h2>{heading}</h2>" in text
+    for chart in ("scales of rgb", "scales of depth", "exchanged channels, %", "loss", "ensemble weight, %"):
+        assert re.search(rf"<h4>{chart}</h4>\s*<svg", text), chart
+    assert 'class="missing"' not in text
+    assert {"351 k", "1 min 17 s"} <= set(re.findall(r"<dd>([^<]+)</dd>", text))
+    for name in CLASSES:
+        assert re.search(rf"</i>{name}</b>", text), f"no bars for {name}"
+    assert "absent" in text
+    assert len(re.findall('<svg class="strip"', text)) == 2 * len(SITES)
+    # 6 scenes of 2 inputs, 1 truth, 3 predictions and 3 error maps
+    assert len(images(text)) == 6 * 9
+
+
+def test_channels_are_told_in_both_directions(runs, tmp_path):
+    text = page(runs[0], tmp_path)
+    with np.load(runs[0] / "scales.npz") as scales:
+        for site in SITES:
+            rgb, depth = (int(n) for n in (~scales[f"keep:{site}"]).sum(1))
+            assert f"{site}: {rgb} of {SITES[site]} channels of rgb come from depth" in text
+            assert f"{site}: {depth} of {SITES[site]} channels of depth come from rgb" in text
+
+
+def test_several_runs_are_compared_before_each_is_shown(runs, tmp_path):
+    text = write_report(runs, tmp_path / "report.html", notes="One seed <only>.\n\nNo claim.").read_text()
+    assert text.index("<h2>Comparison</h2>") < text.index("<p>One seed &lt;only&gt;.</p><p>No claim.</p>")
+    assert text.index("<p>No claim.</p>") < text.index('id="run-1"') < text.index('id="run-2"')
+    ensembles = [json.loads((run / "scores.test.json").read_text())["predictions"]["ensemble"] for run in runs]
+    first, second = (scores["mean_iou"] for scores in ensembles)
+    assert f'<td class="n best">{first:.1f}</td>' in text
+    assert f"+{first - second:.1f}</td>" in text
+    assert "ensemble mean IoU on val, per cent: exchange" in text
+
+
+def test_runs_without_a_common_split_are_not_called_comparable(runs, tmp_path):
+    other = write_run(tmp_path / "validated", splits=("val",))
+    shutil.copytree(runs[0], tmp_path / "tested")
+    (tmp_path / "tested" / "scores.val.json").unlink()
+    text = write_report([tmp_path / "tested", other], tmp_path / "report.html").read_text()
+    assert "not comparable" in text
+
+
+def test_text_from_data_is_never_markup(tmp_path):
+    hostile = "<b>\"'&"
+    run = write_run(tmp_path / "a<i>b", classes=["wall", hostile], modalities=["rgb", "d<u>"], sites={"x<s>": 16})
+    (run / "config.yaml").write_text("data: {root: rooms}\n# </pre><script>alert(1)</script>\n")
+    text = page(run, tmp_path, notes="<blink>")
+    for raw in ("<script", "<i>b", "d<u>", "x<s>", "<blink>", "<b>&#34;", '<b>"'):
+        assert raw not in text, raw
+    for escaped in ("a&lt;i&gt;b", "d&lt;u&gt;", "x&lt;s&gt;", "&lt;blink&gt;", "&lt;b&gt;"):
+        assert escaped in text, escaped
+
+
+def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    references = re.findall(r"(?:src|href|url|@import)\s*[=(]\s*[\"']?([^\"')\s>]+)", text)
+    assert references
+    assert all(r.startswith(("data:", "#")) for r in references)
+    assert "<script" not in text
+    assert "://" not in text
+
+
+def test_six_full_size_scenes_stay_a_light_page(tmp_path):
+    run = write_run(tmp_path / "run", size=(480, 640), classes=[f"class {i}" for i in range(39)])
+    assert write_report([run], tmp_path / "report.html").stat().st_size < 1.5e6
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("scales.npz", "no exchange sites"),
+        ("samples.npz", "kept no scenes"),
+        ("metrics.csv", "No loss was logged"),
+        ("config.yaml", "No config.yaml"),
+        ("environment.json", "versions are unknown"),
+        ("scores.test.json", "no test scores"),
+    ],
+)
+def test_a_missing_piece_becomes_a_sentence(runs, tmp_path, file, sentence):
+    shutil.copytree(runs[0], tmp_path / "run")
+    (tmp_path / "run" / file).unlink()
+    assert sentence in page(tmp_path / "run", tmp_path)
+
+
+def test_a_run_that_exchanges_nothing_says_so(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    with np.load(runs[0] / "scales.npz") as content:
+        arrays = {key: np.ones_like(a) if key.startswith("keep:") else a for key, a in content.items()}
+    np.savez(tmp_path / "run" / "scales.npz", **{**arrays, "threshold": np.array(0.0)})
+    assert "because the threshold θ is 0" in page(tmp_path / "run", tmp_path)
+
+
+def test_one_epoch_one_modality_and_no_ensemble_are_enough(tmp_path):
+    run = write_run(tmp_path / "run", modalities=["rgb"], epochs=1, splits=("val",))
+    scores = json.loads((run / "scores.val.json").read_text())
+    del scores["predictions"]["ensemble"]
+    (run / "scores.val.json").write_text(json.dumps(scores))
+    assert "mean IoU on val" in page(run, tmp_path)
+
+
+def test_bare_scores_are_enough(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "scores.val.json").write_text('{"predictions": {"rgb": {"mean_iou": NaN}, "ensemble": {}}}')
+    text = page(tmp_path / "run", tmp_path)
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+    assert text.count('class="missing"') >= 5
+
+
+def test_nan_and_empty_cells_leave_the_curves_standing(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_text(
+        "epoch,step,train/loss,val/loss,val/mean_iou/rgb\n0,1,2.5,,\n0,2,nan,2.0,nan\n1,3,,inf,12\n"
+    )
+    text = page(tmp_path / "run", tmp_path)
+    assert all(label in text for label in ("val 2.00", "rgb 12.0"))
+    assert not re.search(r'(points|cx|cy|y)="[^"]*(nan|inf)', text)
+
+
+@pytest.mark.parametrize("make", [lambda f: None, lambda f: f.mkdir()])
+def test_a_folder_that_is_no_run_names_what_is_missing_and_the_command(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"scores\.val\.json(.|\n)*polymodal fit"):
+        write_report([tmp_path / "run"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_no_runs_at_all_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="at least one run"):
+        write_report([], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("scores.test.json", b"{"),
+        ("scores.test.json", b'{"predictions": {"rgb": 3}}'),
+        ("metrics.csv", b"epoch,val/loss\nx,1\n"),
+        ("metrics.csv", b"epoch,val/loss\n0,1,2\n"),
+        ("scales.npz", b"PK no archive"),
+        ("samples.npz", b""),
+        ("config.yaml", b"data: ["),
+        ("environment.json", b"[1]"),
+    ],
+)
+def test_a_broken_file_is_named_and_the_old_page_stays(runs, tmp_path, file, content):
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    (run / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(file)):
+        write_report([run], out)
+    assert out.read_text() == "old"
+
+
+def test_pickled_arrays_are_refused(runs, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    np.savez(run / "samples.npz", keys=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ConfigError, match=r"samples\.npz"):
+        write_report([run], tmp_path / "report.html")
+
+
+def test_arrays_that_do_not_fit_are_refused(runs, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    with np.load(run / "scales.npz") as content:
+        arrays = dict(content)
+    site = next(iter(SITES))
+    np.savez(run / "scales.npz", **{**arrays, f"keep:{site}": arrays[f"keep:{site}"][:, :-1]})
+    with pytest.raises(ConfigError, match=re.escape(site)):
+        write_report([run], tmp_path / "report.html")
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(runs, tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_report([runs[0]], tmp_path / "report.html")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_line_labels_never_overlap():
+    series = [Series(f"m{i}", "red", {0: 1.0, 1: 2.0 + i / 100}) for i in range(6)]
+    heights = sorted(float(y) for y in re.findall(r'class="end" x="[\d.]+" y="([\d.]+)"', line_chart("loss", series)))
+    assert all(b - a > 12 for a, b in pairwise(heights))
+
+
+def test_a_strip_has_one_cell_a_channel_however_wide_the_site():
+    keep = np.random.default_rng(0).random(2048) > 0.5
+    part = np.arange(2048) < 1024
+    svg = str(channel_strip("", keep, part, "red", "blue", columns=128))
+    kept, replaced, own = (path.count("h") for path in re.findall(r'<path d="([^"]*)"', svg))
+    assert (kept, replaced, own) == (keep.sum(), (~keep).sum(), part.sum())
+    assert len(svg) < 60_000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH to open the page with")
+def test_a_browser_draws_everything_at_every_width(runs, tmp_path):
+    """Frames of several widths hold the page; a script beside them writes down what was drawn."""
+    five = write_run(tmp_path / "five", modalities=["rgb", "depth", "normal", "edges", "shade"], scenes=2)
+    text = write_report([*runs, five], tmp_path / "report.html").read_text()
+    widths = (360, 390, 768, 1280)
+    frames = "".join(f'<iframe width="{w}" height="900" srcdoc="{html.escape(text)}"></iframe>' for w in widths)
+    (tmp_path / "frames.html").write_text(f"""<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+        {frames}<pre></pre><script>addEventListener("load", () => {{
+          const seen = [...document.querySelectorAll("iframe")].map(({{contentDocument: page}}) => ({{
+            images: page.images.length,
+            drawn: [...page.images].filter((image) => image.complete && image.naturalWidth > 0).length,
+            charts: [...page.querySelectorAll("svg")].filter((svg) => svg.getBoundingClientRect().height < 2).length,
+            overflow: page.scrollingElement.scrollWidth - page.documentElement.clientWidth,
+          }}));
+          document.querySelector("pre").textContent = JSON.stringify(seen);
+        }});</script>""")
+    command = [str(BROWSER), *BROWSER_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (tmp_path / "frames.html").as_uri()], capture_output=True, text=True, timeout=120, check=False
+    )
+    report = re.search(r"<pre>(\[.*\])</pre>", done.stdout)
+    assert report, f"the browser did not load the page: {done.stderr[-2000:]}"
+    assert "CONSOLE" not in done.stderr
+    for width, seen in zip(widths, json.loads(report[1]), strict=True):
+        assert seen["images"] == len(images(text)) > 0, width
+        assert seen["drawn"] == seen["images"], width
+        assert seen["charts"] == 0, f"{width}: a chart has no height"
+        assert seen["overflow"] <= 0, f"{width}: the page is wider than the screen"
