@@ -1,0 +1,125 @@
+"""Look at every file of a data set once and name each defect by its file."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from polymodal.data.files import decode
+from polymodal.data.folder import check_labels
+from polymodal.data.inputs import InputSpec, check_sizes, to_values
+from polymodal.data.progress import track
+from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.errors import DataError
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something wrong with a file.
+
+    Args:
+        file: Its name from the root of the data set, or a key.
+        problem: What is wrong with it.
+        note: Whether it is only worth knowing, and harms nothing.
+    """
+
+    file: str
+    problem: str
+    note: bool = False
+
+
+def check(root: str | Path) -> list[Defect]:
+    """Every defect of a data set, with a progress bar.
+
+    Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
+    ignored, NaN, constant images, files without a measurement, and keys that are listed twice. Files of no split are
+    notes.
+
+    Raises:
+        DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
+    """
+    spec = DatasetSpec.load(root)
+    keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
+    channels: dict[str, int] = {}
+    defects = list(_repeated_keys(spec))
+    for key in track(keys, "checking"):
+        defects += _sample(spec, key, channels)
+    return [*defects, *_unused_files(spec, keys)]
+
+
+def _sample(spec: DatasetSpec, key: str, channels: dict[str, int]) -> Iterator[Defect]:
+    """The defects of one sample's files; `channels` remembers those of each modality's first file."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, modality in _parts(spec):
+        try:
+            file = spec.store.find(modality.folder, key)
+        except DataError as error:
+            yield Defect(f"{modality.folder}/{key}", _problem(error, spec.store.where(modality.folder)))
+            continue
+        try:
+            raw = decode(spec.store.read(file), spec.store.where(file), labels=modality.kind == "label")
+            if name is not None:
+                problems = _input_problems(raw, spec.modalities[name], channels.setdefault(name, raw.shape[0]), file)
+            else:
+                problems = _target_problems(raw, spec.target, file)
+            yield from (Defect(file, problem) for problem in problems)
+            sizes[file] = raw.shape[1:]
+            check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
+        except DataError as error:
+            yield Defect(file, _problem(error, spec.store.where(file), file))
+
+
+def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpec]]:
+    """The modalities by name, and the target without one."""
+    return [*spec.modalities.items(), (None, spec.target)]
+
+
+def _input_problems(raw: np.ndarray, modality: ModalitySpec, channels: int, file: str) -> Iterator[str]:
+    channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, channels)
+    spec = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, classes=modality.classes)
+    _, valid = to_values(raw, spec, file)
+    declared = modality.invalid is not None and math.isnan(modality.invalid)
+    if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
+        yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
+    if not valid.any():
+        yield "no pixel holds a measurement."
+    elif modality.kind != "label" and (raw == raw.flat[0]).all():
+        yield f"constant: every value is {raw.flat[0]}."
+
+
+def _target_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:
+    if target.kind != "label":
+        return
+    check_labels(raw, target, file)
+    if (raw == target.ignore).all():
+        yield "every pixel is labelled as ignored."
+
+
+def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:
+    home: dict[str, str] = {}
+    for split, keys in spec.splits.items():
+        for key, count in Counter(keys).items():
+            if count > 1:
+                yield Defect(key, f"listed {count} times in the split {split!r}.")
+            if key in home:
+                yield Defect(key, f"listed in two splits, {home[key]!r} and {split!r}: scores would not count.")
+            home.setdefault(key, split)
+
+
+def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
+    used = set(keys)
+    for folder in dict.fromkeys(part.folder for _, part in _parts(spec)):
+        for key, files in spec.store.keys(folder).items():
+            if key not in used:
+                yield from (Defect(file, "in no split.", note=True) for file in files)
+
+
+def _problem(error: DataError, *files: str) -> str:
+    """The message without the file's name, which `Defect` holds."""
+    message = str(error)
+    for file in files:
+        message = message.removeprefix(f"{file}: ")
+    return message

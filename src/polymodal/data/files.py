@@ -1,0 +1,210 @@
+"""Reading files: a folder or a zip archive of them as one `Store`, and image or array files as (C, H, W) arrays."""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image
+from torchvision.io import decode_image
+
+from polymodal.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+"""Every file name ending that is read, in any mixture of upper and lower case."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PALETTE = 3
+
+
+class Store:
+    """The files below one root, be it a folder or a zip archive of the same layout.
+
+    An archive is opened on first use in each process, so that loader workers never share a file position.
+
+    Args:
+        root: A folder, a `.zip` file, or the word `rooms` for the embedded data set.
+
+    Raises:
+        DataError: When there is no such folder or archive, or the archive is damaged.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.path = _embedded_rooms() if str(root) == "rooms" else Path(root).expanduser()
+        self.is_archive = self.path.is_file()
+        if not self.path.exists():
+            raise DataError(
+                f"{self.path}: there is no such data set. Give a folder that holds a dataset.yaml, "
+                "a .zip archive of one, or the word rooms for the embedded set."
+            )
+        if self.is_archive and not zipfile.is_zipfile(self.path):
+            raise DataError(f"{self.path}: expected a folder or a .zip archive, got another or a damaged file.")
+        self._archive: zipfile.ZipFile | None = None
+        self._process = -1
+        self._names: frozenset[str] = frozenset(self._open().namelist()) if self.is_archive else frozenset()
+        self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None, "_process": -1}
+
+    def where(self, file: str) -> str:
+        """The name of a file as messages show it."""
+        return f"{self.path}/{file}"
+
+    def exists(self, file: str) -> bool:
+        """Whether there is such a file, named from the root with forward slashes."""
+        return file in self._names if self.is_archive else (self.path / file).is_file()
+
+    def read(self, file: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            DataError: When it does not exist or cannot be read.
+        """
+        try:
+            return self._open().read(file) if self.is_archive else (self.path / file).read_bytes()
+        except (KeyError, FileNotFoundError) as error:
+            raise DataError(f"{self.where(file)}: there is no such file.") from error
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.where(file)}: cannot be read ({error}).") from error
+
+    def keys(self, folder: str) -> dict[str, tuple[str, ...]]:
+        """The files of a folder and the folders below it by key, listed once.
+
+        A key is the path from `folder` without the file name's ending; a well-formed data set has one file for each.
+        """
+        if folder not in self._listings:
+            found: dict[str, list[str]] = {}
+            for file in self._walk(folder):
+                name = PurePosixPath(file)
+                if name.suffix.lower() in EXTENSIONS:
+                    found.setdefault(str(name.relative_to(folder).with_suffix("")), []).append(file)
+            self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
+        return self._listings[folder]
+
+    def find(self, folder: str, key: str) -> str:
+        """The one file of a key.
+
+        Raises:
+            DataError: When there is none, or more than one.
+        """
+        files = self.keys(folder).get(key, ())
+        if len(files) > 1:
+            names = " and ".join(PurePosixPath(file).name for file in files)
+            raise DataError(f"{self.where(folder)}: two files for the key {key!r}: {names}. Keep one of them.")
+        if not files:
+            hint = ""
+            if PurePosixPath(key).suffix.lower() in EXTENSIONS:
+                hint = " Split files list keys without the file name's ending."
+            raise DataError(
+                f"{self.where(folder)}: no file for the key {key!r} "
+                f"(looked for {key} with the endings {', '.join(EXTENSIONS)}).{hint}"
+            )
+        return files[0]
+
+    def _open(self) -> zipfile.ZipFile:
+        if self._archive is None or self._process != os.getpid():
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._archive
+
+    def _walk(self, folder: str) -> Iterable[str]:
+        if self.is_archive:
+            prefix = f"{PurePosixPath(folder)}/"
+            yield from (name for name in self._names if name.startswith(prefix) and not name.endswith("/"))
+            return
+        for parent, _, names in os.walk(self.path / folder, followlinks=True):
+            relative = Path(parent).relative_to(self.path)
+            yield from ((relative / name).as_posix() for name in names)
+
+
+def _embedded_rooms() -> Path:
+    path = Path(str(resources.files("polymodal.data") / "rooms.zip"))
+    if not path.is_file():
+        raise DataError(
+            "rooms: this installation lacks the embedded data set (polymodal/data/rooms.zip). "
+            "Install polymodal again, or give the folder of another data set."
+        )
+    return path
+
+
+def read_array(path: str | Path, *, labels: bool = False) -> np.ndarray:
+    """An image or array file as it is stored.
+
+    Args:
+        path: A PNG, JPEG, TIFF or npy file.
+        labels: Whether the values are class numbers: a PNG with a palette then gives its indices, not its colours.
+
+    Returns:
+        (C, H, W), in the file's own type: bool for 1-bit images, 8 or 16-bit unsigned, or what TIFF and npy hold.
+
+    Raises:
+        DataError: When the file does not exist, is damaged or is of another format.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    return decode(data, str(path), labels=labels)
+
+
+def decode(data: bytes, file: str, *, labels: bool = False) -> np.ndarray:
+    """Like `read_array`, from the bytes of the file named `file`."""
+    suffix = PurePosixPath(file).suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise DataError(f"{file}: expected a file that ends in one of {', '.join(EXTENSIONS)}.")
+    try:
+        match suffix:
+            case ".npy":
+                array = _channels_first(np.load(io.BytesIO(data), allow_pickle=False))
+            case ".tif" | ".tiff":
+                array = _decode_tiff(data)
+            case _:
+                array = _decode_image(data, labels)
+    except Exception as error:  # every decoder has its own errors; to the user they are all the same
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(f"{file}: cannot be read as {suffix[1:].upper()} ({reason}). Replace the file.") from error
+    if array.dtype.kind not in "buif" or array.size == 0:
+        raise DataError(f"{file}: expected numbers, got {array.dtype} of shape {array.shape}.")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _decode_image(data: bytes, labels: bool) -> np.ndarray:
+    if data.startswith(_PNG_SIGNATURE) and len(data) > 25:
+        bits, color = data[24], data[25]
+        # torchvision gives the still packed bytes of a small palette, and stretches 1 bit to 0 and 255.
+        if color == _PNG_PALETTE or bits == 1:
+            image = Image.open(io.BytesIO(data))
+            return _channels_first(np.array(image if labels or color != _PNG_PALETTE else image.convert("RGB")))
+        if bits < 8:
+            raise ValueError(f"{bits}-bit grey PNG: store it with 8 bits")
+    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode="UNCHANGED").numpy()
+
+
+def _decode_tiff(data: bytes) -> np.ndarray:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        series = file.series[0]
+        array, axes = series.asarray(), series.axes
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3 or "Y" not in axes or "X" not in axes:
+        raise ValueError(f"expected one image with its channels, got axes {axes} of shape {array.shape}")
+    (channel,) = (axis for axis in range(3) if axes[axis] not in "YX")
+    return np.ascontiguousarray(np.moveaxis(array, channel, 0))
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W, C) or (C, H, W) as (C, H, W): the channels are the shorter of the first and the last axis."""
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3:
+        raise ValueError(f"expected two or three axes, got shape {array.shape}")
+    if array.shape[0] < array.shape[2]:
+        return array
+    return np.ascontiguousarray(np.moveaxis(array, 2, 0))

@@ -1,0 +1,156 @@
+"""A data set folder as a map-style PyTorch data set."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from polymodal.data.files import decode
+from polymodal.data.inputs import InputSpec, check_sizes
+from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
+from polymodal.data.statistics import input_specs
+from polymodal.data.transforms import Augment, Size, resize_inputs
+from polymodal.errors import DataError
+
+
+class Sample(TypedDict):
+    """One sample; a batch is the same with a leading axis, and a list of keys."""
+
+    inputs: dict[str, Tensor]
+    """float32 (C_m, H, W) by modality, normalised, 0 where nothing was measured."""
+    valid: dict[str, Tensor]
+    """bool (1, H, W) by modality: where something was measured."""
+    target: Tensor
+    """int64 (H, W), the ignore index kept."""
+    key: str
+
+
+class FolderDataset(Dataset[Sample]):
+    """The samples of one split, of the modalities that are asked for.
+
+    With `augment` a sample is for training: inputs and target are changed together. Without, it is for evaluation: the
+    inputs may be resized and the target keeps the resolution of its file.
+
+    Args:
+        root: A folder, an archive, `rooms`, or its `DatasetSpec`.
+        split: A name under `splits` in dataset.yaml.
+        modalities: Names in the order wanted; None for all.
+        inputs: What each modality's values mean; None to find out from dataset.yaml, statistics and files.
+        size: Height and width of the inputs; None for those of the files.
+        augment: Random changes for training.
+        cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
+
+    Raises:
+        DataError: When the split or a modality does not exist, or the target is of another kind than label.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | DatasetSpec,
+        split: str,
+        modalities: Sequence[str] | None = None,
+        *,
+        inputs: Mapping[str, InputSpec] | None = None,
+        size: Size | None = None,
+        augment: Augment | None = None,
+        cache: bool = False,
+    ) -> None:
+        self.spec = root if isinstance(root, DatasetSpec) else DatasetSpec.load(root)
+        if self.spec.target.kind != "label":
+            raise DataError(
+                f"{self.spec.store.where(FILE)}: target.kind: segmentation needs a target of kind label, "
+                f"got {self.spec.target.kind}."
+            )
+        self.keys = self.spec.keys(split)
+        self.modalities = self.spec.select(modalities)
+        known = inputs or input_specs(self.spec, self.modalities)
+        self.inputs = {name: known[name] for name in self.modalities}
+        self.size = size
+        self.augment = augment
+        self._cache: dict[tuple[str, str], np.ndarray] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        """The sample at an index, or at (index, seed of its augmentation).
+
+        Raises:
+            DataError: When a file is missing, damaged, of another size or holds values that it should not.
+        """
+        index, seed = index if isinstance(index, tuple) else (index, None)
+        key = self.keys[index]
+        files = {name: self._file(self.spec.modalities[name].folder, key) for name in self.modalities}
+        raw = {name: self._read(file, labels=self.inputs[name].kind == "label") for name, file in files.items()}
+        target = self.label(index)
+        named = {name: self.spec.store.where(file) for name, file in files.items()}
+        label_file = self.spec.store.where(self._file(self.spec.target.folder, key))
+        check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, label_file: target.shape})
+
+        if self.augment is None:
+            tensors, valid = resize_inputs(raw, self.inputs, named, self.size)
+            labels = torch.from_numpy(target.astype(np.int64))
+        else:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            tensors, valid, labels = self.augment(
+                raw, target, self.inputs, named, ignore=self.spec.target.ignore, size=self.size, generator=generator
+            )
+        return {"inputs": tensors, "valid": valid, "target": labels, "key": key}
+
+    def label(self, index: int) -> np.ndarray:
+        """The class numbers of a sample as they are stored, (H, W).
+
+        Raises:
+            DataError: When the file is missing or damaged, or holds a label that is no class.
+        """
+        file = self._file(self.spec.target.folder, self.keys[index])
+        return self._read(file, labels=True, target=self.spec.target)[0]
+
+    def _file(self, folder: str, key: str) -> str:
+        return self.spec.store.find(folder, key)
+
+    def _read(self, file: str, *, labels: bool, target: TargetSpec | None = None) -> np.ndarray:
+        slot = (file, "target" if target else "input")
+        if self._cache is not None and slot in self._cache:
+            return self._cache[slot]
+        store = self.spec.store
+        array = decode(store.read(file), store.where(file), labels=labels)
+        if target is not None:
+            check_labels(array, target, store.where(file))
+        if self._cache is not None:
+            self._cache[slot] = array
+        return array
+
+
+def check_labels(array: np.ndarray, target: TargetSpec, file: str) -> None:
+    """Refuse a label file that holds anything but classes and the ignore index.
+
+    Args:
+        array: (C, H, W) as it was read.
+        target: What the labels mean.
+        file: Its name, for messages.
+
+    Raises:
+        DataError: With the values that are no class.
+    """
+    if array.shape[0] != 1 or array.dtype.kind not in "bui":
+        raise DataError(
+            f"{file}: expected one channel of whole class numbers, got {array.shape[0]} channel(s) of {array.dtype}."
+        )
+    classes = len(target.classes)
+    outside = array >= classes
+    if array.dtype.kind == "i":
+        outside |= array < 0
+    outside &= array != target.ignore
+    if outside.any():
+        values = np.unique(array[outside]).tolist()
+        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        ignored = "none is declared" if target.ignore < 0 else str(target.ignore)
+        raise DataError(
+            f"{file}: expected labels from 0 to {classes - 1} ({classes} classes in {FILE}; ignore: {ignored}), "
+            f"got {shown}. Mend the file, list more classes, or declare the unlabelled value as `ignore`."
+        )

@@ -1,0 +1,186 @@
+"""From stored values to network inputs: one rule for training, evaluation and prediction."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymodal.data.spec import KINDS
+from polymodal.errors import DataError
+
+_FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How the files of one modality become an input; kept with every trained model.
+
+    Args:
+        kind: One of `KINDS`.
+        channels: Of the input: those of the files, or the number of classes for kind label.
+        scale: Factor from stored values to `unit` (depth and raw).
+        unit: Of the scaled values, for people to read.
+        invalid: Stored value of a pixel without measurement, in all of its channels.
+        mean: Of each channel, in scaled values.
+        std: Like `mean`.
+        classes: Names of the class numbers (label).
+    """
+
+    kind: str
+    channels: int
+    scale: float = 1.0
+    unit: str = ""
+    invalid: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Without statistics the values stay what they are.
+        object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
+        object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    @property
+    def file_channels(self) -> int:
+        """Channels of the files: class numbers need only one."""
+        return 1 if self.kind == "label" else self.channels
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no word for NaN."""
+        nan = self.invalid is not None and math.isnan(self.invalid)
+        return asdict(self) | {
+            "invalid": "nan" if nan else self.invalid,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """The inverse of `as_dict`.
+
+        Raises:
+            DataError: When a value is missing, unknown or cannot be right.
+        """
+        try:
+            invalid = values["invalid"]
+            spec = cls(**{**values, "invalid": None if invalid is None else float(invalid)})
+            right = (
+                spec.kind in KINDS
+                and type(spec.channels) is int
+                and spec.channels > 0
+                and len(spec.mean) == len(spec.std) == spec.channels
+                and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
+                and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
+                and min(spec.std) > 0
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"input: expected the values of an InputSpec, got {dict(values)} ({error!r}).") from error
+        if not right:
+            raise DataError(f"input: expected the values of an InputSpec, got {dict(values)}.")
+        return spec
+
+
+def prepare_input(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:
+    """A file's content as a network input.
+
+    Args:
+        raw: (C, H, W) as `read_array` gives it.
+        spec: What the values mean.
+        file: Its name, for messages.
+
+    Returns:
+        The normalised input, float32 (C, H, W), 0 where nothing was measured, and the bool mask (1, H, W) of the
+        pixels where something was.
+
+    Raises:
+        DataError: When the channels or the type of the file are not those of `spec`.
+    """
+    values, valid = to_values(raw, spec, file)
+    return normalise(values, valid, spec), valid
+
+
+def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:
+    """The first half of `prepare_input`: values before normalisation, the mean where nothing was measured.
+
+    image: 0 to 1; depth and raw: in `unit`; normal: each axis from -1 to 1; label: one channel per class, 0 or 1.
+    Floating-point files of kind image or normal hold these values already.
+    """
+    if raw.shape[0] != spec.file_channels:
+        raise DataError(
+            f"{file}: expected {spec.file_channels} channel(s) for this modality of kind {spec.kind}, "
+            f"got {raw.shape[0]}. All files of a modality have the same channels."
+        )
+    measured = _measured(raw, spec)
+    valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)
+    if spec.kind == "label":
+        return _one_hot(raw, valid, spec, file), valid
+
+    values = torch.from_numpy(raw.astype(np.float32))
+    if spec.kind in ("depth", "raw"):
+        if spec.scale != 1:
+            values.mul_(spec.scale)
+    elif raw.dtype.kind != "f":
+        if raw.dtype.name not in _FULL_SCALE:
+            raise DataError(
+                f"{file}: expected 8 or 16-bit unsigned or floating-point values for kind {spec.kind}, "
+                f"got {raw.dtype}. Use kind raw with a scale for other numbers."
+            )
+        values.div_(_FULL_SCALE[raw.dtype.name])
+        if spec.kind == "normal":
+            values.mul_(2).sub_(1)
+    if measured is not None:
+        values = torch.where(valid, values, torch.tensor(spec.mean)[:, None, None])
+    return values, valid
+
+
+def normalise(values: Tensor, valid: Tensor, spec: InputSpec) -> Tensor:
+    """The second half of `prepare_input`: (values - mean) / std, and 0 where nothing was measured. Changes `values`."""
+    if spec.kind != "label":
+        values.sub_(torch.tensor(spec.mean)[:, None, None]).div_(torch.tensor(spec.std)[:, None, None])
+    return values if valid.all() else values.masked_fill_(~valid, 0.0)
+
+
+def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse files of one sample that are not aligned.
+
+    Args:
+        sizes: Height and width by file.
+
+    Raises:
+        DataError: With two files and their sizes.
+    """
+    (first, size), *others = sizes.items()
+    for file, other in others:
+        if other != size:
+            raise DataError(
+                f"{file}: expected the size of {first}, {size[1]}x{size[0]} (width x height), "
+                f"got {other[1]}x{other[0]}. All files of one sample must be aligned pixel by pixel."
+            )
+
+
+def _measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
+    """Pixels (1, H, W) with a measurement; None for all of them, which costs nothing to find out for most files."""
+    measured = np.isfinite(raw).all(0, keepdims=True) if raw.dtype.kind == "f" else None
+    if spec.invalid is not None:
+        present = (raw != spec.invalid).any(0, keepdims=True)
+        measured = present if measured is None else measured & present
+    return None if measured is None or measured.all() else measured
+
+
+def _one_hot(raw: np.ndarray, valid: Tensor, spec: InputSpec, file: str) -> Tensor:
+    labels = torch.where(valid, torch.from_numpy(raw.astype(np.int64)), 0)
+    wrong = labels[(labels < 0) | (labels >= len(spec.classes))].unique().tolist()
+    if wrong:
+        raise DataError(
+            f"{file}: expected class numbers from 0 to {len(spec.classes) - 1}, got {wrong[:5]}. "
+            "Mend the file, list more classes, or declare the value of unlabelled pixels as `invalid`."
+        )
+    hot = F.one_hot(labels[0], len(spec.classes)).permute(2, 0, 1).float()
+    return hot * valid

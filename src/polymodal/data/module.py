@@ -1,0 +1,212 @@
+"""A data set folder for Lightning: what `data:` in a recipe configures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from polymodal.data.folder import FolderDataset, Sample
+from polymodal.data.inputs import InputSpec
+from polymodal.data.sampler import SeededSampler
+from polymodal.data.spec import DatasetSpec, TargetSpec
+from polymodal.data.statistics import input_specs
+from polymodal.data.transforms import Augment
+from polymodal.errors import ConfigError, DataError
+
+Batch = dict[str, Any]
+
+
+class FolderData(LightningDataModule):
+    """Any data set with a dataset.yaml; the split named `train` is trained on.
+
+    The order of the samples and their augmentation depend on the seed of the run and the epoch alone, not on `workers`.
+
+    Args:
+        root: A folder, a .zip archive with the same layout, or `rooms` for the embedded set.
+        modalities: Names in the order wanted; None for all.
+        size: Height and width of the inputs; None for those of the files. Targets of evaluation keep their own.
+        augment: Random changes for training; its `crop` is the size of training samples.
+        batch_size: Training samples a step; a last batch of fewer is left out.
+        eval_batch_size: Samples a step in validation and test; 1 where label files differ in size.
+        workers: Processes that load; 0 loads in the training process.
+        cache: Whether decoded files stay in memory; every worker keeps its own copy.
+        val_split: Split for validation.
+        test_split: Split for test.
+
+    Attributes:
+        inputs: What each modality's values mean, after `setup`.
+        target: What is predicted, after `setup`.
+    """
+
+    inputs: dict[str, InputSpec]
+    target: TargetSpec
+
+    def __init__(
+        self,
+        root: str,
+        modalities: list[str] | None = None,
+        size: tuple[int, int] | None = None,
+        augment: Augment = Augment(),  # noqa: B008 - frozen
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        workers: int = 0,
+        cache: bool = False,
+        val_split: str = "val",
+        test_split: str = "test",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("size", min(size or (1,)), 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"data.{name}: expected {least} or more, got {value}.")
+        self.root = root
+        self.modalities = modalities
+        self.size = size
+        self.augment = augment
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.cache = cache
+        self.val_split = val_split
+        self.test_split = test_split
+        self._spec: DatasetSpec | None = None
+        self._datasets: dict[tuple[str, bool], FolderDataset] = {}
+        self._frequencies: Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, after `setup`."""
+        return len(self.target.classes)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each input, after `setup`."""
+        return {name: spec.channels for name, spec in self.inputs.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read dataset.yaml and open the splits of a stage (fit, validate, test or predict).
+
+        Raises:
+            DataError: When the data set is not what its description says, or lacks a split that the stage needs.
+        """
+        if self._spec is None:
+            spec = DatasetSpec.load(self.root)
+            self.inputs = input_specs(spec, spec.select(self.modalities))
+            self.target = spec.target
+            self._spec = spec
+        if stage == "fit":
+            samples = len(self._dataset("train", augmented=True))
+            if samples < self.batch_size:
+                raise DataError(
+                    f"{self._spec.store.path}: the split 'train' has {samples} sample(s), fewer than a batch of "
+                    f"{self.batch_size}. Set data.batch_size to {samples} or less."
+                )
+        if stage in ("fit", "validate"):
+            self._dataset(self.val_split)
+        if stage == "test":
+            self._dataset(self.test_split)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, augmented batches of equal size."""
+        dataset = self._dataset("train", augmented=True)
+        # Lightning tells later epochs to the sampler; workers may ask for the first samples before it does.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
+        sampler = SeededSampler(len(dataset), torch.initial_seed(), progress.processed if progress else 0)
+        return self._loader(dataset, self.batch_size, _collate_training, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The validation split in its order."""
+        return self._loader(self._dataset(self.val_split), self.eval_batch_size, _collate_evaluation)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The test split in its order."""
+        return self._loader(self._dataset(self.test_split), self.eval_batch_size, _collate_evaluation)
+
+    def class_frequencies(self) -> Tensor:
+        """Share of each class among the labelled pixels of the training split, (classes,); counted once.
+
+        Raises:
+            DataError: When no pixel is labelled.
+        """
+        if self._frequencies is None:
+            dataset = self._dataset("train", augmented=True)
+            counts = torch.zeros(self.num_classes, dtype=torch.float64)
+            for index in range(len(dataset)):
+                labels = torch.from_numpy(dataset.label(index).astype("int64").ravel())
+                counts += torch.bincount(labels[labels != self.target.ignore], minlength=self.num_classes)
+            if not counts.any():
+                raise DataError(f"{dataset.spec.store.path}: every pixel of the split 'train' is labelled as ignored.")
+            self._frequencies = (counts / counts.sum()).float()
+        return self._frequencies
+
+    def _dataset(self, split: str, augmented: bool = False) -> FolderDataset:
+        assert self._spec is not None, "setup comes first"
+        if (split, augmented) not in self._datasets:
+            self._datasets[split, augmented] = FolderDataset(
+                self._spec,
+                split,
+                list(self.inputs),
+                inputs=self.inputs,
+                size=self.size,
+                augment=self.augment if augmented else None,
+                cache=self.cache,
+            )
+        return self._datasets[split, augmented]
+
+    def _loader(
+        self, dataset: FolderDataset, batch_size: int, collate: Callable[[list[Sample]], Batch], **settings: Any
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **settings,
+        )
+
+
+def _collate_training(samples: list[Sample]) -> Batch:
+    return collate(samples, "Set data.size or data.augment.crop, so that training samples are of one size.")
+
+
+def _collate_evaluation(samples: list[Sample]) -> Batch:
+    return collate(samples, "Set data.eval_batch_size to 1; data.size makes inputs, never labels, of one size.")
+
+
+def collate(samples: list[Sample], remedy: str) -> Batch:
+    """A batch: every tensor with a leading axis, the keys as a list.
+
+    Args:
+        samples: Of equal modalities.
+        remedy: What the user can do about unequal sizes.
+
+    Raises:
+        DataError: When sizes differ, with the keys.
+    """
+    first = samples[0]
+    for sample in samples:
+        for name, one, other in (
+            *((name, first["inputs"][name], tensor) for name, tensor in sample["inputs"].items()),
+            ("target", first["target"], sample["target"]),
+        ):
+            if one.shape[-2:] != other.shape[-2:]:
+                (h, w), (k, v) = one.shape[-2:], other.shape[-2:]
+                raise DataError(
+                    f"{name}: samples of different sizes in one batch: {first['key']} is {w}x{h} (width x height), "
+                    f"{sample['key']} is {v}x{k}. {remedy}"
+                )
+    return {
+        "inputs": {name: torch.stack([sample["inputs"][name] for sample in samples]) for name in first["inputs"]},
+        "valid": {name: torch.stack([sample["valid"][name] for sample in samples]) for name in first["valid"]},
+        "target": torch.stack([sample["target"] for sample in samples]),
+        "key": [sample["key"] for sample in samples],
+    }

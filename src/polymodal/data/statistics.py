@@ -1,0 +1,180 @@
+"""Mean and standard deviation of each modality: measured once, kept beside `dataset.yaml`, then with every model."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polymodal.data.files import Store, decode
+from polymodal.data.inputs import InputSpec, to_values
+from polymodal.data.progress import track
+from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.errors import DataError
+
+STATISTICS_FILE = "statistics.json"
+
+# Of the training images of ImageNet, as torchvision and timm use them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SETUP_SAMPLES = 200
+"""So many samples are measured when training starts without statistics."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of each channel, in scaled values, over all pixels with a measurement."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def compute(root: str | Path) -> dict[str, Moments]:
+    """Measure every modality but those of kind label over all training samples, with a progress bar.
+
+    Raises:
+        DataError: When the data set or a file of it is not what dataset.yaml says, or nothing was measured.
+    """
+    spec = DatasetSpec.load(root)
+    names = [name for name, modality in spec.modalities.items() if modality.kind != "label"]
+    keys = _training_keys(spec)
+    return {name: _measure(spec, name, track(keys, name)) for name in names}
+
+
+def write(statistics: dict[str, Moments], root: str | Path, output: str | Path | None = None) -> Path:
+    """Keep statistics where `FolderData` finds them, or in `output`.
+
+    Returns:
+        The file that was written, whole or not at all.
+
+    Raises:
+        DataError: When it cannot be written there.
+    """
+    root = Store(root).path
+    if output is None and root.is_file():
+        raise DataError(
+            f"{root}: statistics cannot be written into an archive. Name a file to write (--output), "
+            f"and put it into the archive as {STATISTICS_FILE}, beside {FILE}."
+        )
+    path = Path(output) if output is not None else root / STATISTICS_FILE
+    values = {name: {"mean": list(moments.mean), "std": list(moments.std)} for name, moments in statistics.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            temporary.write_text(json.dumps(values, indent=2), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}). Name another file (--output) and copy its figures into "
+            f"{FILE} as mean and std."
+        ) from error
+    return path
+
+
+def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, InputSpec]:
+    """What the files of each modality mean.
+
+    Channels and type come from the first training sample; mean and standard deviation from dataset.yaml, else from
+    `statistics.json` beside it, else ImageNet's for 8-bit images of three channels, else from up to `SETUP_SAMPLES`
+    training samples.
+
+    Raises:
+        DataError: When a file or the declared statistics do not fit the kind or the channels.
+    """
+    kept = _read(spec)
+    return {name: _input_spec(spec, name, kept) for name in modalities}
+
+
+def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> InputSpec:
+    modality = spec.modalities[name]
+    if modality.kind == "label":
+        return InputSpec("label", len(modality.classes), invalid=modality.invalid, classes=modality.classes)
+    file, raw = _first(spec, name)
+    channels = raw.shape[0]
+    needed = {"depth": 1, "normal": 3}.get(modality.kind, channels)
+    if channels != needed:
+        raise DataError(
+            f"{file}: expected {needed} channel(s) for kind {modality.kind}, got {channels}. "
+            f"Other images of several channels are of kind image, other arrays of kind raw."
+        )
+    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid)
+
+    where = f"{spec.store.where(FILE)}: modalities.{name}"
+    if modality.mean is None or modality.std is None:
+        keys = _training_keys(spec)
+        step = -(-len(keys) // SETUP_SAMPLES)
+        if name in kept:
+            where = f"{spec.store.where(STATISTICS_FILE)}: {name}"
+            measured = kept[name]
+        elif modality.kind == "image" and channels == 3 and raw.dtype == np.uint8:
+            measured = Moments(IMAGENET_MEAN, IMAGENET_STD)
+        else:
+            measured = _measure(spec, name, keys[::step])
+        moments = Moments(modality.mean or measured.mean, modality.std or measured.std)
+    else:
+        moments = Moments(modality.mean, modality.std)
+    for key, values in (("mean", moments.mean), ("std", moments.std)):
+        if len(values) not in (1, channels):
+            raise DataError(
+                f"{where}.{key}: expected one number for each of {channels} channel(s) in {file}, got {len(values)}."
+            )
+    mean, std = (values * (channels if len(values) == 1 else 1) for values in (moments.mean, moments.std))
+    return replace(plain, mean=mean, std=std)
+
+
+def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
+    """Sums in float64: in float32 the millions of pixels of a data set lose the digits that the variance needs."""
+    modality = spec.modalities[name]
+    channels = _first(spec, name)[1].shape[0]
+    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid)
+    pixels, total, squares = 0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+    for key in keys:
+        file = spec.store.find(modality.folder, key)
+        values, valid = to_values(decode(spec.store.read(file), spec.store.where(file)), plain, spec.store.where(file))
+        measured = values.flatten(1)[:, valid.flatten()].double()
+        pixels += measured.shape[1]
+        total += measured.sum(1)
+        squares += measured.square().sum(1)
+    if not pixels:
+        raise DataError(
+            f"{spec.store.where(modality.folder)}: {name}: no pixel of any training sample holds a measurement. "
+            f"Look at `invalid` in {FILE}, or give mean and std there."
+        )
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
+    # A channel without any variation carries nothing; dividing it by 1 keeps it finite.
+    std = torch.where(std > 1e-12, std, 1.0)
+    return Moments(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
+    file = spec.store.find(spec.modalities[name].folder, _training_keys(spec)[0])
+    return spec.store.where(file), decode(spec.store.read(file), spec.store.where(file))
+
+
+def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:
+    """The keys of the split train, or of the first one where there is none, as in a folder for evaluation only."""
+    return spec.splits.get("train") or next(iter(spec.splits.values()))
+
+
+def _read(spec: DatasetSpec) -> dict[str, Moments]:
+    if not spec.store.exists(STATISTICS_FILE):
+        return {}
+    file = spec.store.where(STATISTICS_FILE)
+    try:
+        values: dict[str, Any] = json.loads(spec.store.read(STATISTICS_FILE))
+        return {
+            name: Moments(tuple(map(float, moments["mean"])), tuple(map(float, moments["std"])))
+            for name, moments in values.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{file}: not what `polymodal data stats` writes ({error!r}). Remove it or run that again."
+        ) from error

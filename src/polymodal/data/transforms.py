@@ -1,0 +1,258 @@
+"""Augmentation: one geometry for all modalities and the target, photometry by the kind of each modality.
+
+The part of the files that a crop shows is cut out before anything else, so only pixels that are used are converted and
+resized. All draws come from one torch generator.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from polymodal.data.inputs import InputSpec, check_sizes, normalise, to_values
+from polymodal.errors import ConfigError
+
+Size = tuple[int, int]
+
+# Between two depths or two classes there is no third: interpolating them would invent surfaces at every edge.
+_EXACT_KINDS = ("depth", "label")
+
+_TARGET = ""  # among the masks; no modality has this name
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is changed at random in every training sample.
+
+    Args:
+        scale: Range of the factor by which a sample is enlarged before it is cropped. Depth keeps its metric values.
+        crop: Height and width of the result; None keeps those of the unscaled sample. What lies outside of the sample
+            counts as not measured in the inputs and as ignored in the target.
+        flip: Whether half of the samples are mirrored left to right. In normal maps the first channel, the component
+            along the image's x axis, then changes its sign.
+        photometric: Strength s of the changes to kind image: brightness, contrast and, for three channels, saturation,
+            each by a factor from 1 - s to 1 + s.
+        depth_noise: Standard deviation of the noise on kind depth, as a share of the depth itself.
+        depth_holes: Probability that a rectangle of kind depth counts as not measured.
+        depth_hole_size: Largest height and width of that rectangle, as a share of the result's.
+
+    Raises:
+        ConfigError: When a value is out of its range.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop: Size | None = None
+    flip: bool = True
+    photometric: float = 0.2
+    depth_noise: float = 0.0
+    depth_holes: float = 0.0
+    depth_hole_size: float = 0.3
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ConfigError(f"augment.scale: expected two factors above 0, the smaller first, got {self.scale}.")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ConfigError(f"augment.crop: expected a height and a width above 0, got {self.crop}.")
+        if self.depth_noise < 0:
+            raise ConfigError(f"augment.depth_noise: expected 0 or more, got {self.depth_noise}.")
+        for name in ("photometric", "depth_holes", "depth_hole_size"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augment.{name}: expected a number from 0 to 1, got {getattr(self, name)}.")
+
+    def __call__(
+        self,
+        raw: Mapping[str, np.ndarray],
+        target: np.ndarray,
+        specs: Mapping[str, InputSpec],
+        files: Mapping[str, str],
+        *,
+        ignore: int,
+        size: Size | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """A training sample from the files' content.
+
+        Args:
+            raw: (C_m, H, W) by modality, all of one size.
+            target: Class numbers, (H, W).
+            specs: What the values mean, by modality.
+            files: Names for messages, by modality.
+            ignore: Label of padded pixels.
+            size: Height and width that the sample is resized to first; None for its own.
+            generator: Source of every draw; None for torch's own.
+
+        Returns:
+            Normalised inputs, float32 (C_m, h, w), and masks of measured pixels, bool (1, h, w), by modality; the
+            target, int64 (h, w).
+        """
+        window = self._window((target.shape[0], target.shape[1]), size, generator)
+        values, valid = {}, {}
+        for name, array in raw.items():
+            values[name], valid[name] = to_values(window.cut(array), specs[name], files[name])
+        labels = torch.from_numpy(window.cut(target).astype(np.int64))
+        values, valid, labels = window.fit(values, valid, labels, specs)
+
+        for name, spec in specs.items():
+            if spec.kind == "image" and self.photometric:
+                values[name] = self._photometric(values[name], generator)
+            if spec.kind == "depth":
+                self._disturb_depth(values[name], valid[name], generator)
+        inputs = {name: window.pad(normalise(values[name], valid[name], spec)) for name, spec in specs.items()}
+        return inputs, {name: window.pad(mask) for name, mask in valid.items()}, window.pad(labels, ignore)
+
+    def _window(self, size: Size, resized: Size | None, generator: torch.Generator | None) -> "Window":
+        frame = resized or size
+        scale = _uniform(*self.scale, generator)
+        rows = _axis(size[0], frame[0] * scale, (self.crop or frame)[0], generator)
+        columns = _axis(size[1], frame[1] * scale, (self.crop or frame)[1], generator)
+        flip = self.flip and _uniform(0, 1, generator) < 0.5
+        return Window(rows, columns, flip)
+
+    def _photometric(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        brightness, contrast, saturation = (
+            _uniform(1 - self.photometric, 1 + self.photometric, generator) for _ in range(3)
+        )
+        if image.shape[0] == 3:
+            image = torch.lerp(image.mean(0, keepdim=True), image, saturation)
+        return torch.lerp(image.mean(), image, contrast) * brightness
+
+    def _disturb_depth(self, depth: Tensor, valid: Tensor, generator: torch.Generator | None) -> None:
+        """Add noise and a hole, in place."""
+        if self.depth_noise:
+            depth.mul_(1 + self.depth_noise * torch.randn(depth.shape, generator=generator))
+        if self.depth_holes and _uniform(0, 1, generator) < self.depth_holes:
+            top, bottom = _interval(depth.shape[1], self.depth_hole_size, generator)
+            left, right = _interval(depth.shape[2], self.depth_hole_size, generator)
+            valid[:, top:bottom, left:right] = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a window.
+
+    Pixels `start` to `stop` of the file fill `length` pixels; `before` and `after` them, pixels are padded.
+    """
+
+    start: int
+    stop: int
+    before: int
+    length: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a sample that is used, where it goes, and whether it is mirrored."""
+
+    rows: Axis
+    columns: Axis
+    flip: bool = False
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The used part of (..., H, W), without copying it."""
+        return array[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
+
+    def fit(
+        self, values: dict[str, Tensor], valid: dict[str, Tensor], labels: Tensor, specs: Mapping[str, InputSpec]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Resize and mirror what was cut out, so that all modalities and the target stay aligned."""
+        size = (self.rows.length, self.columns.length)
+        masks = {**{name: mask.float() for name, mask in valid.items()}, _TARGET: labels[None].float()}
+        values, masks = _move(values, masks, specs, size, self.flip)
+        target = masks.pop(_TARGET)[0].long()
+        if self.flip:
+            for name, spec in specs.items():
+                if spec.kind == "normal":
+                    values[name][0].neg_()
+        return values, {name: mask.bool() for name, mask in masks.items()}, target
+
+    def pad(self, tensor: Tensor, fill: int = 0) -> Tensor:
+        """Fill up (..., h, w) to the size of the result."""
+        top, bottom, left, right = self.rows.before, self.rows.after, self.columns.before, self.columns.after
+        if not top + bottom + left + right:
+            return tensor
+        return pad(tensor, (left, right, top, bottom), value=fill)
+
+
+def resize_inputs(
+    raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], files: Mapping[str, str], size: Size | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs for evaluation and prediction: nothing at random, resized to `size` unless that is None.
+
+    Args:
+        raw: (C_m, H_m, W_m) by modality, as `read_array` gives it.
+        specs: What the values mean, by modality.
+        files: Names for messages, by modality.
+        size: Height and width of the result.
+
+    Returns:
+        Normalised inputs, float32 (C_m, h, w), and masks of measured pixels, bool (1, h, w), by modality.
+    """
+    check_sizes({files[name]: raw[name].shape[-2:] for name in specs})
+    values, valid = {}, {}
+    for name, spec in specs.items():
+        values[name], valid[name] = to_values(raw[name], spec, files[name])
+    if size is not None:
+        values, masks = _move(values, {name: mask.float() for name, mask in valid.items()}, specs, size, flip=False)
+        valid = {name: mask.bool() for name, mask in masks.items()}
+    return {name: normalise(values[name], valid[name], spec) for name, spec in specs.items()}, valid
+
+
+def _move(
+    values: dict[str, Tensor], masks: dict[str, Tensor], specs: Mapping[str, InputSpec], size: Size, flip: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Resize to `size` and mirror: one call for all that is interpolated, one for all that is not."""
+    smooth = {name: tensor for name, tensor in values.items() if specs[name].kind not in _EXACT_KINDS}
+    exact = [tensor for name, tensor in values.items() if name not in smooth]
+    moved = iter(_move_together([*exact, *masks.values()], size, flip, InterpolationMode.NEAREST_EXACT))
+    new_exact = {name: next(moved) for name in values if name not in smooth}
+    new_masks = {name: next(moved) for name in masks}
+    new_smooth = dict(
+        zip(smooth, _move_together(list(smooth.values()), size, flip, InterpolationMode.BILINEAR), strict=True)
+    )
+    return {name: (new_smooth if name in smooth else new_exact)[name] for name in values}, new_masks
+
+
+def _move_together(tensors: list[Tensor], size: Size, flip: bool, interpolation: InterpolationMode) -> list[Tensor]:
+    if not tensors or (tensors[0].shape[-2:] == size and not flip):
+        return tensors
+    # An Image even for masks: torchvision moves a Mask by its older nearest rule, which is off by half a pixel.
+    image = tv_tensors.Image(torch.cat(tensors))
+    if image.shape[-2:] != size:
+        image = V.resize(image, list(size), interpolation)
+    if flip:
+        image = V.horizontal_flip(image)
+    return list(image.as_subclass(Tensor).split([tensor.shape[0] for tensor in tensors]))
+
+
+def _axis(pixels: int, scaled: float, length: int, generator: torch.Generator | None) -> Axis:
+    """Where a result of `length` pixels lies on an axis of the file that was scaled from `pixels` to `scaled`."""
+    full = max(1, round(scaled))
+    slack = full - length  # below 0 the sample lies somewhere inside of the result
+    offset = _integer(min(0, slack), max(0, slack), generator)
+    first, last = max(0, offset), min(full, offset + length)
+    start = min(round(first * pixels / full), pixels - 1)
+    stop = max(start + 1, round(last * pixels / full))
+    return Axis(start, stop, before=first - offset, length=last - first, after=offset + length - last)
+
+
+def _interval(pixels: int, share: float, generator: torch.Generator | None) -> Size:
+    """A random part of an axis, at most `share` of it."""
+    length = max(1, round(_uniform(0, share, generator) * pixels))
+    start = _integer(0, pixels - length, generator)
+    return start, start + length
+
+
+def _uniform(low: float, high: float, generator: torch.Generator | None) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _integer(low: int, high: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator).item())
