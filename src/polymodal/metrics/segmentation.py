@@ -1,0 +1,101 @@
+"""Segmentation scores from one confusion matrix per prediction, summed over the whole set.
+
+The mean IoU of the literature is the mean over classes of the IoU of *all* pixels of a set, not a mean over images.
+"""
+
+from typing import TypedDict, cast
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from polymodal.errors import DataError
+
+
+class Scores(TypedDict):
+    """The scores of one prediction, all in per cent."""
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    mean_iou: float
+    frequency_weighted_iou: float
+    iou: list[float | None]
+
+
+def scores_of(matrix: Tensor) -> Scores:
+    """Scores of one confusion matrix (Long et al. 2015, section 5).
+
+    With n_ij the pixels of class i predicted as j, t_i = sum_j n_ij and p_j = sum_i n_ij:
+    pixel accuracy = sum_i n_ii / sum_i t_i; mean accuracy = mean of n_ii / t_i over the classes with truth;
+    IoU_i = n_ii / (t_i + p_i - n_ii); mean IoU = their mean over the classes present in truth or prediction;
+    frequency-weighted IoU = sum_i t_i IoU_i / sum_i t_i.
+
+    Args:
+        matrix: (classes, classes) pixel counts, rows are the truth, columns the prediction.
+
+    Returns:
+        The scores in per cent; a class absent from truth and prediction has the IoU None and counts in no mean.
+
+    Raises:
+        DataError: No pixel was counted.
+    """
+    counts = matrix.double().cpu()
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    total = truth.sum()
+    if total == 0:
+        raise DataError("no labelled pixel was seen, so there is nothing to score: every target pixel is ignored")
+    union = truth + predicted - hits
+    present = union > 0
+    iou = hits / union.clamp(min=1)
+    return Scores(
+        pixel_accuracy=100 * (hits.sum() / total).item(),
+        mean_accuracy=100 * (hits / truth.clamp(min=1))[truth > 0].mean().item(),
+        mean_iou=100 * iou[present].mean().item(),
+        frequency_weighted_iou=100 * ((truth * iou).sum() / total).item(),
+        iou=[100 * value if seen else None for value, seen in zip(iou.tolist(), present.tolist(), strict=True)],
+    )
+
+
+class SegmentationScores(torch.nn.Module):
+    """One confusion matrix per named prediction, accumulated over a set.
+
+    Args:
+        names: The predictions that are scored, for example the modalities and "ensemble".
+        num_classes: The number of classes.
+        ignore: The target value of pixels that do not count.
+    """
+
+    def __init__(self, names: list[str], num_classes: int, ignore: int | None = 255) -> None:
+        super().__init__()
+        self.names = list(names)
+        # By number, as a prediction may have a name that no module attribute can have.
+        self.matrices = torch.nn.ModuleList(
+            MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False) for _ in self.names
+        )
+
+    def _named(self) -> dict[str, MulticlassConfusionMatrix]:
+        return dict(zip(self.names, cast(list[MulticlassConfusionMatrix], list(self.matrices)), strict=True))
+
+    def update(self, name: str, prediction: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            name: The prediction that is counted, one of `names`.
+            prediction: Logits (B, classes, H, W) or labels (B, H, W).
+            target: True labels (B, H, W), with the ignored value where there is no truth.
+        """
+        labels = prediction.argmax(1) if prediction.ndim == 4 else prediction
+        self._named()[name].update(labels, target)
+
+    def compute(self) -> dict[str, Scores]:
+        """The scores of every prediction over all that was counted since `reset`, over all processes.
+
+        Raises:
+            DataError: Nothing, or nothing but ignored pixels, was counted.
+        """
+        return {name: scores_of(matrix.compute()) for name, matrix in self._named().items()}
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for matrix in self._named().values():
+            matrix.reset()

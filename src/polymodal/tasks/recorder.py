@@ -1,0 +1,147 @@
+"""What a training leaves behind after every epoch: metrics.csv, scales.npz, and once, environment.json."""
+
+import csv
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from polymodal.fusion import SiteState
+from polymodal.surgery import Multimodal
+from polymodal.tasks.files import complete_file, write_arrays, write_json
+
+
+class Recorder(Callback):
+    """Writes a run folder epoch by epoch, from a state that is kept in the checkpoints, too.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.scales: dict[str, list[torch.Tensor]] = {}
+        self.seconds = 0.0
+        self._validation: dict[str, float] = {}
+        self._since = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded so far."""
+        return {"rows": self.rows, "scales": self.scales, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a recording."""
+        self.rows, self.scales, self.seconds = (state_dict[key] for key in ("rows", "scales", "seconds"))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the versions and start the clock."""
+        if trainer.is_global_zero:
+            write_json(self.folder / "environment.json", environment(trainer.strategy.root_device))
+        self._since = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the scores, which Lightning would go on reporting in epochs without a validation."""
+        self._validation = _floats(trainer.callback_metrics, "val/")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch to metrics.csv and scales.npz."""
+        net: Multimodal = pl_module.fused  # type: ignore[assignment]
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+        states = net.exchange_state()
+        weights = net.ensemble.alpha.detach().softmax(0).tolist()
+        facts = {f"exchanged/{name}": share for name, share in exchanged_shares(states, net.modalities).items()}
+        facts |= {f"weight/{name}": weight for name, weight in zip(net.modalities, weights, strict=True)}
+        pl_module.log_dict(facts)
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        measured = _floats(trainer.callback_metrics, "train/") | _floats(trainer.callback_metrics, "penalty")
+        self.rows.append(row | measured | self._validation | facts)
+        self._validation = {}
+        for site, state in states.items():
+            self.scales.setdefault(site, []).append(state.scale)
+        if trainer.is_global_zero:
+            self._write_metrics()
+            self.write_scales(net)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when the exchange did nothing, or everything."""
+        warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
+
+    def write_scales(self, net: Multimodal) -> None:
+        """Write scales.npz: |γ| after every epoch, and which channels a network keeps; nothing without sites."""
+        states = net.exchange_state()
+        if not states:
+            return
+        arrays = {
+            "epochs": np.array([row["epoch"] for row in self.rows]),
+            "modalities": np.array(net.modalities),
+            "sites": np.array(list(states)),
+            "threshold": np.array(getattr(net.fusion, "threshold", 0.0)),
+        }
+        for site, state in states.items():
+            arrays[f"scale:{site}"] = torch.stack(self.scales[site]).float().numpy()
+            arrays[f"keep:{site}"] = state.keep.numpy()
+            arrays[f"part:{site}"] = state.part.numpy()
+        write_arrays(self.folder / "scales.npz", arrays)
+
+    def _write_metrics(self) -> None:
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        with complete_file(self.folder / "metrics.csv") as file, file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def exchanged_shares(states: Mapping[str, SiteState], modalities: tuple[str, ...]) -> dict[str, float]:
+    """The exchanged share, in 0..1, of each modality's own part over all sites; empty without sites."""
+    if not states:
+        return {}
+    exchanged = torch.stack([(~state.keep & state.part).sum(1) for state in states.values()]).sum(0)
+    own = torch.stack([state.part.sum(1) for state in states.values()]).sum(0)
+    return dict(zip(modalities, (exchanged / own).tolist(), strict=True))
+
+
+def warn_of_useless_exchange(net: Multimodal) -> None:
+    """Warn when a fusion that could exchange channels exchanges none, or all that it may, anywhere."""
+    states = net.exchange_state()
+    if not states or len(net.modalities) == 1 or not getattr(net.fusion, "exchanges", True):
+        return
+    shares = [share for state in states.values() for share in state.share()]
+    smallest = min(state.scale.min().item() for state in states.values())
+    if max(shares) == 0:
+        rank_zero_warn(
+            f"no channel is exchanged: the smallest scale is {smallest:.3g}, and none came below the threshold, so the "
+            "fusion had no effect. Raise model.fusion.penalty, model.optimiser.scales_factor or "
+            "model.fusion.threshold, or train longer."
+        )
+    elif min(shares) == 1:
+        rank_zero_warn(
+            "every channel that may be exchanged is exchanged, at every site: the scales select nothing. Lower "
+            "model.fusion.penalty, model.optimiser.scales_factor or model.fusion.threshold."
+        )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and machine, for the record."""
+    packages = ("torch", "polymodal", "lightning", "timm", "numpy", "torchvision", "segmentation-models-pytorch")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": sys.version.split()[0],
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "device": f"{device.type} ({name})",
+    }
+
+
+def _floats(metrics: Mapping[str, torch.Tensor], prefix: str) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items() if key.startswith(prefix)}

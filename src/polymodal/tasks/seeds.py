@@ -1,0 +1,28 @@
+"""Exact resumption: every epoch begins from a random state of its own."""
+
+import random
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class EpochSeeds(Callback):
+    """Seeds the global random states at every epoch from the run's seed and the epoch's number.
+
+    Dropout and the like then depend on nothing that happened before the epoch, so a run that is resumed continues as if
+    it had never stopped. The order of the samples and their augmentation have a generator of their own in the data module.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed Python, numpy and torch."""
+        value = (self.seed + 1_000_003 * (trainer.current_epoch + 1)) % 2**32
+        random.seed(value)
+        np.random.seed(value)
+        torch.manual_seed(value)

@@ -1,0 +1,217 @@
+"""Semantic segmentation of aligned modalities: the loss, the training and validation steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymodal import models
+from polymodal.errors import ConfigError, PolymodalError
+from polymodal.fusion import Fusion
+from polymodal.metrics import SegmentationScores
+from polymodal.nn import Prediction
+from polymodal.surgery import Multimodal, fuse
+from polymodal.tasks.optim import Optimiser
+
+AUXILIARY_WEIGHT = 0.4
+"""Weight of the loss of an auxiliary head in training (Zhao et al. 2017, section 4)."""
+
+ENSEMBLE = "ensemble"
+
+
+class Segmentation(LightningModule):
+    """Trains one fused network on a data module's modalities (CEN eq. 4).
+
+    loss = Σ_m CE(prediction_m) + CE(ensemble of the detached predictions) + what the fusion adds (λ · penalty).
+
+    Args:
+        network: Name of the plain network, see `polymodal.models.create`.
+        network_args: Its arguments, without `classes`, which the data set says.
+        weights: Pretrained weights of the encoder: "imagenet" (downloaded by the network's library),
+            "efficientnet-lite0" (from the installed package) or a file, see `polymodal.models.load_encoder_weights`.
+        fusion: The fusion method; none means shared convolutions and nothing exchanged.
+        sites: Where it acts: "auto", or patterns of layer names.
+        stems: "repeat" or "private", for all modalities or by name.
+        norms: "private" or "shared".
+        statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
+        optimiser: Optimiser, learning rates and schedule.
+        class_weights: None; "sqrt" for weights proportional to the class frequency in the training split to the power
+            -0.5, with mean 1; or one weight for each class.
+
+    Raises:
+        ConfigError: A setting cannot work with the data, found before training starts.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        network: str = "rooms-unet",
+        network_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        fusion: Fusion | None = None,
+        sites: str | list[str] = "auto",
+        stems: str | dict[str, str] = "repeat",
+        norms: Literal["private", "shared"] = "private",
+        statistics: str | list[str] = "batch",
+        optimiser: Optimiser = Optimiser(),  # noqa: B008 (frozen)
+        class_weights: Literal["sqrt"] | list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.network_args = dict(network_args or {})
+        self.weights = weights
+        self.fusion = fusion
+        self.sites = sites
+        self.stems = stems
+        self.norms = norms
+        self.statistics = statistics
+        self.optimiser = optimiser
+        self.class_weights = class_weights
+        self.net: Multimodal | None = None
+
+    def configure_model(self) -> None:
+        """Build the fused network for the data module's modalities and classes."""
+        if self.net is not None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.statistics == "batch" and data.batch_size == 1:
+            raise ConfigError(
+                'batch size 1 with statistics "batch": a norm learns nothing from a single sample. '
+                "Use --data.batch_size 2 or more, or --model.statistics frozen with pretrained weights."
+            )
+        self.target = data.target
+        arguments = {**self.network_args, "classes": data.num_classes}
+        if self.weights == "imagenet":
+            plain = models.create_pretrained(self.network, **arguments)
+        else:
+            plain = models.create(self.network, **arguments)
+            if self.weights is not None:
+                models.load_encoder_weights(plain, self.weights)
+        self.net = fuse(
+            plain,
+            data.channels,
+            self.fusion,
+            sites=self.sites,
+            stems=self.stems,
+            norms=self.norms,
+            statistics=self.statistics,
+            inplace=True,
+        )
+        self.scores = SegmentationScores([*data.channels, ENSEMBLE], data.num_classes, self.target.ignore)
+        # Not persistent: the weights are made again from the data, and a saved model needs none.
+        self.register_buffer("class_weight", self._class_weight(data), persistent=False)
+
+    def _class_weight(self, data: Any) -> Tensor:
+        if self.class_weights is None:
+            return torch.ones(data.num_classes)
+        if self.class_weights == "sqrt":
+            # A class that the training split lacks weighs as one that has a millionth of the pixels.
+            weight = data.class_frequencies().float().clamp(min=1e-6).rsqrt()
+            return weight / weight.mean()
+        if len(self.class_weights) != data.num_classes:
+            raise ConfigError(
+                f"class_weights has {len(self.class_weights)} numbers; the data set has {data.num_classes} classes"
+            )
+        return torch.tensor(self.class_weights, dtype=torch.float32)
+
+    @property
+    def fused(self) -> Multimodal:
+        """The fused network, once `configure_model` has built it."""
+        assert self.net is not None, "the network is built when a trainer starts"
+        return self.net
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
+        """Predict from every modality, each (B, C_m, H, W)."""
+        return self.fused(inputs)
+
+    def segmentation_loss(self, prediction: Prediction, target: Tensor) -> Tensor:
+        """Σ_m CE(prediction_m) + CE(ensemble), without what the fusion adds.
+
+        Args:
+            prediction: Logits at any size; they are resized to the target's.
+            target: (B, H, W) with the ignored value where there is no truth.
+
+        Returns:
+            A scalar, 0 when every pixel is ignored.
+        """
+        size = target.shape[-2:]
+        losses = [self._cross_entropy(logits, target) for logits in named_logits(prediction, size).values()]
+        for output in prediction.per_modality.values():
+            if isinstance(output, Mapping) and "aux" in output:
+                losses.append(AUXILIARY_WEIGHT * self._cross_entropy(logits_of(output["aux"], size), target))
+        return torch.stack(losses).sum()
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        ignore = -100 if self.target.ignore is None else self.target.ignore
+        known = target != ignore
+        weight: Tensor = self.class_weight
+        # Not reduction="mean", which is 0 / 0 in a batch without any labelled pixel.
+        total = F.cross_entropy(logits.float(), target, weight, ignore_index=ignore, reduction="sum")
+        return total / weight[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """One batch: forward, loss, the check that it is finite."""
+        penalty = self.fused.fusion_loss()
+        loss = self.segmentation_loss(self(batch["inputs"]), batch["target"]) + penalty
+        if not torch.isfinite(loss):
+            raise PolymodalError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}, for the samples "
+                f"{', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
+                "--model.optimiser.lr; the last good checkpoint is kept."
+            )
+        size = len(batch["key"])
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log("penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One batch: the loss, and counting at the labels' own resolution."""
+        target = batch["target"]
+        predictions = named_logits(self(batch["inputs"]), target.shape[-2:])
+        loss = torch.stack([self._cross_entropy(logits, target) for logits in predictions.values()]).sum()
+        self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
+        for name, logits in predictions.items():
+            self.scores.update(name, logits, target)
+
+    def on_validation_epoch_end(self) -> None:
+        """The scores over the whole set."""
+        if not self.trainer.sanity_checking:
+            for name, scores in self.scores.compute().items():
+                for score in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+                    value = torch.tensor(scores[score])
+                    self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == ("mean_iou", ENSEMBLE))
+        self.scores.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, step by step."""
+        optimiser, schedule = self.optimiser.build(self.fused, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def logits_of(output: Any, size: Sequence[int]) -> Tensor:
+    """The logits in a network's output, at a size.
+
+    Args:
+        output: Logits (B, classes, h, w), a dict that has them under "out", or a list that has them first.
+        size: Height and width to resize to, bilinearly.
+
+    Returns:
+        (B, classes, H, W).
+    """
+    if isinstance(output, Mapping):
+        output = output["out"]
+    elif not isinstance(output, Tensor):
+        output = output[0]
+    if output.shape[-2:] == tuple(size):
+        return output
+    return F.interpolate(output, size=tuple(size), mode="bilinear")
+
+
+def named_logits(prediction: Prediction, size: Sequence[int]) -> dict[str, Tensor]:
+    """The logits of every modality and of the ensemble by name, each (B, classes, H, W) at a size."""
+    named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+    return {name: logits_of(output, size) for name, output in named.items()}

@@ -1,0 +1,202 @@
+"""From a recipe to a finished run folder: train, keep the best model, score it, write the report."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import polymodal
+from polymodal.data import DatasetSpec
+from polymodal.errors import CheckpointError, ConfigError
+from polymodal.tasks.evaluation import save_model, score_split, write_scenes
+from polymodal.tasks.recorder import Recorder
+from polymodal.tasks.seeds import EpochSeeds
+from polymodal.tasks.segmentation import ENSEMBLE
+
+MONITOR = f"val/mean_iou/{ENSEMBLE}"
+
+
+_KNOWN = (
+    "args parameter is intended",
+    "does not have many workers",
+    "smaller than the logging interval",
+    "Checkpoint directory",
+    "is_leaf",
+)
+
+
+class RecipeCLI(LightningCLI):
+    """Lightning's command line for `fit` alone, writing the run folder `trainer.default_root_dir`."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.recorder: Recorder
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"default_root_dir": "runs/run"},
+            parser_kwargs={"prog": "polymodal"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=["fit", *arguments],
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`fit`, without what this class decides itself."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: the recipe says them, and a checkpoint may come from anyone."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self._get(self.config, "trainer")["default_root_dir"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the callbacks that write the run folder."""
+        settings = self._get(self.config_init, "trainer")
+        every = settings["check_val_every_n_epoch"]
+        self.recorder = Recorder(self.folder)
+        callbacks: list[Callback] = [
+            self.recorder,
+            EpochSeeds(int(self._get(self.config, "seed_everything"))),
+            ModelCheckpoint(
+                dirpath=self.folder / "checkpoints",
+                filename="best",
+                monitor=MONITOR,
+                mode="max",
+                save_last=True,
+                save_on_train_epoch_end=True,
+                every_n_epochs=every,
+                enable_version_counter=False,
+            ),
+        ]
+        watched = sys.stdout.isatty()
+        if watched and settings["enable_progress_bar"] is not False:
+            callbacks.append(RichProgressBar())
+        elif settings["enable_progress_bar"] is not False:
+            callbacks.append(EpochLines())
+            kwargs["enable_progress_bar"] = False
+        self.trainer_defaults["callbacks"] = callbacks
+        kwargs["enable_model_summary"] = False
+        kwargs["logger"] = TensorBoardLogger(self.folder, name="", version="")
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; nothing in a checkpoint that is resumed from is executed."""
+        self._check_folder(kwargs.get("ckpt_path"))
+        self.trainer.fit(weights_only=True, **kwargs)
+
+    def _check_folder(self, resume: str | None) -> None:
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if resume is None and (self.folder / "metrics.csv").exists():
+            raise ConfigError(
+                f"{self.folder} already holds a run. Continue it with --ckpt_path {last}, or choose another folder "
+                "with --trainer.default_root_dir."
+            )
+
+
+class EpochLines(Callback):
+    """One line of text for every epoch, where no progress bar can be drawn."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's losses and scores."""
+        shown = {
+            name.removeprefix("val/mean_iou/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name == "train/loss" or name.startswith(("val/mean_iou/", "exchanged/"))
+        }
+        texts = [f"{name} {value:.3g}" for name, value in shown.items()]
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(texts)}", flush=True)
+
+
+def fit(arguments: Sequence[str]) -> Path:
+    """Train by a recipe and finish the run folder.
+
+    Args:
+        arguments: The command line after `polymodal fit`: `--config RECIPE.yaml` and settings that override it.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        PolymodalError: Anything that a user can mend.
+        SystemExit: The arguments cannot be parsed; the parser has said why.
+    """
+    quieten()
+    cli = RecipeCLI(arguments)
+    if cli.trainer.is_global_zero:
+        finish(cli)
+    return cli.folder
+
+
+def finish(cli: RecipeCLI) -> None:
+    """Keep the best model as a folder, score it on the splits there are, write scenes and report."""
+    from polymodal.report import write_report
+
+    folder, model, data = cli.folder, cli.model, cli.datamodule
+    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    model.load_state_dict(best["state_dict"])
+    facts = {
+        "seconds": round(cli.recorder.seconds, 1),
+        "epochs": len(cli.recorder.rows),
+        "seed": int(cli._get(cli.config, "seed_everything")),
+    }
+    save_model(model.fused, model.network, model.network_args, data, facts, folder / "model")
+    cli.recorder.write_scales(model.fused)
+    for split in ("val", "test") if has_test(data) else ("val",):
+        score_split(folder / "model", data, split, folder)
+    write_scenes(folder / "model", data, folder)
+    print(f"report: {write_report([folder], folder / 'report.html')}")
+
+
+def has_test(data: Any) -> bool:
+    """Whether the data set has the split that final scores are reported on."""
+    return data.test_split in DatasetSpec.load(data.root).splits
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint, without running anything in it.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+
+
+def recipe(name: str) -> Path:
+    """The path of a recipe that comes with the package, such as "rooms".
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    package = Path(polymodal.__file__).parent
+    for folder in (package / "recipes", package.parents[1] / "recipes"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ConfigError(f"there is no recipe {name!r} with this installation")
+
+
+def quieten() -> None:
+    """Leave out what Lightning tells every user every time."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _KNOWN:
+        warnings.filterwarnings("ignore", f".*{message}.*")
