@@ -1,0 +1,28 @@
+"""What every test starts from: one thread and a fixed seed, so that results and timings can be repeated."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+
+# Examples run networks: a slow one is no defect, and the same examples every time keep the suite repeatable.
+settings.register_profile(
+    "polymodal",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("polymodal")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Seed every generator before each test, so that no test depends on which ones ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

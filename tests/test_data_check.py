@@ -1,0 +1,126 @@
+"""`data check`: one test for each defect that a user wants to know of before training for hours."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fixtures_data import edit, make_archive, make_folder
+from polymodal.data import Defect, check
+from polymodal.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = make_folder(tmp_path / "data")
+    edit(root, lambda d: d["modalities"]["bands"].update(invalid=float("nan")))
+    return root
+
+
+def image(root, file: str, value, shape=(24, 32), dtype=np.uint8) -> None:
+    array = np.empty(shape, dtype)
+    array[...] = value
+    Image.fromarray(array).save(root / file)
+
+
+def only(root, file: str, *parts: str) -> None:
+    """There is one defect, in this file, and the archive of the folder has the same one."""
+    for place in (root, make_archive(root)):
+        (defect,) = check(place)
+        assert defect.file == file
+        assert not defect.note
+        for part in parts:
+            assert part in defect.problem
+
+
+def test_sound_folder_has_none(root):
+    assert check(root) == []
+
+
+def test_missing_file(root):
+    (root / "depth/0003.png").unlink()
+    only(root, "depth/0003", "no file for the key '0003'")
+
+
+def test_two_files_for_one_key(root):
+    image(root, "rgb/0003.png", 3)
+    only(root, "rgb/0003", "two files", "0003.jpg and 0003.png")
+
+
+def test_unreadable_file(root):
+    (root / "normal/0003.png").write_bytes(b"x")
+    only(root, "normal/0003.png", "cannot be read as PNG")
+
+
+def test_size_mismatch(root):
+    image(root, "label/0003.png", 1, (24, 30))
+    only(root, "label/0003.png", "the size of rgb/0003.jpg, 32x24", "30x24")
+
+
+def test_other_channels(root):
+    array = np.random.default_rng(0).integers(0, 255, (24, 32)).astype(np.uint8)
+    Image.fromarray(array).save(root / "rgb/0003.jpg")
+    only(root, "rgb/0003.jpg", "expected 3 channel(s)", "got 1")
+
+
+def test_labels_out_of_range(root):
+    image(root, "label/0003.png", np.arange(32) % 4)
+    only(root, "label/0003.png", "from 0 to 1", "got 2, 3")
+
+
+def test_all_labels_ignored(root):
+    image(root, "label/0003.png", 255)
+    only(root, "label/0003.png", "every pixel is labelled as ignored")
+
+
+def test_nan_that_is_not_declared(root):
+    edit(root, lambda d: d["modalities"]["bands"].pop("invalid"))
+    defects = check(root)
+    assert len(defects) == 9
+    assert defects[3] == Defect(
+        "bands/0003.npy", "4 pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
+    )
+
+
+def test_constant_image(root):
+    image(root, "grey/0003.png", 30000, dtype=np.uint16)
+    only(root, "grey/0003.png", "constant: every value is 30000")
+
+
+def test_depth_without_measurement(root):
+    image(root, "depth/0003.png", 0, dtype=np.uint16)
+    only(root, "depth/0003.png", "no pixel holds a measurement")
+
+
+def test_class_number_input_out_of_range(root):
+    edit(root, lambda d: d["modalities"].update(parts={"folder": "label", "kind": "label", "classes": ["a", "b"]}))
+    assert {defect.file for defect in check(root)} == {f"label/{n:04d}.png" for n in range(9)}
+
+
+def test_key_in_two_splits(root):
+    with (root / "splits/val.txt").open("a") as file:
+        file.write("0003\n")
+    only(root, "0003", "two splits, 'train' and 'val'")
+
+
+def test_key_twice_in_one_split(root):
+    with (root / "splits/val.txt").open("a") as file:
+        file.write("0007\n")
+    only(root, "0007", "2 times in the split 'val'")
+
+
+def test_file_of_no_split_is_only_a_note(root):
+    image(root, "grey/9999.png", 1)
+    assert check(root) == [Defect("grey/9999.png", "in no split.", note=True)]
+
+
+def test_every_defect_is_found_in_one_go(root):
+    (root / "depth/0003.png").unlink()
+    (root / "rgb/0003.jpg").write_bytes(b"")
+    image(root, "label/0008.png", 9)
+    assert [defect.file for defect in check(root)] == ["rgb/0003.jpg", "depth/0003", "label/0008.png"]
+
+
+def test_wrong_description_is_an_error_not_a_defect(root):
+    edit(root, lambda d: d.pop("target"))
+    with pytest.raises(DataError, match="target: missing"):
+        check(root)

@@ -1,0 +1,143 @@
+"""dataset.yaml: a user's mistake in it is named by file and key, and what is right is read as it is meant."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures_data import edit, make_archive, make_folder
+from polymodal.data import DatasetSpec, TargetSpec, palette
+from polymodal.data.spec import NO_IGNORE
+from polymodal.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folder(tmp_path / "data")
+
+
+def refused(root: Path, *parts: str) -> None:
+    with pytest.raises(DataError) as caught:
+        DatasetSpec.load(root)
+    for part in (str(root), *parts):
+        assert part in str(caught.value)
+
+
+def test_everything_declared_is_read(root):
+    spec = DatasetSpec.load(root)
+    assert tuple(spec.modalities) == ("rgb", "grey", "depth", "normal", "bands")
+    depth = spec.modalities["depth"]
+    assert (depth.kind, depth.scale, depth.unit, depth.invalid) == ("depth", 0.001, "m", 0)
+    assert spec.target.classes == ("class 0", "class 1")
+    assert spec.target.ignore == 255
+    assert spec.target.colors == palette(2)
+    assert {split: len(keys) for split, keys in spec.splits.items()} == {"train": 6, "val": 3}
+
+
+def test_archive_reads_like_its_folder(root):
+    folder, archive = DatasetSpec.load(root), DatasetSpec.load(make_archive(root))
+    assert (archive.modalities, archive.target, archive.splits) == (folder.modalities, folder.target, folder.splits)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda d: d.update(modalitys={}), ["unknown key 'modalitys'", "did you mean 'modalities'?"]),
+        (lambda d: d["modalities"]["depth"].update(scael=2), ["modalities.depth", "'scael'", "did you mean 'scale'?"]),
+        (lambda d: d["modalities"]["rgb"].update(scale=2), ["modalities.rgb", "'scale' for kind image"]),
+        (lambda d: d["target"].update(colours=[]), ["target", "did you mean 'colors'?"]),
+        (lambda d: d["modalities"]["depth"].update(scale="big"), ["modalities.depth.scale", "a number", "'big' (str)"]),
+        (lambda d: d["modalities"]["depth"].update(scale=0), ["modalities.depth.scale", "above 0"]),
+        (lambda d: d["modalities"]["depth"].update(std=[0]), ["modalities.depth.std", "above 0"]),
+        (
+            lambda d: d["modalities"]["rgb"].update(mean=["a"]),
+            ["modalities.rgb.mean", "a list of one for each channel"],
+        ),
+        (lambda d: d["modalities"]["rgb"].update(kind="picture"), ["modalities.rgb.kind", "image, depth", "'picture'"]),
+        (lambda d: d["modalities"]["rgb"].update(kind=["image"]), ["modalities.rgb.kind", "(list)"]),
+        (lambda d: d["modalities"]["rgb"].pop("folder"), ["modalities.rgb.folder: missing"]),
+        (lambda d: d.pop("target"), ["target: missing"]),
+        (lambda d: d.update(modalities={}), ["modalities", "at least one modality"]),
+        (lambda d: d.update(modalities=["rgb"]), ["modalities", "keys and values", "(list)"]),
+        (lambda d: d["modalities"].update({"a b": {}}), ["'a b'", "letters"]),
+        (lambda d: d["modalities"].update({1: {}}), ["modalities", "1 (int)", "quotes"]),
+        (lambda d: d["modalities"].update(ensemble={}), ["ensemble"]),
+        (lambda d: d["modalities"]["rgb"].update(kind="label"), ["modalities.rgb.classes: missing"]),
+        (lambda d: d["target"].pop("classes"), ["target.classes: missing"]),
+        (lambda d: d["target"].update(classes=[True, False]), ["target.classes", "quotes"]),
+        (lambda d: d["target"].update(classes=["a", "a"]), ["target.classes", "different names"]),
+        (lambda d: d["target"].update(ignore="255"), ["target.ignore", "whole number", "'255' (str)"]),
+        (lambda d: d["target"].update(ignore=-1), ["target.ignore", "0 or above"]),
+        (lambda d: d["target"].update(colors=[[0, 0, 0]]), ["target.colors", "2 classes", "got 1"]),
+        (lambda d: d["target"].update(colors=[[0, 0, 256], [0, 0, 0]]), ["target.colors", "from 0 to 255"]),
+        (lambda d: d.update(splits={}), ["splits", "at least one"]),
+        (lambda d: d["splits"].update(test="splits/test.txt"), ["splits.test", "splits/test.txt"]),
+    ],
+)
+def test_mistake_is_named(root, change, parts):
+    edit(root, change)
+    refused(root, "dataset.yaml", *parts)
+
+
+def test_two_modalities_of_one_name_are_refused_with_the_line(root):
+    file = root / "dataset.yaml"
+    file.write_text(file.read_text().replace("  depth:\n", "  rgb:\n", 1))
+    refused(root, "dataset.yaml, line ", "'rgb' is there twice")
+
+
+def test_empty_split_is_refused(root):
+    (root / "splits/val.txt").write_text("\n \n")
+    refused(root, "splits/val.txt", "'val' is empty")
+
+
+@pytest.mark.parametrize("content", [b"modalities: [", b"- 1", b"", b"\xff\xfe\xff", b"!!python/object:os.system {}"])
+def test_no_yaml_is_refused(root, content):
+    (root / "dataset.yaml").write_bytes(content)
+    refused(root, "dataset.yaml")
+
+
+def test_missing_description_and_missing_folder_are_refused(tmp_path):
+    refused(tmp_path / "nowhere", "there is no such data set", "rooms")
+    refused(tmp_path, "dataset.yaml: missing")
+    (tmp_path / "data.zip").write_bytes(b"no archive")
+    refused(tmp_path / "data.zip", "damaged")
+
+
+@pytest.mark.parametrize("kind", ["image", "depth"])
+def test_target_for_translation_is_read(root, kind):
+    edit(root, lambda d: d.update(target={"folder": "rgb", "kind": kind}))
+    assert DatasetSpec.load(root).target == TargetSpec(kind, "rgb")
+
+
+def test_without_ignore_no_label_of_a_file_is_ignored(root):
+    edit(root, lambda d: d["target"].pop("ignore"))
+    assert DatasetSpec.load(root).target.ignore == NO_IGNORE < 0
+
+
+def test_asking_for_what_is_not_there_names_what_is(root):
+    spec = DatasetSpec.load(root)
+    assert spec.select(None) == tuple(spec.modalities)
+    assert spec.select(["depth", "rgb"]) == ("depth", "rgb")
+    for names, message in (
+        (["dept"], "did you mean 'depth'? It has rgb, grey"),
+        ([], "at least one of rgb"),
+        (["rgb", "rgb"], "different names"),
+    ):
+        with pytest.raises(DataError, match=re.escape(message)):
+            spec.select(names)
+    with pytest.raises(DataError, match=r"no split 'test'.*train, val"):
+        spec.keys("test")
+
+
+def test_target_survives_the_model_folder(root):
+    target = DatasetSpec.load(root).target
+    assert TargetSpec.from_dict(target.as_dict()) == target
+    with pytest.raises(DataError, match=r"target: ignore"):
+        TargetSpec.from_dict(target.as_dict() | {"ignore": "x"})
+
+
+@given(st.integers(1, 255))
+def test_palette_tells_classes_apart(classes):
+    assert len(set(palette(classes)) | {(0, 0, 0)}) == classes + 1
