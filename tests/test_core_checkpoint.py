@@ -40,7 +40,7 @@ def predictions(net: Multimodal) -> list[torch.Tensor]:
     dtype = next(net.parameters()).dtype
     generator = torch.Generator().manual_seed(3)
     inputs = {
-        name: torch.randn(2, count, 24, 20, generator=generator).to(dtype) for name, count in net.channels.items()
+        name: torch.randn(2, count or 3, 24, 20, generator=generator).to(dtype) for name, count in net.channels.items()
     }
     with torch.no_grad():
         prediction = net(inputs)

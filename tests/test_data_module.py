@@ -40,6 +40,15 @@ def test_batches(root):
     assert batches[0]["target"].shape == (2, 24, 32)
 
 
+def test_embedded_rooms_need_no_path():
+    data = ready("rooms", modalities=["rgb", "depth"])
+    assert data.num_classes == 13
+    assert [len(data.train_dataloader()), len(data.val_dataloader())] == [300, 75]
+    batch = next(iter(data.val_dataloader()))
+    assert batch["inputs"]["depth"].shape == (2, 1, 96, 128)
+    assert 0 < batch["valid"]["depth"].float().mean() < 1
+
+
 def test_class_frequencies_count_labelled_training_pixels(root):
     counts = np.zeros(2)
     for number in range(6):

@@ -94,6 +94,20 @@ def test_smooth_modalities_stay_aligned_too(seed):
     assert difference.mean().abs() < 0.35
 
 
+@given(st.integers(0, 10_000), st.integers(1, 20), st.integers(1, 20))
+def test_crop_without_scaling_is_a_window_of_the_file(seed, height, width):
+    """No pixel is moved, stretched or left out: every value is where its neighbours in the file put it."""
+    numbers = np.arange(1, 12 * 16 + 1, dtype=np.uint8).reshape(1, 12, 16)
+    augment = Augment(**STILL | {"crop": (height, width)})
+    generator = torch.Generator().manual_seed(seed)
+    inputs, valid, _ = augment(
+        {"depth": numbers}, numbers[0], {"depth": SPECS["depth"]}, FILES, ignore=IGNORE, generator=generator
+    )
+    shown = (values(inputs, "depth") * 10).round()[valid["depth"]].reshape(min(height, 12), min(width, 16))
+    top, left = divmod(int(shown[0, 0]) - 1, 16)
+    assert np.array_equal(shown.numpy(), numbers[0, top : top + height, left : left + width])
+
+
 def test_flip_mirrors_everything_and_turns_normals():
     raw, target = scene()
     mirrored = 0

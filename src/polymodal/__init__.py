@@ -3,12 +3,16 @@
 Several aligned images of one scene in, one dense map out. `fuse` makes any batch-norm CNN multimodal; see the README.
 """
 
-from polymodal.checkpoint import load, save
-from polymodal.errors import CheckpointError, ConfigError, DataError, FusionError, PolymodalError
-from polymodal.fusion import Exchange, Fusion
-from polymodal.inspection import inspect
-from polymodal.nn import Prediction
-from polymodal.surgery import Multimodal, fuse
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polymodal.checkpoint import load, save
+    from polymodal.errors import CheckpointError, ConfigError, DataError, FusionError, PolymodalError
+    from polymodal.fusion import Exchange, Fusion
+    from polymodal.inspection import inspect
+    from polymodal.nn import Prediction
+    from polymodal.surgery import Multimodal, fuse
 
 __version__ = "0.1.0"
 
@@ -27,3 +31,26 @@ __all__ = [
     "load",
     "save",
 ]
+
+# Loaded when first used, so that `polymodal --help` does not wait for torch.
+_HOMES = {
+    "polymodal.checkpoint": ("load", "save"),
+    "polymodal.errors": ("CheckpointError", "ConfigError", "DataError", "FusionError", "PolymodalError"),
+    "polymodal.fusion": ("Exchange", "Fusion"),
+    "polymodal.inspection": ("inspect",),
+    "polymodal.nn": ("Prediction",),
+    "polymodal.surgery": ("Multimodal", "fuse"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'polymodal' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

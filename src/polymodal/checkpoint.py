@@ -29,7 +29,7 @@ def save(
 ) -> Path:
     """Write a multimodal network to a folder.
 
-    Both files are complete before either takes the place of an earlier one; on any error the folder is as it was.
+    Both files are complete before either takes the place of an earlier one, so a full disk leaves the folder as it was.
 
     Args:
         net: The network.
@@ -87,18 +87,18 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     if network is None:
         network = _create(folder, config)
     settings = config["fuse"]
-    fusion = dict(settings["fusion"])
     try:
+        fusion = dict(settings["fusion"])
         net = fuse(
             network,
             settings["modalities"],
             make_fusion(fusion.pop("name"), fusion),
-            sites=settings["sites"] or "auto",
+            sites=settings["sites"],
             stems=settings["stems"],
             norms=settings["norms"],
             statistics=settings["statistics"],
         )
-    except (PolymodalError, KeyError, TypeError) as error:
+    except (PolymodalError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
@@ -119,7 +119,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("fuse"), dict):
         raise CheckpointError(f"{path} is no model configuration: expected an object with the key 'fuse'.")

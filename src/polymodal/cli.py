@@ -1,6 +1,7 @@
 """The command line: says what the floors below can do, and loads them only when they are asked.
 
-Exit status: 0 when all went well, 1 when `data check` found defects, 2 when something has to be mended by the user.
+Exit status: 0 when all went well, 1 when `data check` found defects or something broke in polymodal itself, 2 when
+something has to be mended by the user.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     try:
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
-        if words[:1] == ["fit"]:
+        if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):
             return _fit(words[1:])
         parsed = _parser().parse_args(words)
         return int(parsed.run(parsed) or 0)
@@ -39,17 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if with_traceback or not _is_for_the_user(error):
+        to_mend = _is_for_the_user(error)
+        if with_traceback or not to_mend:
             traceback.print_exc()
         else:
             print(f"polymodal: {_message(error)}", file=sys.stderr)
-        return 2
+        return 2 if to_mend else 1
 
 
 def _is_for_the_user(error: Exception) -> bool:
+    from pickle import UnpicklingError
+
     from polymodal.errors import PolymodalError
 
-    return isinstance(error, PolymodalError | OSError)
+    # A checkpoint that would have executed something is refused as an UnpicklingError.
+    return isinstance(error, PolymodalError | OSError | UnpicklingError)
 
 
 def _message(error: Exception) -> str:
@@ -63,13 +68,65 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    commands.add_parser("fit", help="train by a recipe: --config RECIPE.yaml, then anything to override in it")
+    demo = commands.add_parser("demo", help="train on the embedded rooms with and without exchange, and compare")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of it all (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of both trainings (%(default)s)")
+    demo.set_defaults(run=_demo)
+
+    commands.add_parser(
+        "fit",
+        usage="polymodal fit --config RECIPE.yaml [--SETTING VALUE ...]",
+        help="train by a recipe: --config RECIPE.yaml, then anything to override in it",
+        description="Train by a recipe into the run folder trainer.default_root_dir. Every setting of the recipe can "
+        "be overridden by its dotted name, such as --data.root DIR or --trainer.max_epochs 2.",
+        epilog="All settings with their values: polymodal fit --config RECIPE.yaml --print_config. What they mean: "
+        "polymodal fit --model.help Segmentation, --data.help FolderData, --trainer.help.",
+    )
+
+    validate = commands.add_parser("validate", help="score a run's model on a split of its data set, or of another")
+    validate.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
+    validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
+    validate.set_defaults(run=_validate)
+
+    predict = commands.add_parser("predict", help="class maps and overlays for files, or for folders matched by name")
+    predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or model folder")
+    predict.add_argument(
+        "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
+    )
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
+    predict.set_defaults(run=_predict)
+
+    inspect = commands.add_parser("inspect", help="what can be exchanged in a network, or is exchanged in a model")
+    inspect.add_argument("network", metavar="NAME|RUN", help="name of a network, run folder or model folder")
+    inspect.add_argument("--arguments", nargs="+", default=[], metavar="KEY=VALUE", help="its, such as classes=40")
+    inspect.set_defaults(run=_inspect)
 
     report = commands.add_parser("report", help="write the page of a run, or of several side by side")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, help="the page; report.html in the first run folder if not given")
     report.set_defaults(run=_report)
+
+    data = commands.add_parser("data", help="check or measure a data set, or unpack the embedded one")
+    tools = data.add_subparsers(metavar="TOOL", required=True)
+    check = tools.add_parser("check", help="read every file once and name each defect; exit status 1 if there is any")
+    check.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
+    check.set_defaults(run=_check)
+    stats = tools.add_parser("stats", help="measure mean and standard deviation of each modality")
+    stats.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
+    stats.add_argument("--output", type=Path, metavar="FILE", help="statistics.json beside dataset.yaml if not given")
+    stats.set_defaults(run=_stats)
+    rooms = tools.add_parser("rooms", help="unpack the embedded data set")
+    rooms.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
+    rooms.set_defaults(run=_rooms)
     return parser
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.demo import run_demo
+
+    run_demo(parsed.out, parsed.seed)
 
 
 def _fit(words: list[str]) -> int:
@@ -79,7 +136,89 @@ def _fit(words: list[str]) -> int:
     return 0
 
 
+def _validate(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.validate import validate
+
+    validate(parsed.folder, parsed.split, parsed.root)
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.predict import predict
+
+    paths = {name: Path(path) for name, path in _pairs(parsed.input, "--input", "MODALITY=PATH").items()}
+    written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
+    print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
+    import yaml
+
+    from polymodal import checkpoint, inspect, models
+    from polymodal.errors import ConfigError
+
+    folder = Path(parsed.network)
+    if parsed.network in models.names():
+        words = {"classes": "2"} | _pairs(parsed.arguments, "--arguments", "KEY=VALUE")
+        try:
+            values = {name: yaml.safe_load(text) for name, text in words.items()}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--arguments: expected values as in YAML, got {' '.join(parsed.arguments)}.") from error
+        print(inspect(models.create(parsed.network, **values)))
+    elif folder.is_dir():
+        from polymodal.tasks.predict import model_folder
+
+        print(inspect(checkpoint.load(model_folder(folder))))
+    else:
+        raise ConfigError(
+            f"{parsed.network} is neither a folder nor a network; the networks are {', '.join(models.names())}."
+        )
+
+
 def _report(parsed: argparse.Namespace) -> None:
     from polymodal.report import write_report
 
     print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from polymodal.data import check
+
+    found = check(parsed.root)
+    for defect in found:
+        print(f"{'note: ' if defect.note else ''}{defect.file}: {defect.problem}")
+    defects = sum(not defect.note for defect in found)
+    print(f"{defects} defect{'' if defects == 1 else 's'}")
+    return 1 if defects else 0
+
+
+def _stats(parsed: argparse.Namespace) -> None:
+    from polymodal.data.statistics import compute, write
+
+    statistics = compute(parsed.root)
+    path = write(statistics, parsed.root, parsed.output)
+    for name, moments in statistics.items():
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (moments.mean, moments.std))
+        print(f"{name}: mean {mean}, std {std}")
+    print(path)
+
+
+def _rooms(parsed: argparse.Namespace) -> None:
+    from polymodal.data.unpack import unpack_rooms
+
+    unpack_rooms(parsed.out)
+    print(parsed.out)
+
+
+def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:
+    """The words NAME=VALUE behind an option."""
+    from polymodal.errors import ConfigError
+
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option}: expected {form}, got {word!r}.")
+        if name in pairs:
+            raise ConfigError(f"{option}: {name!r} is named twice.")
+        pairs[name] = value
+    return pairs

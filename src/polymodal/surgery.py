@@ -20,7 +20,7 @@ _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 def fuse(
     model: nn.Module,
-    modalities: Sequence[str] | Mapping[str, int],
+    modalities: Sequence[str] | Mapping[str, int | None],
     fusion: Fusion | str | None = "exchange",
     *,
     sites: Sites = "auto",
@@ -38,7 +38,7 @@ def fuse(
         model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
             first axis is the batch. It is left as it is unless `inplace`.
         modalities: The names, in order; or the names with the channels of each, such as `{"rgb": 3, "depth": 1}`. Names
-            alone mean that every modality has the channels that the network takes.
+            alone, or None for the channels, mean images with the channels that the network takes.
         fusion: How modalities meet: a `Fusion`, the name of one with its defaults, or None for not at all.
         sites: Where they meet: `"auto"`, a pattern of dotted layer names such as `"*.bn2"`, several, or a predicate
             of name and module.
@@ -69,7 +69,7 @@ def fuse(
         raise FusionError(f'norms: expected "private" or "shared", got {norms!r}.')
     frozen = _frozen(plain_norms, statistics)
     first_conv, conv = _first_convolution(model)
-    channels = _checked_channels(modalities, names, conv.in_channels)
+    channels = _checked_channels(modalities, names)
     private_stems = _private_stems(stems, channels, first_conv, conv)
     places = method.find_sites(model, sites)
     if places and norms == "shared":
@@ -86,7 +86,8 @@ def fuse(
     }
     if private_stems:
         _, conv = _first_convolution(network)
-        replaced[id(conv)] = PrivateConv2d(conv, roster, {name: channels[name] for name in private_stems})
+        own = {name: channels[name] or conv.in_channels for name in names if name in private_stems}
+        replaced[id(conv)] = PrivateConv2d(conv, roster, own)
     stem = Stem(roster, channels, conv.in_channels, private_stems)
     network = _replace(network, replaced)
     method.install(network, places, roster)
@@ -122,8 +123,8 @@ class Multimodal(nn.Module):
         return self.roster.names
 
     @property
-    def channels(self) -> dict[str, int]:
-        """The channels that each modality has."""
+    def channels(self) -> dict[str, int | None]:
+        """The channels that each modality has; None where `fuse` was not told."""
         return dict(self.stem.channels)
 
     def forward(self, inputs: Mapping[str, Tensor], *, subset: bool = False) -> Prediction:
@@ -196,11 +197,14 @@ class Multimodal(nn.Module):
                 "allow some to be absent with subset=True."
             )
         shapes = {name: inputs[name].shape for name in inputs}
+        open_ended = next((shape for name, shape in shapes.items() if self.stem.channels[name] is None), None)
         for name, shape in shapes.items():
-            if len(shape) != 4 or shape[1] != self.stem.channels[name]:
+            # Modalities whose channels were never said all have those of the network, so at least each other's.
+            count = self.stem.channels[name] or (open_ended[1] if open_ended and len(open_ended) == 4 else None)
+            if len(shape) != 4 or count not in (None, shape[1]):
                 raise DataError(
-                    f"Modality {name!r}: expected an image (batch, {self.stem.channels[name]}, height, width), got "
-                    f"shape {tuple(shape)}."
+                    f"Modality {name!r}: expected an image (batch, {count or 'channels'}, height, width), got shape "
+                    f"{tuple(shape)}."
                 )
         first = self.modalities[present[0]]
         for name, shape in shapes.items():
@@ -212,7 +216,7 @@ class Multimodal(nn.Module):
         return present
 
 
-def _checked_names(modalities: Sequence[str] | Mapping[str, int]) -> list[str]:
+def _checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:
     if isinstance(modalities, str):
         raise FusionError(
             f'modalities: expected a list of names, got the single string {modalities!r}; write ["{modalities}"].'
@@ -297,18 +301,18 @@ def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _checked_channels(
-    modalities: Sequence[str] | Mapping[str, int], names: Sequence[str], network_channels: int
-) -> dict[str, int]:
+    modalities: Sequence[str] | Mapping[str, int | None], names: Sequence[str]
+) -> dict[str, int | None]:
     if not isinstance(modalities, Mapping):
-        return dict.fromkeys(names, network_channels)
+        return dict.fromkeys(names)
     for name, count in modalities.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise FusionError(f"modalities: expected a number of channels ≥ 1 for {name!r}, got {count!r}.")
     return dict(modalities)
 
 
 def _private_stems(
-    stems: str | Mapping[str, str], channels: Mapping[str, int], first_conv: str, conv: nn.Conv2d
+    stems: str | Mapping[str, str], channels: Mapping[str, int | None], first_conv: str, conv: nn.Conv2d
 ) -> frozenset[str]:
     """The modalities that get a first convolution of their own."""
     ways = dict.fromkeys(channels, stems) if isinstance(stems, str) else dict.fromkeys(channels, "repeat") | dict(stems)
@@ -317,7 +321,7 @@ def _private_stems(
             raise FusionError(f"stems: unknown modality {name!r}; the modalities are {', '.join(channels)}.")
         if way not in ("repeat", "private"):
             raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
-        if way == "repeat" and conv.in_channels % channels[name]:
+        if way == "repeat" and conv.in_channels % (channels[name] or 1):
             raise FusionError(
                 f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {conv.in_channels} that "
                 f'\'{first_conv}\' takes. Use stems={{"{name}": "private"}}.'

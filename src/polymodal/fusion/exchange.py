@@ -92,7 +92,7 @@ class Exchange(Fusion):
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites exchange what they normalised."""
         for _, norm in _norms(network, sites):
-            norm.fusion = ChannelExchange(self, roster, norm.weight)
+            norm.fusion = ChannelExchange(self, roster, norm.weight).train(norm.training)
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """λ Σ_l Σ_m |γ̂_{m,l}|₁ (CEN eq. 4), a scalar."""

@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stem at half size, then stages of two blocks, each after the first halving the size again.
+    """A stem at half size, then stages of two blocks: the first at the stem's size, each further one at half the size.
 
     Args:
         inputs: Channels of the image.
@@ -48,15 +48,18 @@ class Encoder(nn.Module):
         self.act1 = nn.ReLU(inplace=True)
         self.stages = nn.ModuleList()
         before = stem
-        for width in widths:
-            self.stages.append(nn.Sequential(BasicBlock(before, width, stride=2), BasicBlock(width, width)))
+        for index, width in enumerate(widths):
+            first = BasicBlock(before, width, stride=2 if index else 1)
+            self.stages.append(nn.Sequential(first, BasicBlock(width, width)))
             before = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, inputs, H, W) to the feature maps at 1/2, 1/4, ... of the size, finest first."""
-        features = [self.act1(self.bn1(self.conv1(x)))]
+        """(B, inputs, H, W) to the stages' feature maps at 1/2, 1/4, ... of the size, finest first."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        features = []
         for stage in self.stages:
-            features.append(stage(features[-1]))
+            x = stage(x)
+            features.append(x)
         return features
 
 
@@ -103,11 +106,11 @@ class RoomsUNet(nn.Module):
         in_channels: int = 3,
         stem: int = 16,
         widths: tuple[int, ...] = (32, 64, 64),
-        decoder: int = 24,
+        decoder: int = 32,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(in_channels, stem, tuple(widths))
-        self.decoder = Decoder((stem, *widths), decoder)
+        self.decoder = Decoder(tuple(widths), decoder)
         self.head = nn.Conv2d(decoder, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ PACKAGED = "efficientnet-lite0"
 def load_encoder_weights(network: nn.Module, source: str) -> int:
     """Load pretrained weights into the encoder of a plain network; every tensor of the encoder must be found.
 
-    Tensors are matched by name, after a prefix that all names of a side share is dropped; where all names
-    differ (another library's names for the same architecture), in order, each pair having the same shape and the same kind
+    Tensors are matched by name, after a prefix that all names of a side share is dropped; where all names differ
+    (another library's names for the same architecture), in order, each pair having the same shape and the same kind
     (weight, bias, running mean, ...). The source may hold more, such as a classifier.
 
     Args:
@@ -38,8 +38,8 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
     if pairs is None:
         missing = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
         raise CheckpointError(
-            f"weights {source!r} do not fit the encoder: {len(wanted) - len(missing)} of its {len(wanted)} tensors match. "
-            f"The first that do not: {', '.join(missing[:5])}. Are they weights of another architecture?"
+            f"weights {source!r} do not fit the encoder: {len(wanted) - len(missing)} of its {len(wanted)} tensors "
+            f"match. The first that do not: {', '.join(missing[:5])}. Are they weights of another architecture?"
         )
     with torch.no_grad():
         for name, value in pairs.items():

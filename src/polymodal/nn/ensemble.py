@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymodal.errors import FusionError
 from polymodal.functional import ensemble, unfold
 from polymodal.nn.roster import Roster
 
@@ -47,7 +48,7 @@ class Ensemble(nn.Module):
             output: Folded tensors `(B*K, ...)`: one, or a list, tuple or dict of them, nested at will.
 
         Raises:
-            TypeError: When something in the output is no tensor.
+            FusionError: When something in the output is no tensor.
         """
         weights = self.roster.select(self.alpha).softmax(0)
         present = [self.roster.names[m] for m in self.roster.present]
@@ -66,13 +67,15 @@ class Ensemble(nn.Module):
 
 def _map_tensors(function: Any, output: Any) -> Any:
     """Apply a function to every tensor in nested lists, tuples and dicts."""
+    if output is None:  # an auxiliary head that is switched off
+        return None
     if isinstance(output, Tensor):
         return function(output)
     if isinstance(output, dict):
         return {key: _map_tensors(function, value) for key, value in output.items()}
     if isinstance(output, list | tuple):
         return [_map_tensors(function, value) for value in output]
-    raise TypeError(
-        "A network can be made multimodal when it returns tensors, or lists, tuples or dicts of them; this one returned a "
-        f"{type(output).__name__}."
+    raise FusionError(
+        "A network can be made multimodal when it returns tensors, or lists, tuples or dicts of them; this one "
+        f"returned a {type(output).__name__}."
     )

@@ -172,7 +172,7 @@ class PrivateBatchNorm2d(nn.Module):
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.view_as(running_mean).to(running_mean.dtype), momentum)
-                running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+                running_var.lerp_((var * (count / (count - 1).clamp(min=1))).to(running_var.dtype), momentum)
         y = centred * torch.rsqrt(var + eps).view(1, modalities, -1, 1, 1)
         if weight is not None and bias is not None:
             y = y * weight.view(1, modalities, -1, 1, 1) + bias.view(1, modalities, -1, 1, 1)

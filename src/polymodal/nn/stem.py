@@ -20,21 +20,24 @@ class Stem(nn.Module):
 
     Args:
         roster: The network's modalities.
-        channels: The channels C_m of each modality.
+        channels: The channels C_m of each modality; None for those of the network, whatever they are.
         network_channels: The channels that the network's own first convolution takes.
         private: The modalities whose first convolution is their own.
     """
 
     def __init__(
-        self, roster: Roster, channels: Mapping[str, int], network_channels: int, private: frozenset[str]
+        self, roster: Roster, channels: Mapping[str, int | None], network_channels: int, private: frozenset[str]
     ) -> None:
         super().__init__()
         self.roster = roster
         self.channels = dict(channels)
         self.private = private
-        self.tiles = {name: 1 if name in private else network_channels // count for name, count in channels.items()}
+        self.tiles = {
+            name: 1 if count is None or name in private else network_channels // count
+            for name, count in channels.items()
+        }
         # All modalities share the folded tensor, so the narrower ones are filled up with zeros that nothing reads.
-        self.width = max(count * self.tiles[name] for name, count in channels.items())
+        self.width = max((count or network_channels) * self.tiles[name] for name, count in channels.items())
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`{name: (B, C_m, H, W)}` of the K present modalities to the folded tensor `(B*K, width, H, W)`."""
@@ -43,12 +46,13 @@ class Stem(nn.Module):
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
         way = {name: "private" if name in self.private else f"repeat {self.tiles[name]}x" for name in self.channels}
-        return ", ".join(f"{name}: {count} ({way[name]})" for name, count in self.channels.items())
+        return ", ".join(f"{name}: {count or 'any'} ({way[name]})" for name, count in self.channels.items())
 
     def _widen(self, name: str, image: Tensor) -> Tensor:
         tiled = image if self.tiles[name] == 1 else image.repeat(1, self.tiles[name], 1, 1)
         missing = self.width - tiled.shape[1]
-        return F.pad(tiled, (0, 0, 0, 0, 0, missing)) if missing else tiled
+        # Without private stems nothing is filled up: the network itself says what it takes.
+        return F.pad(tiled, (0, 0, 0, 0, 0, missing)) if missing > 0 and self.private else tiled
 
 
 class PrivateConv2d(nn.Module):
@@ -64,7 +68,8 @@ class PrivateConv2d(nn.Module):
         super().__init__()
         self.roster = roster
         self.shared = conv if len(channels) < len(roster.names) else None
-        self.private = nn.ModuleDict({name: with_in_channels(conv, count) for name, count in channels.items()})
+        # The prefix lets a modality have any name: "type" or "keys" are attributes of every module dict.
+        self.private = nn.ModuleDict({f"of_{name}": with_in_channels(conv, count) for name, count in channels.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own."""
@@ -73,7 +78,7 @@ class PrivateConv2d(nn.Module):
         return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
 
     def _of(self, name: str) -> nn.Conv2d:
-        conv = dict(self.private).get(name, self.shared)
+        conv = dict(self.private).get(f"of_{name}", self.shared)
         assert isinstance(conv, nn.Conv2d)
         return conv
 

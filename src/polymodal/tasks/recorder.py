@@ -44,12 +44,14 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the versions and start the clock."""
+        del pl_module
         if trainer.is_global_zero:
             write_json(self.folder / "environment.json", environment(trainer.strategy.root_device))
         self._since = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the scores, which Lightning would go on reporting in epochs without a validation."""
+        del pl_module
         self._validation = _floats(trainer.callback_metrics, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,6 +77,7 @@ class Recorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when the exchange did nothing, or everything."""
+        del trainer
         warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
 
     def write_scales(self, net: Multimodal) -> None:
@@ -103,12 +106,15 @@ class Recorder(Callback):
 
 
 def exchanged_shares(states: Mapping[str, SiteState], modalities: tuple[str, ...]) -> dict[str, float]:
-    """The exchanged share, in 0..1, of each modality's own part over all sites; empty without sites."""
+    """For each modality the exchanged share, in 0..1, of the channels that it may exchange at all sites together.
+
+    Empty without sites.
+    """
     if not states:
         return {}
-    exchanged = torch.stack([(~state.keep & state.part).sum(1) for state in states.values()]).sum(0)
-    own = torch.stack([state.part.sum(1) for state in states.values()]).sum(0)
-    return dict(zip(modalities, (exchanged / own).tolist(), strict=True))
+    exchanged = torch.stack([(~state.keep).sum(1) for state in states.values()]).sum(0)
+    allowed = torch.stack([state.allowed.sum(1) for state in states.values()]).sum(0)
+    return dict(zip(modalities, (exchanged / allowed.clamp(min=1)).tolist(), strict=True))
 
 
 def warn_of_useless_exchange(net: Multimodal) -> None:

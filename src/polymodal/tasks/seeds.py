@@ -11,7 +11,8 @@ class EpochSeeds(Callback):
     """Seeds the global random states at every epoch from the run's seed and the epoch's number.
 
     Dropout and the like then depend on nothing that happened before the epoch, so a run that is resumed continues as if
-    it had never stopped. The order of the samples and their augmentation have a generator of their own in the data module.
+    it had never stopped. The order of the samples and their augmentation have a generator of their own in the data
+    module.
 
     Args:
         seed: The run's seed.
@@ -22,6 +23,7 @@ class EpochSeeds(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed Python, numpy and torch."""
+        del pl_module
         value = (self.seed + 1_000_003 * (trainer.current_epoch + 1)) % 2**32
         random.seed(value)
         np.random.seed(value)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import models
-from polymodal.errors import ConfigError, PolymodalError
+from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
@@ -155,14 +155,10 @@ class Segmentation(LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One batch: forward, loss, the check that it is finite."""
+        del batch_idx
         penalty = self.fused.fusion_loss()
         loss = self.segmentation_loss(self(batch["inputs"]), batch["target"]) + penalty
-        if not torch.isfinite(loss):
-            raise PolymodalError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}, for the samples "
-                f"{', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
-                "--model.optimiser.lr; the last good checkpoint is kept."
-            )
+        self._check_finite(loss, batch)
         size = len(batch["key"])
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         self.log("penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=size)
@@ -170,9 +166,12 @@ class Segmentation(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: the loss, and counting at the labels' own resolution."""
+        del batch_idx
         target = batch["target"]
         predictions = named_logits(self(batch["inputs"]), target.shape[-2:])
         loss = torch.stack([self._cross_entropy(logits, target) for logits in predictions.values()]).sum()
+        # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
+        self._check_finite(loss, batch)
         self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
         for name, logits in predictions.items():
             self.scores.update(name, logits, target)
@@ -185,6 +184,30 @@ class Segmentation(LightningModule):
                     value = torch.tensor(scores[score])
                     self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == ("mean_iou", ENSEMBLE))
         self.scores.reset()
+
+    def _check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
+        if not torch.isfinite(loss):
+            raise PolymodalError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step}, for the "
+                f"samples {', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
+                "--model.optimiser.lr; the last good checkpoint is kept."
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model, before any of it is taken over.
+
+        Raises:
+            CheckpointError: Its tensors are not those of this model.
+        """
+        given, wanted = checkpoint["state_dict"], self.state_dict()
+        fits = [name for name in wanted if name in given and given[name].shape == wanted[name].shape]
+        others = sorted(given.keys() ^ wanted.keys()) or [name for name in wanted if name not in fits]
+        if others:
+            raise CheckpointError(
+                f"{self.trainer.ckpt_path} belongs to another model: {len(fits)} of {len(wanted)} tensors fit; the "
+                f"first that do not: {', '.join(others[:3])}. Continue with the recipe that it was trained with, the "
+                "config.yaml of its run."
+            )
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, step by step."""

@@ -1,6 +1,7 @@
 """From a recipe to a finished run folder: train, keep the best model, score it, write the report."""
 
 import logging
+import pickle
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,13 +24,13 @@ from polymodal.tasks.segmentation import ENSEMBLE
 
 MONITOR = f"val/mean_iou/{ENSEMBLE}"
 
-
 _KNOWN = (
     "args parameter is intended",
     "does not have many workers",
     "smaller than the logging interval",
     "Checkpoint directory",
     "is_leaf",
+    "could not find the monitored key",
 )
 
 
@@ -44,7 +45,7 @@ class RecipeCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=ConfigFile,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "runs/run"},
             parser_kwargs={"prog": "polymodal"},
@@ -61,6 +62,12 @@ class RecipeCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: the recipe says them, and a checkpoint may come from anyone."""
 
+    def _set_seed(self) -> None:
+        """Every run has a seed; `true` draws one, and config.yaml says which."""
+        if self._get(self.config, "seed_everything") is False:
+            raise ConfigError("seed_everything is false; a run has a seed: give a number, or true to have one drawn")
+        super()._set_seed()
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -69,21 +76,15 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the callbacks that write the run folder."""
         settings = self._get(self.config_init, "trainer")
-        every = settings["check_val_every_n_epoch"]
+        checkpoints: dict[str, Any] = {"dirpath": self.folder / "checkpoints", "save_on_train_epoch_end": True}
         self.recorder = Recorder(self.folder)
         callbacks: list[Callback] = [
             self.recorder,
             EpochSeeds(int(self._get(self.config, "seed_everything"))),
-            ModelCheckpoint(
-                dirpath=self.folder / "checkpoints",
-                filename="best",
-                monitor=MONITOR,
-                mode="max",
-                save_last=True,
-                save_on_train_epoch_end=True,
-                every_n_epochs=every,
-                enable_version_counter=False,
-            ),
+            LastEpochValidated(),
+            ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", enable_version_counter=False, **checkpoints),
+            # Its own callback: `save_last` would write only when the best is written.
+            ModelCheckpoint(filename="last", enable_version_counter=False, **checkpoints),
         ]
         watched = sys.stdout.isatty()
         if watched and settings["enable_progress_bar"] is not False:
@@ -93,21 +94,52 @@ class RecipeCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["enable_model_summary"] = False
-        kwargs["logger"] = TensorBoardLogger(self.folder, name="", version="")
+        kwargs["logger"] = Events(self.folder, name="", version="")
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; nothing in a checkpoint that is resumed from is executed."""
-        self._check_folder(kwargs.get("ckpt_path"))
-        self.trainer.fit(weights_only=True, **kwargs)
-
-    def _check_folder(self, resume: str | None) -> None:
-        last = self.folder / "checkpoints" / "last.ckpt"
-        if resume is None and (self.folder / "metrics.csv").exists():
+        resume = kwargs.get("ckpt_path")
+        if resume is not None:
+            check_resumable(Path(resume))
+        elif (self.folder / "metrics.csv").exists():
+            last = self.folder / "checkpoints" / "last.ckpt"
             raise ConfigError(
                 f"{self.folder} already holds a run. Continue it with --ckpt_path {last}, or choose another folder "
                 "with --trainer.default_root_dir."
             )
+        self.trainer.fit(weights_only=True, **kwargs)
+
+
+class ConfigFile(SaveConfigCallback):
+    """Writes config.yaml when training begins: a run that is refused before leaves no file, or the earlier one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the settings, without the checkpoint: with them the run can be repeated from its start."""
+        self.config = self.config.clone()
+        self.config["ckpt_path"] = None
+        super().setup(trainer, pl_module, "fit")
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's events alone; config.yaml says the settings."""
+
+    def save(self) -> None:
+        """Write the events, and no hparams.yaml beside them."""
+        self.experiment.flush()
+
+
+class LastEpochValidated(Callback):
+    """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for a validation after every epoch from the last one on."""
+        del pl_module
+        if trainer.check_val_every_n_epoch is not None and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
 
 class EpochLines(Callback):
@@ -115,6 +147,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's losses and scores."""
+        del pl_module
         shown = {
             name.removeprefix("val/mean_iou/"): float(value)
             for name, value in trainer.callback_metrics.items()
@@ -149,8 +182,11 @@ def finish(cli: RecipeCLI) -> None:
     from polymodal.report import write_report
 
     folder, model, data = cli.folder, cli.model, cli.datamodule
-    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    model.load_state_dict(best["state_dict"])
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        model.load_state_dict(read_checkpoint(best)["state_dict"])
+    else:
+        print("the training ended before its first validation: the model is kept as it is at the end")
     facts = {
         "seconds": round(cli.recorder.seconds, 1),
         "epochs": len(cli.recorder.rows),
@@ -176,9 +212,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: It is missing, damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}; a run keeps its own in checkpoints/last.ckpt") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was not opened: it is damaged, or holds more than tensors and plain values, which could run code. "
+            "Use a checkpoint that `polymodal fit` wrote."
+        ) from error
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{path} is no checkpoint of a training: it has no 'state_dict'")
+    return content
+
+
+def check_resumable(path: Path) -> None:
+    """Refuse a checkpoint that a training cannot be continued from, before anything is built or written.
+
+    Raises:
+        CheckpointError: As `read_checkpoint`, and when it lacks the state of the training.
+    """
+    missing = [key for key in ("loops", "optimizer_states", "lr_schedulers") if key not in read_checkpoint(path)]
+    if missing:
+        raise CheckpointError(
+            f"{path} has no {', '.join(missing)}: a training is continued from a checkpoint that `polymodal fit` wrote"
+        )
 
 
 def recipe(name: str) -> Path:

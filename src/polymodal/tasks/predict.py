@@ -1,0 +1,192 @@
+"""From files to class maps and pictures of them, with a model folder alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polymodal import checkpoint
+from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
+from polymodal.data.progress import track
+from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.tasks.evaluation import best_device, described, viewable
+from polymodal.tasks.files import complete_file
+from polymodal.tasks.overlay import overlay
+from polymodal.tasks.segmentation import named_logits
+
+SHOWN_STEMS = 8
+"""How many names of files a message lists."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Aligned files, one for each modality.
+
+    Args:
+        stem: What the names of its pictures start with.
+        files: By modality.
+    """
+
+    stem: str
+    files: dict[str, Path]
+
+
+def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False) -> list[Path]:
+    """Predict every scene by every modality and by all of them together.
+
+    Writes `<stem>_<prediction>.png`, the class numbers with 8 bits (16 for more than 256 classes), and
+    `<stem>_<prediction>_overlay.png`, a picture for people, at the size of the files. Every file is read and checked
+    before the first one is written.
+
+    Args:
+        model: A run folder or a model folder.
+        inputs: By modality, all files, or all folders whose files are matched by their names without ending.
+        out: The folder for the pictures; made when it is not there.
+        subset: Whether modalities of the model may be absent.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        CheckpointError: The model cannot be used.
+        ConfigError: The model has no such modality, or one is missing.
+        DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
+        OSError: A picture cannot be written.
+    """
+    folder = model_folder(model)
+    specs, target, size = read_model_description(checkpoint.read_config(folder), folder)
+    _check_names(list(inputs), list(specs), subset)
+    specs = {name: spec for name, spec in specs.items() if name in inputs}
+    scenes = find_scenes({name: inputs[name] for name in specs})
+    net = checkpoint.load(folder).to(best_device())
+    for scene in track(scenes, "checking"):
+        _tensors(_read(scene, specs), scene, specs, None)
+
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for scene in track(scenes, "predicting"):
+        raw = _read(scene, specs)
+        tensors = _tensors(raw, scene, specs, size)
+        with torch.inference_mode():
+            prediction = net({name: image[None].to(best_device()) for name, image in tensors.items()}, subset=subset)
+        picture = _picture(raw, scene, specs)
+        for name, logits in named_logits(prediction, picture.shape[:2]).items():
+            labels = logits[0].argmax(0).cpu().numpy()
+            small = labels.astype(np.uint8 if len(target.classes) <= 256 else np.uint16)
+            written.append(_write(Image.fromarray(small), out / f"{scene.stem}_{name}.png"))
+            shown = overlay(picture, labels, target.classes, target.colors, title=name)
+            written.append(_write(shown, out / f"{scene.stem}_{name}_overlay.png"))
+    return written
+
+
+def model_folder(folder: Path) -> Path:
+    """The model folder itself, or the one within a run folder."""
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def read_model_description(
+    config: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
+    """Inputs, target and input size of a model, from its configuration.
+
+    Raises:
+        CheckpointError: They are not there, as in a model that was saved by hand, or damaged.
+    """
+    try:
+        specs, target, size = described(config["metadata"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
+        raise CheckpointError(
+            f"{folder}: its config.json does not say what the inputs and the classes are ({error}). "
+            "A model that `polymodal fit` has trained does."
+        ) from error
+    if not specs or target.kind != "label" or len(target.colors) != len(target.classes):
+        raise CheckpointError(f"{folder} is no model for class maps: {len(specs)} inputs, target {target.kind}.")
+    return specs, target, size
+
+
+def find_scenes(inputs: Mapping[str, Path]) -> list[Scene]:
+    """The scenes in files, or in folders matched by the files' names without ending.
+
+    Args:
+        inputs: All files, or all folders, by modality.
+
+    Raises:
+        DataError: A path does not exist, files and folders are mixed, or a file has no partner.
+    """
+    for name, path in inputs.items():
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder for {name!r}.")
+    folders = [name for name, path in inputs.items() if path.is_dir()]
+    if not folders:
+        return [Scene(next(iter(inputs.values())).stem, dict(inputs))]
+    if len(folders) < len(inputs):
+        files = ", ".join(name for name in inputs if name not in folders)
+        raise DataError(f"expected only files or only folders, got a folder for {', '.join(folders)}, not for {files}.")
+
+    found = {name: _files(path) for name, path in inputs.items()}
+    stems = sorted(set().union(*found.values()))
+    if not stems:
+        raise DataError(f"{', '.join(map(str, inputs.values()))}: no file ends in {', '.join(EXTENSIONS)}.")
+    alone = {stem: [name for name in inputs if stem not in found[name]] for stem in stems}
+    lacking = [f"{stem} (no {', '.join(names)})" for stem, names in alone.items() if names]
+    if lacking:
+        raise DataError(
+            f"files without partners: {_some(lacking)}. A scene has a file of the same name, whatever its ending, "
+            "in the folder of every modality."
+        )
+    return [Scene(stem, {name: files[stem] for name, files in found.items()}) for stem in stems]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith("."):
+            if file.stem in files:
+                raise DataError(f"{folder}: {files[file.stem].name} and {file.name} are one scene. Keep one of them.")
+            files[file.stem] = file
+    return files
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f", ... ({len(items)} in all)" if len(items) > SHOWN_STEMS else ""
+    return ", ".join(items[:SHOWN_STEMS]) + more
+
+
+def _check_names(given: Sequence[str], known: Sequence[str], subset: bool) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"the model has no modality {name!r}; it has {', '.join(known)}.")
+    missing = [name for name in known if name not in given]
+    if missing and not (given and subset):
+        raise ConfigError(
+            f"no input for {', '.join(missing)}: the model has {', '.join(known)}. "
+            "Give a file or folder for each, or allow some to be absent with --subset."
+        )
+
+
+def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
+    return {name: read_array(scene.files[name], labels=spec.kind == "label") for name, spec in specs.items()}
+
+
+def _tensors(
+    raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec], size: tuple[int, int] | None
+) -> dict[str, Tensor]:
+    return resize_inputs(raw, specs, {name: str(file) for name, file in scene.files.items()}, size)[0]
+
+
+def _picture(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> np.ndarray:
+    """What people see of a scene, uint8 (H, W, 3): the first image among its modalities, or else the first one."""
+    name = next((name for name, spec in specs.items() if spec.kind == "image"), next(iter(specs)))
+    full = _tensors(raw, scene, specs, None)[name]
+    return viewable(full, specs[name]).permute(1, 2, 0).numpy()
+
+
+def _write(image: Image.Image, path: Path) -> Path:
+    with complete_file(path) as file:
+        image.save(file)
+    return path

