@@ -30,18 +30,18 @@ PREDICTIONS = ("rgb", "depth", "ensemble")
 LAST_LINES = 12
 
 NOTES = """
-Both runs train the same network, with shared convolutions and private norms, from the same seed on the same scenes. The
-only difference: "exchange" lets the channels whose scale is near zero be replaced by the other modality's, and
-penalises scales to that end.
+Both runs train the same network, with shared convolutions and private norms, from the same seed on the same scenes.
+The only difference: "exchange" penalises scales, and replaces the channels whose scale is near zero by the other
+modality's.
 
-What this shows: exchange gives the rgb branch what only depth knows, inside a network with shared convolutions. Without
-it such a network has nothing but the average of its predictions at the end.
+What this shows: exchange gives the rgb branch what only depth knows, and the other way round, inside one network, and
+this network learns faster. Without it the modalities meet in the ensemble alone. Trained for longer, the network
+without exchange catches up in the ensemble, though not in its branches: docs/results.md has both budgets.
 
-What this does not show: that choosing the channels by their scales matters (exchanging all channels, or choosing among
-all of them instead of disjoint parts, did as well on these scenes), or that exchange beats other ways to bring the
-modalities together (fusing in the middle of the network, and an ensemble of two independent networks with twice the
-parameters, come as far on these scenes). The figures of networks with one modality, and of three seeds, are in
-docs/results.md. Here one seed was run, and the scenes are rendered, not photographed.
+What this does not show: that choosing channels by their scales matters, or that exchange beats other ways to bring
+the modalities together, such as fusing in the middle of the network or an ensemble of two independent networks: those
+are not run here. One seed was run, and the scenes are rendered, not photographed. Three seeds, and the networks of
+one modality, are in docs/results.md.
 """
 
 
