@@ -34,14 +34,15 @@ Both runs train the same network, with shared convolutions and private norms, fr
 The only difference: "exchange" penalises scales, and replaces the channels whose scale is near zero by the other
 modality's.
 
-What this shows: exchange gives the rgb branch what only depth knows, and the other way round, inside one network, and
-this network learns faster. Without it the modalities meet in the ensemble alone. Trained for longer, the network
-without exchange catches up in the ensemble, though not in its branches: docs/results.md has both budgets.
+What this shows: exchange gives the rgb branch what only depth knows, and the other way round, inside one network:
+both branches come close to what the ensemble knows. Without it the modalities meet in the ensemble alone. On these
+scenes, where each sees what the other does not, that late meeting is strong already, and exchange adds only about one
+point to it.
 
 What this does not show: that choosing channels by their scales matters, or that exchange beats other ways to bring
 the modalities together, such as fusing in the middle of the network or an ensemble of two independent networks: those
-are not run here. One seed was run, and the scenes are rendered, not photographed. Three seeds, and the networks of
-one modality, are in docs/results.md.
+are not run here. One seed was run, and the scenes are rendered, not photographed. More seeds, and the networks of one
+modality, are in docs/results.md.
 """
 
 
