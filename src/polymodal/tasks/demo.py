@@ -36,8 +36,8 @@ modality's.
 
 What this shows: exchange gives the rgb branch what only depth knows, and the other way round, inside one network:
 both branches come close to what the ensemble knows. Without it the modalities meet in the ensemble alone. On these
-scenes, where each sees what the other does not, that late meeting is strong already, and exchange adds only about one
-point to it.
+scenes, where each sees what the other does not, that late meeting is strong already, and exchange adds one
+to two points to it.
 
 What this does not show: that choosing channels by their scales matters, or that exchange beats other ways to bring
 the modalities together, such as fusing in the middle of the network or an ensemble of two independent networks: those
@@ -173,4 +173,5 @@ def _show(scores: dict[str, dict[str, Any]]) -> None:
             count(scored["parameters"]),
             duration(scored["seconds"]),
         )
-    Console().print(table)
+    # Where no terminal says how wide it is, 80 columns would cut the headings short.
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
