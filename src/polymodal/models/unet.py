@@ -1,4 +1,4 @@
-"""The small network of the rooms: a ResNet-like encoder and a U-Net decoder, 0.35 million parameters."""
+"""The small network of the rooms: a ResNet-like encoder and a U-Net decoder, 0.37 million parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
 
 
 class RoomsUNet(nn.Module):
-    """A U-Net that trains in a minute on one core; any image size works.
+    """A U-Net small enough to train on a CPU; any image size works.
 
     Args:
         classes: Number of classes.
