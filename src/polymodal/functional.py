@@ -190,3 +190,23 @@ def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:
         `(B, ...)`.
     """
     return (predictions.detach() * weights.reshape(-1, *(1,) * (predictions.dim() - 2))).sum(dim=1)
+
+
+def zero_probability(gradient_norm: Tensor, penalty: Tensor | float) -> Tensor:
+    """How probable it is that a scale γ is attracted to 0, 2Φ(λ/|∂L/∂x'|) - 1 (CEN theorem 1).
+
+    γ = 0 is a local minimum of L + λ|γ| where |∂L/∂γ| < λ. With x' = γx̂ + β the derivative is Σ_i g_i x̂_i over all
+    samples and positions i, g = ∂L/∂x'. If the x̂_i are independent standard Gaussians and independent of g, it is
+    Gaussian with standard deviation ‖g‖₂: this is the norm that a map needs, and |g| for a single value. Where x̂ has
+    exactly mean 0, as batch statistics give it, the constant part of g drops out: take ‖g - mean(g)‖₂.
+
+    Args:
+        gradient_norm: |g| or ‖g‖₂ at γ = 0, non-negative, of any shape.
+        penalty: λ ≥ 0, a number or a tensor that broadcasts.
+
+    Returns:
+        A probability for each norm, computed as erf(λ/(√2 ‖g‖)), which keeps its relative precision where it is small;
+        1 where the norm is 0, whatever λ is.
+    """
+    probability = torch.erf(penalty / (gradient_norm * 2**0.5))
+    return probability.masked_fill(gradient_norm == 0, 1.0)
