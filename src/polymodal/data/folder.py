@@ -13,6 +13,7 @@ from polymodal.data.files import decode
 from polymodal.data.inputs import InputSpec, check_sizes
 from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
+from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.transforms import Augment, Size, resize_inputs
 from polymodal.errors import DataError
 
@@ -42,6 +43,7 @@ class FolderDataset(Dataset[Sample]):
         inputs: What each modality's values mean; None to find out from dataset.yaml, statistics and files.
         size: Height and width of the inputs; None for those of the files.
         augment: Random changes for training.
+        substitute: Modalities that are noise or copies instead, as a control; see `check_substitute`.
         cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
 
     Raises:
@@ -57,6 +59,7 @@ class FolderDataset(Dataset[Sample]):
         inputs: Mapping[str, InputSpec] | None = None,
         size: Size | None = None,
         augment: Augment | None = None,
+        substitute: Mapping[str, str] | None = None,
         cache: bool = False,
     ) -> None:
         self.spec = root if isinstance(root, DatasetSpec) else DatasetSpec.load(root)
@@ -68,7 +71,8 @@ class FolderDataset(Dataset[Sample]):
         self.keys = self.spec.keys(split)
         self.modalities = self.spec.select(modalities)
         known = inputs or input_specs(self.spec, self.modalities)
-        self.inputs = {name: known[name] for name in self.modalities}
+        self.substitute = check_substitute(substitute or {}, self.modalities)
+        self.inputs = substituted_specs(known, self.substitute, self.modalities)
         self.size = size
         self.augment = augment
         self._cache: dict[tuple[str, str], np.ndarray] | None = {} if cache else None
@@ -84,7 +88,8 @@ class FolderDataset(Dataset[Sample]):
         """
         index, seed = index if isinstance(index, tuple) else (index, None)
         key = self.keys[index]
-        files = {name: self._file(self.spec.modalities[name].folder, key) for name in self.modalities}
+        specs = {name: spec for name, spec in self.inputs.items() if name not in self.substitute}
+        files = {name: self._file(self.spec.modalities[name].folder, key) for name in specs}
         raw = {name: self._read(file, labels=self.inputs[name].kind == "label") for name, file in files.items()}
         target = self.label(index)
         named = {name: self.spec.store.where(file) for name, file in files.items()}
@@ -92,13 +97,15 @@ class FolderDataset(Dataset[Sample]):
         check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, label_file: target.shape})
 
         if self.augment is None:
-            tensors, valid = resize_inputs(raw, self.inputs, named, self.size)
+            tensors, valid = resize_inputs(raw, specs, named, self.size)
             labels = torch.from_numpy(target.astype(np.int64))
         else:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             tensors, valid, labels = self.augment(
-                raw, target, self.inputs, named, ignore=self.spec.target.ignore, size=self.size, generator=generator
+                raw, target, specs, named, ignore=self.spec.target.ignore, size=self.size, generator=generator
             )
+        if self.substitute:
+            tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
         return {"inputs": tensors, "valid": valid, "target": labels, "key": key}
 
     def label(self, index: int) -> np.ndarray:

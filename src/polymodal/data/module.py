@@ -13,6 +13,7 @@ from polymodal.data.inputs import InputSpec
 from polymodal.data.sampler import SeededSampler
 from polymodal.data.spec import DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
+from polymodal.data.substitute import check_substitute, substituted_specs
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
 
@@ -35,6 +36,8 @@ class FolderData(LightningDataModule):
         cache: Whether decoded files stay in memory; every worker keeps its own copy.
         val_split: Split for validation.
         test_split: Split for test.
+        substitute: Controls for comparisons, by modality: "noise" puts standard normal noise in its place, the name of
+            another modality a copy of that.
 
     Attributes:
         inputs: What each modality's values mean, after `setup`.
@@ -56,6 +59,7 @@ class FolderData(LightningDataModule):
         cache: bool = False,
         val_split: str = "val",
         test_split: str = "test",
+        substitute: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -76,6 +80,7 @@ class FolderData(LightningDataModule):
         self.cache = cache
         self.val_split = val_split
         self.test_split = test_split
+        self.substitute = substitute or {}
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
         self._frequencies: Tensor | None = None
@@ -98,7 +103,9 @@ class FolderData(LightningDataModule):
         """
         if self._spec is None:
             spec = DatasetSpec.load(self.root)
-            self.inputs = input_specs(spec, spec.select(self.modalities))
+            names = spec.select(self.modalities)
+            check_substitute(self.substitute, names)
+            self.inputs = substituted_specs(input_specs(spec, names), self.substitute, names)
             self.target = spec.target
             self._spec = spec
         if stage == "fit":
@@ -156,6 +163,7 @@ class FolderData(LightningDataModule):
                 inputs=self.inputs,
                 size=self.size,
                 augment=self.augment if augmented else None,
+                substitute=self.substitute,
                 cache=self.cache,
             )
         return self._datasets[split, augmented]
