@@ -39,7 +39,8 @@ def validate(run: Path, split: str, root: str | None = None) -> dict[str, Any]:
     settings = _data_settings(run)
     model = run / "model"
     inputs, target, size = read_model_description(checkpoint.read_config(model), model)
-    kept = {key: settings[key] for key in ("eval_batch_size", "workers", "val_split", "test_split") if key in settings}
+    keys = ("eval_batch_size", "workers", "val_split", "test_split", "substitute")
+    kept = {key: settings[key] for key in keys if key in settings}
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
     data.setup()
     if data.target.classes != target.classes:
