@@ -1,6 +1,8 @@
-"""Where channels are exchanged by default: after the spatial convolution inside the encoder's blocks."""
+"""The encoder as fusions see it: its stages, their blocks, and in each block the spatial convolution."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,6 +12,52 @@ _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGN
 _SHORTCUT = re.compile(r"downsample|shortcut|skip|^proj$|identity")
 _GATE = re.compile(r"^(SE|Squeeze|EffectiveSE|Eca|Ceca)")
 _NOT_ENCODER = re.compile(r"decoder|head|classifier|(^|_)neck|fpn|aux|stem")
+
+
+@dataclass(frozen=True)
+class SpatialConvolution:
+    """A spatial convolution inside a block, by the dotted names of the layers around it.
+
+    Attributes:
+        block: The block.
+        conv: The convolution.
+        norm: The norm that follows it.
+        following: The next convolution of the block.
+    """
+
+    block: str
+    conv: str
+    norm: str
+    following: str
+
+
+def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The encoder's stages in order, and the blocks of each.
+
+    A stage is what holds blocks together: `layer1` of a ResNet, `blocks.3` of a timm EfficientNet. Where a single
+    parent holds all blocks in a row (`features` of torchvision's MobileNetV2), a stage begins with every block that
+    strides, since that is what divides the others; no module is such a stage, so it is called by its first and last
+    block, `features.4-6`, and its features are what the last one returns.
+
+    Args:
+        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
+
+    Returns:
+        Dotted names of blocks by the dotted name of their stage; empty when no block is recognised.
+    """
+    modules = _encoder(network)
+    by_parent: dict[str, list[str]] = {}
+    for block in _whole_blocks(modules):
+        by_parent.setdefault(block.rpartition(".")[0], []).append(block)
+    if len(by_parent) != 1:
+        return {parent: tuple(blocks) for parent, blocks in by_parent.items()}
+    [(parent, blocks)] = by_parent.items()
+    parts: list[list[str]] = []
+    for block in blocks:
+        if not parts or _strides(modules[block]):
+            parts.append([])
+        parts[-1].append(block)
+    return {_range(part): tuple(part) for part in parts} if len(parts) > 1 else {parent: tuple(blocks)}
 
 
 def spatial_norms(network: nn.Module) -> list[str]:
@@ -26,32 +74,62 @@ def spatial_norms(network: nn.Module) -> list[str]:
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
     """
+    return [spatial.norm for spatial in spatial_convolutions(network)]
+
+
+def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
+    """The convolutions that `spatial_norms` follow, with what stands around them, in the network's order.
+
+    Args:
+        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
+    """
+    modules = _encoder(network)
+    return [spatial for name in _innermost_blocks(modules) for spatial in _in_block(name, modules[name])]
+
+
+def _encoder(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules of the encoder by dotted name, without stems, heads and the like."""
     prefix = next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
-    modules = {
+    return {
         name: module
         for name, module in network.named_modules()
         if (name == prefix or name.startswith(f"{prefix}.") or not prefix)
         and not any(_NOT_ENCODER.search(part) for part in name.removeprefix(prefix).split("."))
     }
+
+
+def _innermost_blocks(modules: dict[str, nn.Module]) -> list[str]:
+    """The blocks that hold no others: a stage may be called a block, too."""
     blocks = [name for name, module in modules.items() if name and _BLOCK.search(type(module).__name__)]
-    # A stage that is called a block holds blocks of its own: only the innermost count.
-    innermost = [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
-    return [site for name in innermost for site in _between_convolutions(name, modules[name])]
+    return [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
 
 
-def _between_convolutions(prefix: str, block: nn.Module) -> list[str]:
-    """Names of the block's norms that directly follow a spatial convolution and are followed by another one."""
-    sites: list[str] = []
-    pending: list[str] = []
-    spatial = False
-    for name, module in _main_path(prefix, block):
+def _whole_blocks(modules: dict[str, nn.Module]) -> list[str]:
+    """The innermost blocks, or what is called a block around a single one of them, where it adds the shortcut."""
+    innermost = _innermost_blocks(modules)
+    whole: list[str] = []
+    for block in innermost:
+        name = block
+        while (parent := name.rpartition(".")[0]) and _BLOCK.search(type(modules[parent]).__name__):
+            if sum(other.startswith(f"{parent}.") for other in innermost) > 1:
+                break
+            name = parent
+        whole.append(name)
+    return whole
+
+
+def _in_block(name: str, block: nn.Module) -> Iterator[SpatialConvolution]:
+    """The block's spatial convolutions that a norm directly follows and then another convolution."""
+    conv = ""
+    norms: list[str] = []
+    for layer, module in _main_path(name, block):
         if isinstance(module, nn.Conv2d):
-            sites += pending
-            pending = []
-            spatial = max(module.kernel_size) > 1
-        elif spatial and is_batch_norm_2d(module):
-            pending.append(name)
-    return sites
+            for norm in norms:
+                yield SpatialConvolution(name, conv, norm, layer)
+            conv = layer if max(module.kernel_size) > 1 else ""
+            norms = []
+        elif conv and is_batch_norm_2d(module):
+            norms.append(layer)
 
 
 def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -63,3 +141,13 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
         path.append((f"{prefix}.{name}", child))
         path += _main_path(f"{prefix}.{name}", child)
     return path
+
+
+def _strides(block: nn.Module) -> bool:
+    """Whether the block's output is smaller than its input."""
+    return any(isinstance(module, nn.Conv2d) and max(module.stride) > 1 for module in block.modules())
+
+
+def _range(blocks: list[str]) -> str:
+    """What a stage is called that is no module: `features.4-6`, or the block itself where it is the only one."""
+    return blocks[0] if len(blocks) == 1 else f"{blocks[0]}-{blocks[-1].rpartition('.')[2]}"
