@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.errors import ConfigError
+from polymodal.models.refinenet import RefineNet
 from polymodal.models.unet import RoomsUNet
 
 ROOMS = "rooms-unet"
+REFINENET = "refinenet"
 SMP = (
     "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer", "UPerNet", "Unet",
     "UnetPlusPlus",
@@ -25,19 +27,20 @@ TORCHVISION = (
 
 def names() -> list[str]:
     """The names that `create` knows."""
-    return [ROOMS, *(f"smp/{name}" for name in SMP), *(f"torchvision/{name}" for name in TORCHVISION)]
+    return [ROOMS, REFINENET, *(f"smp/{name}" for name in SMP), *(f"torchvision/{name}" for name in TORCHVISION)]
 
 
 def create(name: str, **arguments: Any) -> nn.Module:
     """A plain network of one modality, freshly initialised; nothing is downloaded.
 
     Args:
-        name: "rooms-unet", "smp/<architecture>" or "torchvision/<segmentation function>".
-        arguments: What its constructor takes: `classes` for every network; `encoder_name`, `in_channels`, ... for smp.
+        name: "rooms-unet", "refinenet", "smp/<architecture>" or "torchvision/<segmentation function>".
+        arguments: What its constructor takes: `classes` for every network; `encoder_name`, `in_channels`, ... for
+            refinenet and smp.
 
     Returns:
         A network from (B, in_channels, H, W), any H and W, to logits (B, classes, H, W); torchvision's return them
-        under the key "out" of a dict.
+        under the key "out" of a dict, refinenet's are a quarter as high and wide.
 
     Raises:
         ConfigError: Unknown name, or an argument that the network does not take.
@@ -62,9 +65,14 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
     if reserved:
         raise ConfigError(f"{name}: {reserved[0]} is no argument here; choose weights by the setting `weights`")
     library, _, constructor = name.rpartition("/")
-    builders: dict[str, Callable[..., nn.Module]] = {"": _rooms, "smp": _smp, "torchvision": _torchvision}
+    builders: dict[str, Callable[..., nn.Module]] = {
+        ROOMS: _rooms,
+        REFINENET: _refinenet,
+        "smp": _smp,
+        "torchvision": _torchvision,
+    }
     try:
-        return builders[library](constructor, download, **arguments)
+        return builders[library or name](constructor, download, **arguments)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(f"{name} cannot be built with {given}: {error}") from error
@@ -74,6 +82,11 @@ def _rooms(name: str, download: bool, **arguments: Any) -> nn.Module:
     if download:
         raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
     return RoomsUNet(**arguments)
+
+
+def _refinenet(name: str, download: bool, **arguments: Any) -> nn.Module:
+    del name
+    return RefineNet(encoder_weights="imagenet" if download else None, **arguments)
 
 
 def _smp(architecture: str, download: bool, **arguments: Any) -> nn.Module:
