@@ -3,7 +3,9 @@
 Shapes use B samples, M modalities, C channels. *Folded* tensors are `(B*M, C, ...)` in memory order (B, M);
 *unfolded* ones are `(B, M, C, ...)`. Both are views of the same memory.
 
-Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005).
+Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005);
+    AsymFusion is Wang et al., "Learning Deep Multimodal Feature Representation with Asymmetric Multi-layer Fusion",
+    ACM Multimedia 2020 (arXiv 2108.05009).
 """
 
 from collections.abc import Sequence
@@ -139,6 +141,50 @@ def scale_penalty(scale: Tensor, part: Tensor) -> Tensor:
         A scalar, not yet multiplied by λ.
     """
     return (scale.abs() * part).sum()
+
+
+def channel_shuffle(x: Tensor, *, reverse: bool = False) -> Tensor:
+    """Let the last C - 4⌊C/5⌋ channels, about a fifth, change places between the modalities (AsymFusion).
+
+    Two modalities swap them, as in the paper. Of more, modality m receives those of modality m + 1, the last one those
+    of the first; in reverse it receives those of m - 1, so that a second, reversed shuffle takes every channel back to
+    the modality it came from. Channels keep their index, and nothing is added or lost. With M = 1 nothing moves.
+
+    Args:
+        x: `(B, M, C, ...)`.
+        reverse: Receive from the modality before instead of the one after.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    if x.shape[1] == 1:
+        return x
+    own, moved = x.tensor_split([4 * (x.shape[2] // 5)], dim=2)
+    return torch.cat([own, moved.roll(1 if reverse else -1, dims=1)], dim=2)
+
+
+def pixel_shift(x: Tensor) -> Tensor:
+    """What each modality is given of another one's first 4⌊C/5⌋ channels, moved by one pixel (AsymFusion).
+
+    The channels form four equal groups: the first moves down, the second to the right, the third to the left, the
+    fourth up. Zeros come in at the border, and the last C - 4⌊C/5⌋ channels are zero. Two modalities are given each
+    other's channels, as in the paper; of more, modality m is given those of modality m + 1, the last one those of the
+    first. With M = 1 all is zero, since there is nobody to be given anything by, so that adding it changes nothing.
+
+    Args:
+        x: Features before a spatial convolution, `(B, M, C, H, W)`.
+
+    Returns:
+        A tensor of the same shape and dtype, to be added to the features after the convolution.
+    """
+    if x.shape[1] == 1:
+        return torch.zeros_like(x)
+    size = x.shape[2] // 5
+    *groups, rest = x.split([size] * 4 + [x.shape[2] - 4 * size], dim=2)
+    # What is padded at one side and cut at the other: (left, right, top, bottom).
+    moves = ((0, 0, 1, -1), (1, -1, 0, 0), (-1, 1, 0, 0), (0, 0, -1, 1))
+    moved = [F.pad(group, move) for group, move in zip(groups, moves, strict=True)]
+    return torch.cat([*moved, torch.zeros_like(rest)], dim=2).roll(-1, dims=1)
 
 
 def private_batch_norm(
