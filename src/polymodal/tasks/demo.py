@@ -1,11 +1,8 @@
 """The same small network on the same scenes twice, with channel exchange and without: what `polymodal demo` shows."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -14,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polymodal.errors import ConfigError, PolymodalError
+from polymodal.errors import ConfigError
 from polymodal.report import write_report
 from polymodal.report.page import count, duration, share
+from polymodal.tasks import children
 from polymodal.tasks.files import write_json
 from polymodal.tasks.training import recipe
 
@@ -27,7 +25,6 @@ MADE_BY_DEMO = "demo.json"
 """Marks a folder that a demo may replace."""
 
 PREDICTIONS = ("rgb", "depth", "ensemble")
-LAST_LINES = 12
 
 NOTES = """
 Both runs train the same network, with shared convolutions and private norms, from the same seed on the same scenes.
@@ -63,15 +60,17 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
     """
     _make_room(out)
     commands = {
-        name: [
-            *(sys.executable, "-m", "polymodal", "fit", "--config", str(recipe("rooms"))),
-            *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
-            *settings,
-            *overrides,
-        ]
+        name: children.fit_command(
+            [
+                *("--config", str(recipe("rooms"))),
+                *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
+                *settings,
+                *overrides,
+            ]
+        )
         for name, settings in RUNS.items()
     }
-    cores = _cores()
+    cores = children.cores()
     together = len(commands) if cores >= len(commands) else 1
     print(f"training {' and '.join(commands)} {'side by side' if together > 1 else 'one after the other'}", flush=True)
     _train(commands, together, threads=max(1, cores // len(commands)))
@@ -95,59 +94,23 @@ def _make_room(out: Path) -> None:
     write_json(out / MADE_BY_DEMO, {"runs": list(RUNS)})
 
 
-def _cores() -> int:
-    """Those that this process may use, which a container or a batch system limits."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _train(commands: dict[str, list[str]], together: int, threads: int) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    if sys.platform == "linux":
-        # glibc gives the memory of every large tensor back to the system and asks for it again a moment later; the page
-        # faults cost a tenth to a quarter of a training step's CPU time. This keeps the memory.
-        environment.setdefault(
-            "GLIBC_TUNABLES",
-            "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
-        )
-    children: list[subprocess.Popen[str]] = []
+    environment = children.environment(threads)
+    started: list[children.Child] = []
+
+    def run(name: str, command: list[str]) -> None:
+        children.follow(name, command, environment, started, lambda line: print(f"{name:>8}  {line}", flush=True))
+
     with ThreadPoolExecutor(together) as pool:
-        trainings = [pool.submit(_follow, name, command, environment, children) for name, command in commands.items()]
+        trainings = [pool.submit(run, name, command) for name, command in commands.items()]
         try:
             for future in wait(trainings, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
             # The pool waits for its threads, and these wait for their children.
             pool.shutdown(wait=False, cancel_futures=True)
-            _end(children)
+            children.end(started)
             raise
-
-
-def _end(children: Sequence[subprocess.Popen[str]]) -> None:
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    for child in children:
-        try:
-            child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _follow(name: str, command: list[str], environment: dict[str, str], children: list[subprocess.Popen[str]]) -> None:
-    """Run a training to its end and pass its epochs on."""
-    child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    children.append(child)
-    assert child.stdout is not None
-    last: deque[str] = deque(maxlen=LAST_LINES)
-    for line in child.stdout:
-        last.append(line.rstrip())
-        if line.startswith("epoch "):
-            print(f"{name:>8}  {line.rstrip()}", flush=True)
-    if child.wait() != 0:
-        raise PolymodalError(f"the training {name!r} ended with status {child.returncode}:\n" + "\n".join(last))
 
 
 def _figures(scored: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,92 @@
+"""Trainings as child processes: each has its cores or its GPU, is followed line by line, and ends with its parent."""
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from polymodal.errors import PolymodalError
+
+LAST_LINES = 12
+EPOCH = "epoch "
+"""How a line begins that says what an epoch brought."""
+
+Child = subprocess.Popen[str]
+
+
+def cores() -> int:
+    """Those that this process may use, which a container or a batch system limits."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fit_command(words: Sequence[str]) -> list[str]:
+    """`polymodal fit` with these words, in this Python."""
+    return [sys.executable, "-m", "polymodal.child", "fit", *words]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a training's process is given: this process's own, so many threads, and memory that is kept."""
+    given = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    if sys.platform == "linux":
+        # glibc gives the memory of every large tensor back to the system and asks for it again a moment later; the page
+        # faults cost a tenth to a quarter of a training step's CPU time. This keeps the memory.
+        given.setdefault(
+            "GLIBC_TUNABLES",
+            "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
+        )
+    return given
+
+
+def follow(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    children: list[Child],
+    on_epoch: Callable[[str], None],
+) -> None:
+    """Run a training to its end and pass its epochs on.
+
+    Args:
+        name: What to call it in an error.
+        command: The process.
+        environment: Its environment.
+        children: Where it is noted, for `end`.
+        on_epoch: Called with every line about an epoch.
+
+    Raises:
+        PolymodalError: It failed; with its last lines.
+    """
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        children.append(child)
+        assert child.stdout is not None
+        for line in child.stdout:
+            last.append(line.rstrip())
+            if line.startswith(EPOCH):
+                on_epoch(line.rstrip())
+        # Before its standard input is closed, which would end it.
+        child.wait()
+    if child.returncode != 0:
+        raise PolymodalError(f"the training {name!r} ended with status {child.returncode}:\n" + "\n".join(last))
+
+
+def end(children: Sequence[Child]) -> None:
+    """End those that still run: politely first, after five seconds by force."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
