@@ -242,9 +242,9 @@ REFUSED = {
     "a user's own forward": (lambda: around(OwnForward(4)), r"'2\.1' \(OwnForward\)"),
     "timm's split batch norm": (split_batch_norm, r"'2\.1' \(SplitBatchNorm2d\)"),
     "3-D batch norm": (lambda: around(nn.BatchNorm3d(4)), r"'2\.1' \(BatchNorm3d\)"),
-    "instance norm with statistics": (
-        lambda: around(nn.InstanceNorm2d(4, track_running_stats=True)),
-        r"'2\.1' \(InstanceNorm2d\)",
+    "3-D instance norm with statistics": (
+        lambda: around(nn.InstanceNorm3d(4, track_running_stats=True)),
+        r"'2\.1' \(InstanceNorm3d\)",
     ),
     "a norm of one's own with statistics": (lambda: around(HomeMade()), r"'2\.1' \(HomeMade\)"),
 }
@@ -269,4 +269,4 @@ def test_subclass_with_the_computation_of_batch_norm_is_accepted():
 def test_norms_over_one_sample_beside_batch_norms_are_shared():
     """If this breaks, networks that mix batch norms with layer or group norms are refused for no reason."""
     assert_branches_equal(around(nn.GroupNorm(2, 4)).double(), size=8)
-    assert_branches_equal(around(nn.InstanceNorm2d(4, affine=True)).double(), size=8)
+    assert_branches_equal(around(nn.InstanceNorm2d(4)).double(), size=8)

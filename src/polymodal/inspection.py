@@ -7,8 +7,8 @@ from torch import nn
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
 from polymodal.fusion.auto import spatial_norms
-from polymodal.nn import PrivateBatchNorm2d
-from polymodal.nn.norm import is_batch_norm_2d
+from polymodal.nn import PrivateNorm2d
+from polymodal.nn.norm import can_be_private
 from polymodal.surgery import Multimodal, check_norms
 
 
@@ -88,7 +88,7 @@ def inspect(network: nn.Module) -> Inspection:
     """
     parameters = sum(p.numel() for p in network.parameters())
     if isinstance(network, Multimodal):
-        norms = {n: m for n, m in network.network.named_modules() if isinstance(m, PrivateBatchNorm2d)}
+        norms = {n: m for n, m in network.network.named_modules() if isinstance(m, PrivateNorm2d)}
         states = network.exchange_state()
         return Inspection(
             type(network.network).__name__,
@@ -104,7 +104,7 @@ def inspect(network: nn.Module) -> Inspection:
     except FusionError as error:
         refusal = str(error)
     sites = spatial_norms(network)
-    candidates = {n: m for n, m in network.named_modules() if is_batch_norm_2d(m)}
+    candidates = {n: m for n, m in network.named_modules() if can_be_private(m)}
     return Inspection(
         type(network).__name__,
         (),

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from polymodal.errors import DataError, FusionError
 from polymodal.fusion import Fusion, Sites, SiteState, make_fusion
-from polymodal.nn import Ensemble, Prediction, PrivateBatchNorm2d, PrivateConv2d, Roster, Stem
-from polymodal.nn.norm import BatchNorm, is_batch_norm_2d
+from polymodal.nn import Ensemble, Prediction, PrivateConv2d, PrivateNorm2d, Roster, Stem
+from polymodal.nn.norm import PlainNorm, can_be_private, make_private
 
 _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -31,7 +31,7 @@ def fuse(
 ) -> "Multimodal":
     """Make a plain network multimodal (CEN sec. 3).
 
-    All modalities share every layer but the batch norms, of which each modality has its own, started from the network's
+    All modalities share every layer but the norms, of which each modality has its own, started from the network's
     values. Everything is checked before anything is changed.
 
     Args:
@@ -81,8 +81,8 @@ def fuse(
     network = model if inplace else copy.deepcopy(model)
     roster = Roster(names)
     replaced: dict[int, nn.Module] = {
-        id(norm): PrivateBatchNorm2d(norm, roster if norms == "private" else None, name=name, frozen=name in frozen)
-        for name, norm in _named_batch_norms(network)
+        id(norm): make_private(norm, roster if norms == "private" else None, name=name, frozen=name in frozen)
+        for name, norm in _named_norms(network)
     }
     if private_stems:
         _, conv = _first_convolution(network)
@@ -174,7 +174,7 @@ class Multimodal(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
-        norms = {name: norm for name, norm in self.network.named_modules() if isinstance(norm, PrivateBatchNorm2d)}
+        norms = {name: norm for name, norm in self.network.named_modules() if isinstance(norm, PrivateNorm2d)}
         return {
             "modalities": self.channels,
             "fusion": self.fusion.as_config(),
@@ -233,15 +233,16 @@ def _checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list
     return names
 
 
-def _named_batch_norms(model: nn.Module) -> list[tuple[str, BatchNorm]]:
-    return [(name, module) for name, module in model.named_modules() if is_batch_norm_2d(module)]
+def _named_norms(model: nn.Module) -> list[tuple[str, PlainNorm]]:
+    return [(name, module) for name, module in model.named_modules() if can_be_private(module)]
 
 
 def check_norms(model: nn.Module) -> list[str]:
     """The names of the norms to make private.
 
-    A norm over one sample (layer, group) is shared like a convolution; one over the batch that is not a known 2-D
-    batch norm cannot be, because it would mix the modalities' statistics.
+    A norm over one sample (layer, group) is shared like a convolution, unless it is an instance norm with scales or
+    running statistics; one over the batch that is not a known 2-D batch norm cannot be, because it would mix the
+    modalities' statistics.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise FusionError(
@@ -250,9 +251,9 @@ def check_norms(model: nn.Module) -> list[str]:
     others: list[str] = []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, PrivateBatchNorm2d | Multimodal):
+        if isinstance(module, PrivateNorm2d | Multimodal):
             raise FusionError("The network is multimodal already: fuse the plain network.")
-        if is_batch_norm_2d(module):
+        if can_be_private(module):
             if module._forward_hooks or module._forward_pre_hooks:
                 raise FusionError(
                     f"The norm '{name}' ({kind}) carries hooks, which would be lost with it: remove them before fusing."
@@ -260,25 +261,25 @@ def check_norms(model: nn.Module) -> list[str]:
         elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
             raise FusionError(
                 f"The norm '{name}' ({kind}) normalises over the batch in a way that cannot be made private: only "
-                "BatchNorm2d, SyncBatchNorm and timm's BatchNormAct2d can. Replace it by one of them."
+                "BatchNorm2d, SyncBatchNorm, timm's BatchNormAct2d and InstanceNorm2d can. Replace it by one of them."
             )
         elif "running_var" in dict(module.named_buffers(recurse=False)):
             raise FusionError(
-                f"The norm '{name}' ({kind}) keeps running statistics but is no batch norm that can be made private. "
+                f"The norm '{name}' ({kind}) keeps running statistics but is no norm that can be made private. "
                 'Replace it by BatchNorm2d; for fixed statistics, fuse with statistics="frozen".'
             )
         elif isinstance(module, _PER_SAMPLE_NORMS) or "norm" in kind.lower():
             others.append(f"'{name}' ({kind})")
-    batch_norms = [name for name, _ in _named_batch_norms(model)]
-    if not batch_norms:
+    private = [name for name, _ in _named_norms(model)]
+    if not private:
         found = (
             f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
         )
         raise FusionError(
-            f"The network has no batch norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
+            f"The network has no norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
             "convert its norms first."
         )
-    return batch_norms
+    return private
 
 
 def _frozen(norms: Sequence[str], statistics: str | Sequence[str]) -> set[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from polymodal.nn.norm import is_batch_norm_2d
+from polymodal.nn.norm import can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _SHORTCUT = re.compile(r"downsample|shortcut|skip|^proj$|identity")
@@ -128,7 +128,7 @@ def _in_block(name: str, block: nn.Module) -> Iterator[SpatialConvolution]:
                 yield SpatialConvolution(name, conv, norm, layer)
             conv = layer if max(module.kernel_size) > 1 else ""
             norms = []
-        elif conv and is_batch_norm_2d(module):
+        elif conv and can_be_private(module):
             norms.append(layer)
 
 

@@ -14,7 +14,7 @@ from polymodal import functional
 from polymodal.errors import FusionError
 from polymodal.fusion.auto import spatial_norms
 from polymodal.fusion.base import Fusion, Sites, SiteState, describe_candidates, select
-from polymodal.nn.norm import PrivateBatchNorm2d, is_batch_norm_2d
+from polymodal.nn.norm import PrivateNorm2d, can_be_private
 from polymodal.nn.roster import Roster
 
 
@@ -67,7 +67,7 @@ class Exchange(Fusion):
         return functional.keep_over_threshold(scale, self.threshold, allowed)
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
-        """The batch norms after which channels are exchanged: those chosen among all that have scales.
+        """The norms after which channels are exchanged: those chosen among all that have scales.
 
         `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
         `spatial_norms`.
@@ -78,7 +78,7 @@ class Exchange(Fusion):
         candidates = {
             name: module
             for name, module in network.named_modules()
-            if is_batch_norm_2d(module) and module.weight is not None
+            if can_be_private(module) and module.weight is not None
         }
         chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
         chosen = [name for name in chosen if name in candidates]
@@ -157,13 +157,13 @@ class ChannelExchange(nn.Module):
         return str(self.rule)
 
 
-def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, PrivateBatchNorm2d]]:
+def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, PrivateNorm2d]]:
     for name in sites:
         norm = network.get_submodule(name)
-        assert isinstance(norm, PrivateBatchNorm2d)
+        assert isinstance(norm, PrivateNorm2d)
         yield name, norm
 
 
-def _part(norm: PrivateBatchNorm2d) -> Tensor:
+def _part(norm: PrivateNorm2d) -> Tensor:
     assert isinstance(norm.fusion, ChannelExchange)
     return norm.fusion.part

@@ -1,16 +1,25 @@
-"""Private batch norm: every modality keeps statistics and scales of its own, all other layers are shared."""
+"""Private norms: every modality keeps statistics and scales of its own, all other layers are shared."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from polymodal.errors import FusionError
-from polymodal.functional import private_batch_norm, unfold
+from polymodal.functional import private_batch_norm, private_instance_norm, unfold
 from polymodal.nn.roster import Roster
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+PlainNorm = BatchNorm | nn.InstanceNorm2d
+
+
+def can_be_private(module: nn.Module) -> TypeGuard[PlainNorm]:
+    """Whether a module is a norm of which every modality can have its own: a batch norm or an instance norm."""
+    return is_batch_norm_2d(module) or is_instance_norm_2d(module)
 
 
 def is_batch_norm_2d(module: nn.Module) -> TypeGuard[BatchNorm]:
@@ -25,6 +34,18 @@ def is_batch_norm_2d(module: nn.Module) -> TypeGuard[BatchNorm]:
     return forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or has_activation(module)
 
 
+def is_instance_norm_2d(module: nn.Module) -> TypeGuard[nn.InstanceNorm2d]:
+    """Whether a module is an instance norm that has something to be private: scales, running statistics or both.
+
+    False for a subclass with a forward of its own, and for one without either, which is shared like any other layer.
+    """
+    return (
+        isinstance(module, nn.InstanceNorm2d)
+        and type(module).forward is _InstanceNorm.forward
+        and (module.affine or module.track_running_stats)
+    )
+
+
 def has_activation(module: nn.Module) -> bool:
     """Whether a batch norm is one of timm's, which drop and activate after normalising.
 
@@ -34,8 +55,8 @@ def has_activation(module: nn.Module) -> bool:
     return computed_by.__module__.startswith("timm.") and computed_by.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
 
 
-class PrivateBatchNorm2d(nn.Module):
-    """A batch norm with statistics, γ and β of its own for every modality (CEN eq. 5), made from a plain one.
+class PrivateNorm2d(nn.Module, ABC):
+    """A norm with statistics, γ and β of its own for every modality (CEN eq. 5), made from a plain one.
 
     Every modality starts from the plain norm's values. `weight`, `bias`, `running_mean` and `running_var` have the
     shape `(M, C)`. A fusion may put a module into `fusion`; it is called with the normalised features and γ, after
@@ -43,7 +64,7 @@ class PrivateBatchNorm2d(nn.Module):
     elsewhere.
 
     Args:
-        norm: The plain norm, one that `is_batch_norm_2d` accepts. It is not changed.
+        norm: The plain norm, one that `can_be_private` accepts. It is not changed.
         roster: The network's modalities; None makes a norm that all of them share (M = 1 in the shapes above).
         name: Where the norm stands in the network, for error messages.
         frozen: Normalise by the running statistics in training, too, and never update them. γ and β are trained.
@@ -55,7 +76,7 @@ class PrivateBatchNorm2d(nn.Module):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def __init__(self, norm: BatchNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
+    def __init__(self, norm: PlainNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
         super().__init__()
         self.roster = roster
         self.name = name
@@ -63,9 +84,6 @@ class PrivateBatchNorm2d(nn.Module):
         self.eps = norm.eps
         self.momentum = norm.momentum
         self.frozen = frozen
-        # A synchronised norm brings the processes that share its statistics; None stands for all of them.
-        self.synchronised = isinstance(norm, nn.SyncBatchNorm)
-        self.process_group = getattr(norm, "process_group", None)
         copies = 1 if roster is None else len(roster.names)
         for key in ("weight", "bias"):
             value = getattr(norm, key)
@@ -85,7 +103,7 @@ class PrivateBatchNorm2d(nn.Module):
         """Normalise, fuse, drop, activate: `(B*M, C, H, W)` to the same shape.
 
         Raises:
-            FusionError: When training on the batch's statistics and the batch holds a single value per channel.
+            FusionError: When statistics are to be taken from a single value per channel.
         """
         y = self._normalise(x)
         if self.fusion is not None:
@@ -98,23 +116,20 @@ class PrivateBatchNorm2d(nn.Module):
         return f"{self.num_features}, {copies}" + (", frozen" if self.frozen else "")
 
     def _normalise(self, x: Tensor) -> Tensor:
-        from_batch = (self.training and not self.frozen) or self.running_mean is None
+        from_input = (self.training and not self.frozen) or self.running_mean is None
         modalities = 1 if self.roster is None else len(self.roster.present)
-        if self.training and from_batch:
+        if from_input:
             self._refuse_single_value(x, modalities)
         mean, var = self._present(self.running_mean), self._present(self.running_var)
-        factor = self._update_factor() if from_batch and self.running_mean is not None else 0.0
-        normalise = private_batch_norm
-        if self.synchronised and self.training and from_batch and _processes(self.process_group) > 1:
-            normalise = self._normalise_across_processes
-        y = normalise(
+        factor = self._update_factor() if from_input and self.running_mean is not None else 0.0
+        y = self._function(from_input)(
             x,
             modalities,
             mean,
             var,
             self._present(self.weight),
             self._present(self.bias),
-            training=from_batch,
+            training=from_input,
             momentum=factor,
             eps=self.eps,
         )
@@ -129,6 +144,33 @@ class PrivateBatchNorm2d(nn.Module):
     def _present(self, per_modality: Tensor | None) -> Tensor | None:
         return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)
 
+    @abstractmethod
+    def _function(self, from_input: bool) -> Callable[..., Tensor]:
+        """What normalises, with the arguments of `private_batch_norm`."""
+
+    @abstractmethod
+    def _update_factor(self) -> float:
+        """The weight of the input's statistics in the running ones, now that they are to be updated."""
+
+    @abstractmethod
+    def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
+        """Refuse an input that has no statistics."""
+
+
+class PrivateBatchNorm2d(PrivateNorm2d):
+    """A `PrivateNorm2d` whose statistics are those of one modality's whole batch."""
+
+    def __init__(self, norm: BatchNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
+        super().__init__(norm, roster, name=name, frozen=frozen)
+        # A synchronised norm brings the processes that share its statistics; None stands for all of them.
+        self.synchronised = isinstance(norm, nn.SyncBatchNorm)
+        self.process_group = getattr(norm, "process_group", None)
+
+    def _function(self, from_input: bool) -> Callable[..., Tensor]:
+        if self.synchronised and self.training and from_input and _processes(self.process_group) > 1:
+            return self._normalise_across_processes
+        return private_batch_norm
+
     def _update_factor(self) -> float:
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
@@ -136,8 +178,10 @@ class PrivateBatchNorm2d(nn.Module):
 
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
         batch, _, *size = x.shape
-        if batch // modalities * size[0] * size[1] == 1 and not (
-            self.synchronised and _processes(self.process_group) > 1
+        if (
+            self.training
+            and batch // modalities * size[0] * size[1] == 1
+            and not (self.synchronised and _processes(self.process_group) > 1)
         ):
             raise FusionError(
                 f"The norm '{self.name}' cannot take statistics from one sample of size 1x1: it has a single value per "
@@ -177,6 +221,37 @@ class PrivateBatchNorm2d(nn.Module):
         if weight is not None and bias is not None:
             y = y * weight.view(1, modalities, -1, 1, 1) + bias.view(1, modalities, -1, 1, 1)
         return y.to(x.dtype).flatten(0, 1)
+
+
+class PrivateInstanceNorm2d(PrivateNorm2d):
+    """A `PrivateNorm2d` whose statistics are those of each sample by itself (Ulyanov et al. 2016).
+
+    With running statistics it normalises by them in eval mode, and updates them in training by the mean over the
+    samples, as PyTorch's instance norm does.
+    """
+
+    def _function(self, from_input: bool) -> Callable[..., Tensor]:
+        del from_input
+        return private_instance_norm
+
+    def _update_factor(self) -> float:
+        return self.momentum or 0.0
+
+    def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
+        del modalities
+        if x.shape[-2:] == (1, 1):
+            raise FusionError(
+                f"The norm '{self.name}' cannot take statistics from a map of size 1x1: it has a single value per "
+                "sample and channel. Use larger images, or a network that halves them less often."
+            )
+
+
+def make_private(norm: PlainNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> PrivateNorm2d:
+    """The private norm of a plain one, see `PrivateNorm2d` for the arguments."""
+    if is_instance_norm_2d(norm):
+        return PrivateInstanceNorm2d(norm, roster, name=name, frozen=frozen)
+    assert is_batch_norm_2d(norm)
+    return PrivateBatchNorm2d(norm, roster, name=name, frozen=frozen)
 
 
 def _rows(value: Tensor, copies: int) -> Tensor:
