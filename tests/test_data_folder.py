@@ -131,12 +131,6 @@ def test_kind_that_the_files_cannot_be_is_refused(root, name, kind, needed):
         FolderDataset(root, "train")
 
 
-def test_target_of_another_kind_is_refused(root):
-    edit(root, lambda d: d.update(target={"folder": "rgb", "kind": "image"}))
-    with pytest.raises(DataError, match=r"target.kind: segmentation needs a target of kind label, got image"):
-        FolderDataset(root, "train")
-
-
 def test_class_numbers_as_an_input(root):
     edit(
         root,

@@ -11,6 +11,7 @@ from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec, prepare_input
 from polymodal.data.spec import KINDS, DatasetSpec, ModalitySpec, TargetSpec, palette
 from polymodal.data.statistics import Moments
+from polymodal.data.target import prepare_target, restore_target, settle_target
 from polymodal.data.transforms import Augment, resize_inputs
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ __all__ = [
     "check",
     "palette",
     "prepare_input",
+    "prepare_target",
     "read_array",
     "resize_inputs",
+    "restore_target",
+    "settle_target",
 ]
 
 

@@ -55,16 +55,16 @@ def _sample(spec: DatasetSpec, key: str, channels: dict[str, int]) -> Iterator[D
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
         try:
-            file = spec.store.find(modality.folder, key)
+            file = spec.file(modality, key)
         except DataError as error:
             yield Defect(f"{modality.folder}/{key}", _problem(error, spec.store.where(modality.folder)))
             continue
         try:
             raw = decode(spec.store.read(file), spec.store.where(file), labels=modality.kind == "label")
-            if name is not None:
-                problems = _input_problems(raw, spec.modalities[name], channels.setdefault(name, raw.shape[0]), file)
+            if name is None and modality.kind == "label":
+                problems = _label_problems(raw, spec.target, file)
             else:
-                problems = _target_problems(raw, spec.target, file)
+                problems = _image_problems(raw, modality, channels.setdefault(name or "", raw.shape[0]), file)
             yield from (Defect(file, problem) for problem in problems)
             sizes[file] = raw.shape[1:]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
@@ -77,9 +77,18 @@ def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpe
     return [*spec.modalities.items(), (None, spec.target)]
 
 
-def _input_problems(raw: np.ndarray, modality: ModalitySpec, channels: int, file: str) -> Iterator[str]:
+def _image_problems(raw: np.ndarray, modality: ModalitySpec | TargetSpec, channels: int, file: str) -> Iterator[str]:
+    """The defects of an input's file, or of a target's that is an image."""
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, channels)
-    spec = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, classes=modality.classes)
+    spec = InputSpec(
+        modality.kind,
+        channels,
+        modality.scale,
+        modality.unit,
+        modality.invalid,
+        classes=modality.classes,
+        bits=modality.bits,
+    )
     _, valid = to_values(raw, spec, file)
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
@@ -90,9 +99,7 @@ def _input_problems(raw: np.ndarray, modality: ModalitySpec, channels: int, file
         yield f"constant: every value is {raw.flat[0]}."
 
 
-def _target_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:
-    if target.kind != "label":
-        return
+def _label_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:
     check_labels(raw, target, file)
     if (raw == target.ignore).all():
         yield "every pixel is labelled as ignored."
@@ -110,10 +117,12 @@ def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:
 
 
 def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
-    used = set(keys)
-    for folder in dict.fromkeys(part.folder for _, part in _parts(spec)):
-        for key, files in spec.store.keys(folder).items():
-            if key not in used:
+    used: dict[str, set[str]] = {}
+    for _, part in _parts(spec):
+        used.setdefault(part.folder, set()).update(key + part.suffix for key in keys)
+    for folder, names in used.items():
+        for name, files in spec.store.keys(folder).items():
+            if name not in names:
                 yield from (Defect(file, "in no split.", note=True) for file in files)
 
 

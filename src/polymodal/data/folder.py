@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from polymodal.data.inputs import InputSpec, check_sizes
 from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
+from polymodal.data.target import prepare_target, settle_target, target_scaling
 from polymodal.data.transforms import Augment, Size, resize_inputs
 from polymodal.errors import DataError
 
@@ -26,7 +27,9 @@ class Sample(TypedDict):
     valid: dict[str, Tensor]
     """bool (1, H, W) by modality: where something was measured."""
     target: Tensor
-    """int64 (H, W), the ignore index kept."""
+    """int64 (H, W), the ignore index kept; of an image, float32 (C, H, W) from -1 to 1, 0 where there is no truth."""
+    target_valid: NotRequired[Tensor]
+    """bool (1, H, W), of an image alone: where there is truth."""
     key: str
 
 
@@ -35,6 +38,8 @@ class FolderDataset(Dataset[Sample]):
 
     With `augment` a sample is for training: inputs and target are changed together. Without, it is for evaluation: the
     inputs may be resized and the target keeps the resolution of its file.
+
+    The target may be labels or an image (any other kind); an image is scaled as `settle_target` says.
 
     Args:
         root: A folder, an archive, `rooms`, or its `DatasetSpec`.
@@ -45,9 +50,13 @@ class FolderDataset(Dataset[Sample]):
         augment: Random changes for training.
         substitute: Modalities that are noise or copies instead, as a control; see `check_substitute`.
         cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
+        target: A modality that is the target instead of the one that dataset.yaml names, and then no input.
+
+    Attributes:
+        target: What is predicted.
 
     Raises:
-        DataError: When the split or a modality does not exist, or the target is of another kind than label.
+        DataError: When the split or a modality does not exist, or an image target has no range.
     """
 
     def __init__(
@@ -61,13 +70,11 @@ class FolderDataset(Dataset[Sample]):
         augment: Augment | None = None,
         substitute: Mapping[str, str] | None = None,
         cache: bool = False,
+        target: str | None = None,
     ) -> None:
-        self.spec = root if isinstance(root, DatasetSpec) else DatasetSpec.load(root)
-        if self.spec.target.kind != "label":
-            raise DataError(
-                f"{self.spec.store.where(FILE)}: target.kind: segmentation needs a target of kind label, "
-                f"got {self.spec.target.kind}."
-            )
+        spec = root if isinstance(root, DatasetSpec) else DatasetSpec.load(root)
+        self.spec = spec if target is None else spec.with_target(target)
+        self.target = settle_target(self.spec)
         self.keys = self.spec.keys(split)
         self.modalities = self.spec.select(modalities)
         known = inputs or input_specs(self.spec, self.modalities)
@@ -89,24 +96,32 @@ class FolderDataset(Dataset[Sample]):
         index, seed = index if isinstance(index, tuple) else (index, None)
         key = self.keys[index]
         specs = {name: spec for name, spec in self.inputs.items() if name not in self.substitute}
-        files = {name: self._file(self.spec.modalities[name].folder, key) for name in specs}
+        files = {name: self.spec.file(self.spec.modalities[name], key) for name in specs}
         raw = {name: self._read(file, labels=self.inputs[name].kind == "label") for name, file in files.items()}
-        target = self.label(index)
+        target = self.label(index)[None] if self.target.kind == "label" else self._image(index)
         named = {name: self.spec.store.where(file) for name, file in files.items()}
-        label_file = self.spec.store.where(self._file(self.spec.target.folder, key))
-        check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, label_file: target.shape})
+        target_file = self.spec.store.where(self.spec.file(self.target, key))
+        check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, target_file: target.shape[1:]})
 
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        truth: dict[str, Tensor]
         if self.augment is None:
             tensors, valid = resize_inputs(raw, specs, named, self.size)
-            labels = torch.from_numpy(target.astype(np.int64))
-        else:
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            truth = self._truth(target, target_file)
+        elif self.target.kind == "label":
             tensors, valid, labels = self.augment(
-                raw, target, specs, named, ignore=self.spec.target.ignore, size=self.size, generator=generator
+                raw, target[0], specs, named, ignore=self.target.ignore, size=self.size, generator=generator
             )
+            truth = {"target": labels}
+        else:
+            scaling = target_scaling(self.target)
+            tensors, valid, image, known = self.augment.with_image(
+                raw, target, specs, scaling, named, target_file=target_file, size=self.size, generator=generator
+            )
+            truth = {"target": image, "target_valid": known}
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
-        return {"inputs": tensors, "valid": valid, "target": labels, "key": key}
+        return {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
 
     def label(self, index: int) -> np.ndarray:
         """The class numbers of a sample as they are stored, (H, W).
@@ -114,11 +129,18 @@ class FolderDataset(Dataset[Sample]):
         Raises:
             DataError: When the file is missing or damaged, or holds a label that is no class.
         """
-        file = self._file(self.spec.target.folder, self.keys[index])
-        return self._read(file, labels=True, target=self.spec.target)[0]
+        file = self.spec.file(self.target, self.keys[index])
+        return self._read(file, labels=True, target=self.target)[0]
 
-    def _file(self, folder: str, key: str) -> str:
-        return self.spec.store.find(folder, key)
+    def _image(self, index: int) -> np.ndarray:
+        return self._read(self.spec.file(self.target, self.keys[index]), labels=False)
+
+    def _truth(self, raw: np.ndarray, file: str) -> dict[str, Tensor]:
+        """The target of evaluation, at the resolution of its file."""
+        if self.target.kind == "label":
+            return {"target": torch.from_numpy(raw[0].astype(np.int64))}
+        image, known = prepare_target(raw, self.target, file)
+        return {"target": image, "target_valid": known}
 
     def _read(self, file: str, *, labels: bool, target: TargetSpec | None = None) -> np.ndarray:
         slot = (file, "target" if target else "input")

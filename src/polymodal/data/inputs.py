@@ -29,6 +29,7 @@ class InputSpec:
         mean: Of each channel, in scaled values.
         std: Like `mean`.
         classes: Names of the class numbers (label).
+        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class InputSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
@@ -116,6 +118,11 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
         raise DataError(
             f"{file}: expected {spec.file_channels} channel(s) for this modality of kind {spec.kind}, "
             f"got {raw.shape[0]}. All files of a modality have the same channels."
+        )
+    if spec.bits is not None and raw.dtype.name != f"uint{spec.bits}":
+        raise DataError(
+            f"{file}: expected {spec.bits}-bit unsigned values for this modality, got {raw.dtype}. A program that "
+            "saved the file again has changed its values: put the original in its place."
         )
     measured = _measured(raw, spec)
     valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)

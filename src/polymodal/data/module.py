@@ -14,6 +14,7 @@ from polymodal.data.sampler import SeededSampler
 from polymodal.data.spec import DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted_specs
+from polymodal.data.target import settle_target
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
 
@@ -31,11 +32,12 @@ class FolderData(LightningDataModule):
         size: Height and width of the inputs; None for those of the files. Targets of evaluation keep their own.
         augment: Random changes for training; its `crop` is the size of training samples.
         batch_size: Training samples a step; a last batch of fewer is left out.
-        eval_batch_size: Samples a step in validation and test; 1 where label files differ in size.
+        eval_batch_size: Samples a step in validation and test; 1 where target files differ in size.
         workers: Processes that load; 0 loads in the training process.
         cache: Whether decoded files stay in memory; every worker keeps its own copy.
         val_split: Split for validation.
         test_split: Split for test.
+        target: A modality that is predicted instead of the target that dataset.yaml names; it is then no input.
         substitute: Controls for comparisons, by modality: "noise" puts standard normal noise in its place, the name of
             another modality a copy of that.
 
@@ -59,6 +61,7 @@ class FolderData(LightningDataModule):
         cache: bool = False,
         val_split: str = "val",
         test_split: str = "test",
+        target: str | None = None,
         substitute: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -80,6 +83,7 @@ class FolderData(LightningDataModule):
         self.cache = cache
         self.val_split = val_split
         self.test_split = test_split
+        self.target_name = target
         self.substitute = substitute or {}
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
@@ -87,7 +91,13 @@ class FolderData(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, after `setup`."""
+        """Number of classes, after `setup`.
+
+        Raises:
+            DataError: When the target is of another kind than label.
+        """
+        if self.target.kind != "label":
+            raise DataError(f"{self.root}: segmentation needs a target of kind label, got {self.target.kind}.")
         return len(self.target.classes)
 
     @property
@@ -103,10 +113,12 @@ class FolderData(LightningDataModule):
         """
         if self._spec is None:
             spec = DatasetSpec.load(self.root)
+            if self.target_name is not None:
+                spec = spec.with_target(self.target_name)
             names = spec.select(self.modalities)
             check_substitute(self.substitute, names)
             self.inputs = substituted_specs(input_specs(spec, names), self.substitute, names)
-            self.target = spec.target
+            self.target = settle_target(spec)
             self._spec = spec
         if stage == "fit":
             samples = len(self._dataset("train", augmented=True))
@@ -187,7 +199,7 @@ def _collate_training(samples: list[Sample]) -> Batch:
 
 
 def _collate_evaluation(samples: list[Sample]) -> Batch:
-    return collate(samples, "Set data.eval_batch_size to 1; data.size makes inputs, never labels, of one size.")
+    return collate(samples, "Set data.eval_batch_size to 1; data.size makes inputs, never targets, of one size.")
 
 
 def collate(samples: list[Sample], remedy: str) -> Batch:
@@ -212,9 +224,12 @@ def collate(samples: list[Sample], remedy: str) -> Batch:
                     f"{name}: samples of different sizes in one batch: {first['key']} is {w}x{h} (width x height), "
                     f"{sample['key']} is {v}x{k}. {remedy}"
                 )
-    return {
+    batch: Batch = {
         "inputs": {name: torch.stack([sample["inputs"][name] for sample in samples]) for name in first["inputs"]},
         "valid": {name: torch.stack([sample["valid"][name] for sample in samples]) for name in first["valid"]},
         "target": torch.stack([sample["target"] for sample in samples]),
         "key": [sample["key"] for sample in samples],
     }
+    if "target_valid" in first:
+        batch["target_valid"] = torch.stack([sample["target_valid"] for sample in samples])
+    return batch

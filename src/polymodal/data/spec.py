@@ -9,14 +9,16 @@ target: {folder: label, kind: label, ignore: 255, classes: [wall, floor]}
 splits: {train: splits/train.txt, val: splits/val.txt}     # one key a line
 ```
 
-The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`.
+The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`, or
+`folder/KEY` + suffix + `.ending` for a modality with a `suffix`. A target may be an image instead of a label:
+`target: {folder: albedo, kind: image}`, or any modality that `DatasetSpec.with_target` names.
 """
 
 import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,14 +35,17 @@ label: one channel of class numbers; raw: any other measured channels."""
 NO_IGNORE = -1
 """The ignore index of a data set that declares none: no file can hold it, and padding still can."""
 
-_INPUT_KEYS = {
-    "image": ("folder", "kind", "invalid", "mean", "std"),
-    "depth": ("folder", "kind", "scale", "unit", "invalid", "mean", "std"),
-    "normal": ("folder", "kind", "invalid", "mean", "std"),
-    "label": ("folder", "kind", "classes", "invalid"),
-    "raw": ("folder", "kind", "scale", "unit", "invalid", "mean", "std"),
+_FILE_KEYS = ("folder", "suffix", "kind")
+_IMAGE_KEYS: dict[str, tuple[str, ...]] = {
+    "image": (*_FILE_KEYS, "bits", "invalid", "range"),
+    "depth": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
+    "normal": (*_FILE_KEYS, "bits", "invalid"),
+    "raw": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
 }
-_TARGET_KEYS = dict.fromkeys(KINDS, ("folder", "kind")) | {"label": ("folder", "kind", "ignore", "classes", "colors")}
+_INPUT_KEYS = {kind: (*keys, "mean", "std") for kind, keys in _IMAGE_KEYS.items()} | {
+    "label": (*_FILE_KEYS, "classes", "invalid")
+}
+_TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "colors")}
 
 T = TypeVar("T")
 
@@ -58,6 +63,10 @@ class ModalitySpec:
         mean: Of each channel, or one for all, in scaled values; None when not declared.
         std: Like `mean`.
         classes: Names of the class numbers (label).
+        suffix: What stands behind the key in the names of its files.
+        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
+        range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
+            None when not declared.
     """
 
     folder: str
@@ -68,6 +77,9 @@ class ModalitySpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] = ()
+    suffix: str = ""
+    bits: int | None = None
+    range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,18 @@ class TargetSpec:
     """What is to be predicted.
 
     Args:
-        kind: One of `KINDS`; segmentation predicts `label`.
+        kind: One of `KINDS`; segmentation predicts `label`, translation any other.
         folder: The folder of its files, from the root of the data set.
         ignore: Label of pixels that do not count; `NO_IGNORE` when none is declared.
         classes: Names by class number.
         colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
+        suffix: What stands behind the key in the names of its files.
+        scale: Of an image target, as everything below: factor from stored values to `unit` (depth and raw).
+        unit: Of the scaled values, for people to read.
+        invalid: Stored value of a pixel without truth, in all of its channels.
+        bits: Of the stored values, 8 or 16; None takes both.
+        range: The values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
+        channels: Of the files; 0 until `settle_target` has looked at one.
     """
 
     kind: str
@@ -87,15 +106,34 @@ class TargetSpec:
     ignore: int = NO_IGNORE
     classes: tuple[str, ...] = ()
     colors: tuple[tuple[int, int, int], ...] = ()
+    suffix: str = ""
+    scale: float = 1.0
+    unit: str = ""
+    invalid: float | None = None
+    bits: int | None = None
+    range: tuple[float, float] | None = None
+    channels: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, which has no word for NaN."""
+        if self.kind == "label":
+            return {
+                "kind": self.kind,
+                "folder": self.folder,
+                "ignore": self.ignore,
+                "classes": list(self.classes),
+                "colors": [list(color) for color in self.colors],
+            }
+        nan = self.invalid is not None and math.isnan(self.invalid)
         return {
             "kind": self.kind,
             "folder": self.folder,
-            "ignore": self.ignore,
-            "classes": list(self.classes),
-            "colors": [list(color) for color in self.colors],
+            "scale": self.scale,
+            "unit": self.unit,
+            "invalid": "nan" if nan else self.invalid,
+            "bits": self.bits,
+            "range": self.range and list(self.range),
+            "channels": self.channels,
         }
 
     @classmethod
@@ -106,10 +144,23 @@ class TargetSpec:
             DataError: When a value is missing or of another type.
         """
         section = _Section("target", "", values)
+        kind, folder = section.get("kind", _kind), section.get("folder", _text)
+        if kind != "label":
+            section.only(("kind", "folder", "scale", "unit", "invalid", "bits", "range", "channels"))
+            return cls(
+                kind,
+                folder,
+                scale=section.get("scale", _positive),
+                unit=section.get("unit", str),
+                invalid=section.get("invalid", _number_or_none),
+                bits=section.get("bits", _or_none(_bits)),
+                range=section.get("range", _or_none(_range)),
+                channels=section.get("channels", _integer),
+            )
         section.only(("kind", "folder", "ignore", "classes", "colors"))
         return cls(
-            kind=section.get("kind", _kind),
-            folder=section.get("folder", _text),
+            kind,
+            folder,
             ignore=section.get("ignore", _integer),
             classes=section.get("classes", _texts_or_none),
             colors=section.get("colors", _colors),
@@ -184,6 +235,40 @@ class DatasetSpec:
             raise DataError(f"modalities: expected different names, got {_listed(modalities)}.")
         return tuple(modalities)
 
+    def with_target(self, name: str) -> "DatasetSpec":
+        """The same data set with one of its modalities as the target, and the others as its modalities.
+
+        Raises:
+            DataError: When the data set has no such modality, or no other.
+        """
+        self.select([name])
+        part = self.modalities[name]
+        others = {other: spec for other, spec in self.modalities.items() if other != name}
+        if not others:
+            raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
+        target = TargetSpec(
+            part.kind,
+            part.folder,
+            NO_IGNORE if part.invalid is None or part.kind != "label" else int(part.invalid),
+            part.classes,
+            palette(len(part.classes)),
+            part.suffix,
+            part.scale,
+            part.unit,
+            part.invalid,
+            part.bits,
+            part.range,
+        )
+        return replace(self, modalities=others, target=target)
+
+    def file(self, part: ModalitySpec | TargetSpec, key: str) -> str:
+        """The file of a key, from the root of the data set.
+
+        Raises:
+            DataError: When there is none, or more than one.
+        """
+        return self.store.find(part.folder, key + part.suffix)
+
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.
 
@@ -231,6 +316,9 @@ def _modality(modalities: "_Section", name: str) -> ModalitySpec:
         mean=section.get("mean", _numbers, None),
         std=section.get("std", _positives, None),
         classes=section.get("classes", _texts) if kind == "label" else (),
+        suffix=section.get("suffix", _text, ""),
+        bits=section.get("bits", _bits, None),
+        range=section.get("range", _range, None),
     )
 
 
@@ -238,16 +326,25 @@ def _target(section: "_Section") -> TargetSpec:
     section.only({key for keys in _TARGET_KEYS.values() for key in keys})
     kind = section.get("kind", _kind)
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
-    folder = section.get("folder", _folder)
+    folder, suffix = section.get("folder", _folder), section.get("suffix", _text, "")
     if kind != "label":
-        return TargetSpec(kind=kind, folder=folder)
+        return TargetSpec(
+            kind,
+            folder,
+            suffix=suffix,
+            scale=section.get("scale", _positive, 1.0),
+            unit=section.get("unit", _text, ""),
+            invalid=section.get("invalid", _number, None),
+            bits=section.get("bits", _bits, None),
+            range=section.get("range", _range, None),
+        )
     classes = section.get("classes", _texts)
     colors = section.get("colors", _colors, palette(len(classes)))
     if len(colors) != len(classes):
         raise DataError(
             f"{section.at('colors')}: expected one colour for each of {len(classes)} classes, got {len(colors)}."
         )
-    return TargetSpec(kind, folder, section.get("ignore", _label, NO_IGNORE), classes, colors)
+    return TargetSpec(kind, folder, section.get("ignore", _label, NO_IGNORE), classes, colors, suffix)
 
 
 def _splits(section: "_Section", store: Store) -> dict[str, tuple[str, ...]]:
@@ -396,6 +493,27 @@ def _positives(value: Any) -> tuple[float, ...]:
     if min(_numbers(value)) <= 0:
         raise ValueError("numbers above 0")
     return _numbers(value)
+
+
+def _bits(value: Any) -> int:
+    if value not in (8, 16):
+        raise ValueError("8 or 16")
+    return int(value)
+
+
+def _range(value: Any) -> tuple[float, float]:
+    low, high = _numbers(value) if isinstance(value, list) and len(value) == 2 else (0.0, 0.0)
+    if not low < high:
+        raise ValueError("a list of two numbers, the smaller first")
+    return low, high
+
+
+def _number_or_none(value: Any) -> float | None:
+    return math.nan if value == "nan" else None if value is None else _number(value)
+
+
+def _or_none(convert: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    return lambda value: None if value is None else convert(value)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
             f"{file}: expected {needed} channel(s) for kind {modality.kind}, got {channels}. "
             f"Other images of several channels are of kind image, other arrays of kind raw."
         )
-    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid)
+    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, bits=modality.bits)
 
     where = f"{spec.store.where(FILE)}: modalities.{name}"
     if modality.mean is None or modality.std is None:
@@ -133,10 +133,10 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     """Sums in float64: in float32 the millions of pixels of a data set lose the digits that the variance needs."""
     modality = spec.modalities[name]
     channels = _first(spec, name)[1].shape[0]
-    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid)
+    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, bits=modality.bits)
     pixels, total, squares = 0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     for key in keys:
-        file = spec.store.find(modality.folder, key)
+        file = spec.file(modality, key)
         values, valid = to_values(decode(spec.store.read(file), spec.store.where(file)), plain, spec.store.where(file))
         measured = values.flatten(1)[:, valid.flatten()].double()
         pixels += measured.shape[1]
@@ -155,7 +155,7 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
-    file = spec.store.find(spec.modalities[name].folder, _training_keys(spec)[0])
+    file = spec.file(spec.modalities[name], _training_keys(spec)[0])
     return spec.store.where(file), decode(spec.store.read(file), spec.store.where(file))
 
 

@@ -23,7 +23,7 @@ Size = tuple[int, int]
 # Between two depths or two classes there is no third: interpolating them would invent surfaces at every edge.
 _EXACT_KINDS = ("depth", "label")
 
-_TARGET = ""  # among the masks; no modality has this name
+_TARGET = ""  # among the masks or images; no modality has this name
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,79 @@ class Augment:
             target, int64 (h, w).
         """
         window = self._window((target.shape[0], target.shape[1]), size, generator)
-        values, valid = {}, {}
+        labels = torch.from_numpy(window.cut(target).astype(np.int64))[None].float()
+        inputs, masks = self._sample(raw, specs, files, window, {_TARGET: labels}, frozenset(), generator)
+        labels = masks.pop(_TARGET)[0].long()
+        valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
+        return inputs, valid, window.pad(labels, ignore)
+
+    def with_image(
+        self,
+        raw: Mapping[str, np.ndarray],
+        target: np.ndarray,
+        specs: Mapping[str, InputSpec],
+        scaling: InputSpec,
+        files: Mapping[str, str],
+        *,
+        target_file: str,
+        size: Size | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
+        """A training sample whose target is an image: geometry is changed with the inputs, values never.
+
+        Args:
+            raw: (C_m, H, W) by modality, all of one size.
+            target: (C, H, W) of that size.
+            specs: What the values mean, by modality.
+            scaling: What those of the target mean, and how they become -1 to 1.
+            files: Names for messages, by modality.
+            target_file: Likewise.
+            size: Height and width that the sample is resized to first; None for its own.
+            generator: Source of every draw; None for torch's own.
+
+        Returns:
+            Normalised inputs and their masks as for a call; the target, float32 (C, h, w), from -1 to 1; and the bool
+            mask (1, h, w) of where there is truth, which padding is not.
+        """
+        window = self._window((target.shape[-2], target.shape[-1]), size, generator)
+        tensors, masks = self._sample(
+            {**raw, _TARGET: target},
+            {**specs, _TARGET: scaling},
+            {**files, _TARGET: target_file},
+            window,
+            {},
+            frozenset([_TARGET]),
+            generator,
+        )
+        valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
+        return tensors, valid, tensors.pop(_TARGET).clamp_(-1, 1), valid.pop(_TARGET)
+
+    def _sample(
+        self,
+        raw: Mapping[str, np.ndarray],
+        specs: Mapping[str, InputSpec],
+        files: Mapping[str, str],
+        window: "Window",
+        masks: dict[str, Tensor],
+        still: frozenset[str],
+        generator: torch.Generator | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Normalised and padded images, and unpadded masks of theirs beside those given; `still` keep their values."""
+        values: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
         for name, array in raw.items():
             values[name], valid[name] = to_values(window.cut(array), specs[name], files[name])
-        labels = torch.from_numpy(window.cut(target).astype(np.int64))
-        values, valid, labels = window.fit(values, valid, labels, specs)
-
+        values, masks = window.fit(values, {name: mask.float() for name, mask in valid.items()} | masks, specs)
+        valid = {name: masks[name].bool() for name in specs}
         for name, spec in specs.items():
+            if name in still:
+                continue
             if spec.kind == "image" and self.photometric:
                 values[name] = self._photometric(values[name], generator)
             if spec.kind == "depth":
                 self._disturb_depth(values[name], valid[name], generator)
-        inputs = {name: window.pad(normalise(values[name], valid[name], spec)) for name, spec in specs.items()}
-        return inputs, {name: window.pad(mask) for name, mask in valid.items()}, window.pad(labels, ignore)
+        images = {name: window.pad(normalise(values[name], valid[name], spec)) for name, spec in specs.items()}
+        return images, masks | valid
 
     def _window(self, size: Size, resized: Size | None, generator: torch.Generator | None) -> "Window":
         frame = resized or size
@@ -160,18 +220,15 @@ class Window:
         return array[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
     def fit(
-        self, values: dict[str, Tensor], valid: dict[str, Tensor], labels: Tensor, specs: Mapping[str, InputSpec]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Resize and mirror what was cut out, so that all modalities and the target stay aligned."""
-        size = (self.rows.length, self.columns.length)
-        masks = {**{name: mask.float() for name, mask in valid.items()}, _TARGET: labels[None].float()}
-        values, masks = _move(values, masks, specs, size, self.flip)
-        target = masks.pop(_TARGET)[0].long()
+        self, values: dict[str, Tensor], masks: dict[str, Tensor], specs: Mapping[str, InputSpec]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Resize and mirror what was cut out, so that all modalities and masks, labels among them, stay aligned."""
+        values, masks = _move(values, masks, specs, (self.rows.length, self.columns.length), self.flip)
         if self.flip:
             for name, spec in specs.items():
                 if spec.kind == "normal":
                     values[name][0].neg_()
-        return values, {name: mask.bool() for name, mask in masks.items()}, target
+        return values, masks
 
     def pad(self, tensor: Tensor, fill: int = 0) -> Tensor:
         """Fill up (..., h, w) to the size of the result."""

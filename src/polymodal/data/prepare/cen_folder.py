@@ -1,0 +1,101 @@
+"""NYUDv2 as the authors of CEN distribute it: rgb, depth and masks, and the lists train.txt and val.txt."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from polymodal.data.files import read_array
+from polymodal.data.folder import check_labels
+from polymodal.data.prepare import nyu_classes
+from polymodal.data.prepare.writing import IGNORE, LABEL, Content, Plan, read_plane, require
+from polymodal.data.spec import TargetSpec
+from polymodal.errors import DataError
+
+# Stored values are 1/5000 m and reach the released networks unnormalised.
+_DEPTH = {"folder": "depth", "kind": "depth", "scale": 0.0002, "unit": "m", "invalid": 0, "mean": 0.0, "std": 1.0}
+
+_LISTS = {"train": "train.txt", "test": "val.txt"}
+"""What the authors call val are the 654 scenes of the official test split."""
+
+
+@contextmanager
+def cen(source: Path) -> Iterator[Plan]:
+    """The plan for the folder of CEN: 40 classes, as the masks number them; keys are the official numbers.
+
+    Images and masks come without the white border. Depth comes with it, and loses it here as in the released code
+    (CropAlignToMask): what is larger than the mask is cut to the mask's size at its centre.
+
+    Args:
+        source: The folder that holds rgb, depth and masks, and if there are some, train.txt and val.txt with three
+            paths a line: image, mask, depth. Without lists the official split is taken, which theirs are.
+
+    Raises:
+        DataError: A file is missing or damaged, or a list is malformed.
+    """
+    scenes = {split: _listed(source / name, source, split) for split, name in _LISTS.items()}
+    files_of = {key: files for listed in scenes.values() for key, files in listed.items()}
+    for split, listed in scenes.items():
+        listing = source / _LISTS[split]
+        why = f"{listing if listing.is_file() else 'The official split'} lists it; complete the download."
+        require((file for files in listed.values() for file in files), why)
+    target = TargetSpec("label", LABEL, IGNORE, nyu_classes.NYU40)
+
+    def read(key: str) -> dict[str, Content]:
+        image, mask, depth = files_of[key]
+        labels = read_plane(mask, labels=True)
+        check_labels(labels[None], target, str(mask))
+        colors = read_array(image)
+        return {
+            "rgb": image
+            if colors.shape[1:] == labels.shape
+            else cut_to(colors, labels.shape, image).transpose(1, 2, 0),
+            "depth": cut_to(read_plane(depth)[None], labels.shape, depth)[0],
+            "label": labels.astype(np.uint8),
+        }
+
+    yield Plan(
+        "NYUDv2-40-CEN",
+        {"rgb": {"folder": "rgb", "kind": "image"}, "depth": dict(_DEPTH)},
+        nyu_classes.NYU40,
+        {split: tuple(files) for split, files in scenes.items()},
+        read,
+        {split: len(images) for split, images in nyu_classes.official_split().items()},
+    )
+
+
+def cut_to(array: np.ndarray, size: tuple[int, ...], file: Path) -> np.ndarray:
+    """The centre of (C, H, W) at a smaller size; an odd rest is cut at the bottom and at the right.
+
+    Raises:
+        DataError: When the array is smaller than that.
+    """
+    (height, width), (rows, columns) = array.shape[1:], size
+    if height < rows or width < columns:
+        raise DataError(
+            f"{file}: expected at least the size of its mask, {columns}x{rows} (width x height), got {width}x{height}."
+        )
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return array[:, top : top + rows, left : left + columns]
+
+
+def _listed(listing: Path, source: Path, split: str) -> dict[str, tuple[Path, Path, Path]]:
+    """Image, mask and depth by key."""
+    if not listing.is_file():
+        keys = [f"{number:06d}" for number in nyu_classes.official_split()[split]]
+        return {
+            key: (source / f"rgb/{key}.png", source / f"masks/{key}.png", source / f"depth/{key}.png") for key in keys
+        }
+    scenes: dict[str, tuple[Path, Path, Path]] = {}
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        paths = line.split("\t")
+        if len(paths) != 3:
+            raise DataError(
+                f"{listing}, line {number}: expected three paths between tabs (image, mask, depth), got {line!r}."
+            )
+        image, mask, depth = (source / path.strip() for path in paths)
+        scenes[image.stem] = image, mask, depth
+    if not scenes:
+        raise DataError(f"{listing}: lists no scene. Take it from the authors' repository, or remove it.")
+    return scenes

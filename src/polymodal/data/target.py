@@ -1,0 +1,99 @@
+"""An image that is to be predicted: its values scaled to -1..1 by a stated range, and back.
+
+One linear rule for every kind, so that a generator with a tanh can reach all of it: the ends of `TargetSpec.range`
+become -1 and 1, and what lies beyond them counts as the end.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polymodal.data.files import decode
+from polymodal.data.inputs import InputSpec, prepare_input
+from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
+from polymodal.errors import DataError
+
+
+def settle_target(spec: DatasetSpec) -> TargetSpec:
+    """The target with its channels and its range; one of kind label as it is.
+
+    The channels are those of the first file. Without a declared range, image is 0 to 1 (full scale) and normal -1 to 1;
+    8-bit files of depth or raw hold at most 255 * scale, so 0 to that.
+
+    Raises:
+        DataError: When the file cannot be read or has channels that the kind cannot have, or a range is needed and not
+            declared.
+    """
+    target = spec.target
+    if target.kind == "label":
+        return target
+    key = next(iter(spec.splits.values()))[0]
+    file = spec.file(target, key)
+    raw = decode(spec.store.read(file), spec.store.where(file))
+    needed = {"depth": 1, "normal": 3}.get(target.kind, raw.shape[0])
+    if raw.shape[0] != needed:
+        raise DataError(
+            f"{spec.store.where(file)}: expected {needed} channel(s) for a target of kind {target.kind}, "
+            f"got {raw.shape[0]}."
+        )
+    span = target.range or {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}.get(target.kind)
+    if span is None:
+        if raw.dtype != np.uint8:
+            raise DataError(
+                f"{spec.store.where(FILE)}: {target.folder}: a target of kind {target.kind} in {raw.dtype} files needs "
+                f"a range, such as `range: [0, 10]`{f' in {target.unit}' if target.unit else ''}: it is scaled by it."
+            )
+        span = (0.0, 255 * target.scale)
+    return replace(target, channels=raw.shape[0], range=span)
+
+
+def target_scaling(target: TargetSpec) -> InputSpec:
+    """How files of the target become -1..1: the range as mean and standard deviation of an input.
+
+    Args:
+        target: As `settle_target` returns it.
+    """
+    assert target.range is not None, "settle_target comes first"
+    low, high = target.range
+    return InputSpec(
+        target.kind,
+        target.channels,
+        target.scale,
+        target.unit,
+        target.invalid,
+        mean=((low + high) / 2,) * target.channels,
+        std=((high - low) / 2,) * target.channels,
+        bits=target.bits,
+    )
+
+
+def prepare_target(raw: np.ndarray, target: TargetSpec, file: str) -> tuple[Tensor, Tensor]:
+    """A file's content as a target.
+
+    Args:
+        raw: (C, H, W) as `read_array` gives it.
+        target: As `settle_target` returns it.
+        file: Its name, for messages.
+
+    Returns:
+        float32 (C, H, W) from -1 to 1, 0 where there is no truth, and the bool mask (1, H, W) of where there is.
+
+    Raises:
+        DataError: When the channels or the type of the file are not those of `target`.
+    """
+    values, valid = prepare_input(raw, target_scaling(target), file)
+    return values.clamp_(-1, 1), valid
+
+
+def restore_target(scaled: Tensor, target: TargetSpec) -> Tensor:
+    """The inverse of the scaling: values from -1 to 1 as values in the target's unit (image: 0 to 1).
+
+    Args:
+        scaled: (..., C, H, W).
+        target: As `settle_target` returns it.
+    """
+    assert target.range is not None, "settle_target comes first"
+    low, high = target.range
+    return torch.lerp(torch.full_like(scaled, low), torch.full_like(scaled, high), (scaled + 1) / 2)

@@ -1,0 +1,228 @@
+"""Targets that are images: scaled by their stated range, moved with the inputs, and known where there is truth."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fixtures_data import MODALITIES, edit, make_folder
+from polymodal.data import (
+    Augment,
+    DatasetSpec,
+    FolderData,
+    FolderDataset,
+    InputSpec,
+    TargetSpec,
+    check,
+    read_array,
+    restore_target,
+    settle_target,
+)
+from polymodal.errors import DataError
+
+STILL = Augment(scale=(1.0, 1.0), flip=False, photometric=0.0)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folder(tmp_path / "data")
+
+
+def ranged(root):
+    """The tiny set with a range for its 16-bit depth."""
+    edit(root, lambda d: d["modalities"]["depth"].update(range=[0, 4]))
+    return root
+
+
+def plain_target(root, name: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a target must be, from the definition: float64 (C, H, W) from -1 to 1 and where there is truth (H, W)."""
+    (file,) = (root / name).glob(f"{key}.*")
+    raw = read_array(file).astype(np.float64)
+    if name == "depth":
+        values, valid = np.clip(raw * 0.001, 0, 4) / 2 - 1, raw[0] != 0
+    else:
+        values, valid = raw / (65535 if name == "grey" else 255) * 2 - 1, np.ones(raw.shape[1:], bool)
+    return np.where(valid, values, 0), valid
+
+
+@pytest.mark.parametrize("augment", [None, STILL])
+@pytest.mark.parametrize("name", ["rgb", "grey", "normal", "depth"])
+def test_any_modality_can_be_the_target(root, name, augment):
+    """Wrong by a factor or an offset, a generator would learn a picture that no score agrees with."""
+    data = FolderDataset(ranged(root), "train", target=name, augment=augment)
+    assert list(data.inputs) == [other for other in MODALITIES if other != name]
+    sample = data[1]
+    values, valid = plain_target(root, name, "0001")
+    assert sample["target"].dtype == torch.float32
+    assert np.allclose(sample["target"].numpy(), values, atol=1e-6)
+    assert sample["target_valid"].dtype == torch.bool
+    assert np.array_equal(sample["target_valid"][0].numpy(), valid)
+    assert valid.all() == (name != "depth")
+
+
+def test_target_of_dataset_yaml_may_be_an_image(root):
+    edit(root, lambda d: d.update(target={"folder": "grey", "kind": "image", "bits": 16}))
+    edit(root, lambda d: d["modalities"].pop("grey"))
+    sample = FolderDataset(root, "train", ["rgb"])[0]
+    assert np.allclose(sample["target"].numpy(), plain_target(root, "grey", "0000")[0], atol=1e-6)
+
+
+def test_evaluation_keeps_the_resolution_of_the_target(root):
+    sample = FolderDataset(root, "val", ["grey"], target="rgb", size=(12, 20))[0]
+    assert sample["inputs"]["grey"].shape == (1, 12, 20)
+    assert sample["target"].shape == (3, 24, 32)
+    sample = FolderDataset(root, "val", ["grey"], target="rgb", size=(12, 20), augment=STILL)[0]
+    assert sample["target"].shape == (3, 12, 20)
+    assert sample["target_valid"].shape == (1, 12, 20)
+
+
+@given(st.integers(0, 10_000), st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.none(), st.floats(0.4, 2.5))
+def test_target_moves_with_the_inputs_and_keeps_its_values(seed, crop, scale):
+    """An input that is the target's own picture must stay that, through any scale, crop, flip and padding."""
+    grey = np.random.default_rng(0).integers(1, 256, (1, 24, 32), dtype=np.uint8)
+    scaling = {
+        "image": InputSpec("image", 1, mean=(0.5,), std=(0.5,)),
+        "depth": InputSpec("depth", 1, scale=1 / 255, invalid=0, mean=(0.5,), std=(0.5,)),
+    }
+    augment = Augment(scale=(scale, scale * 1.2), crop=crop, photometric=0.0)
+    for kind, spec in scaling.items():
+        inputs, valid, target, known = augment.with_image(
+            {"a": grey},
+            grey,
+            {"a": spec},
+            spec,
+            {"a": "a.png"},
+            target_file="t.png",
+            generator=torch.Generator().manual_seed(seed),
+        )
+        assert torch.equal(inputs["a"], target), kind
+        assert torch.equal(valid["a"], known), kind
+        assert not target[:, ~known[0]].any(), kind
+        assert target.shape[1:] == (crop or (24, 32)), kind
+
+
+def test_photometry_and_depth_noise_never_touch_the_target(root):
+    """The same scene brightened for the input only is augmentation; brightened in the truth it is another scene."""
+    loud = Augment(scale=(1.0, 1.0), flip=False, photometric=0.5, depth_noise=0.3, depth_holes=1.0)
+    for name in ("rgb", "depth"):
+        still = FolderDataset(ranged(root), "train", target=name, augment=STILL)[0, 3]
+        changed = FolderDataset(root, "train", target=name, augment=loud)[0, 3]
+        other = "depth" if name == "rgb" else "rgb"
+        assert torch.equal(still["target"], changed["target"])
+        assert torch.equal(still["target_valid"], changed["target_valid"])
+        assert not torch.equal(still["inputs"][other], changed["inputs"][other])
+
+
+def test_mirrored_normals_point_the_other_way(root):
+    augment = Augment(scale=(1.0, 1.0), photometric=0.0)
+    data = FolderDataset(root, "train", ["rgb"], target="normal", augment=augment)
+    plain = plain_target(root, "normal", "0000")[0]
+    mirrored = plain[:, :, ::-1] * np.array([-1, 1, 1])[:, None, None]
+    found = [data[0, seed]["target"].numpy() for seed in range(12)]
+    turned = [np.allclose(target, mirrored, atol=1e-6) for target in found]
+    assert all(np.allclose(target, plain, atol=1e-6) or turn for target, turn in zip(found, turned, strict=True))
+    assert 1 <= sum(turned) <= 11
+
+
+def test_8_bit_depth_has_its_own_range_and_16_bit_must_state_one(root):
+    with pytest.raises(DataError, match=r"dataset.yaml: depth: .* uint16 files needs a range, such as .* in m"):
+        FolderDataset(root, "train", target="depth")
+    for file in (root / "depth").iterdir():
+        Image.fromarray(np.full((24, 32), 51, np.uint8)).save(file)
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=0.02))
+    data = FolderDataset(root, "train", target="depth")
+    assert data.target.range == pytest.approx((0, 5.1))
+    assert torch.allclose(data[0]["target"], torch.tensor(2 * 51 / 255 - 1))
+
+
+@pytest.mark.parametrize("name", ["rgb", "normal", "depth"])
+def test_scaling_can_be_undone(root, name):
+    data = FolderDataset(ranged(root), "train", target=name)
+    restored = restore_target(data[0]["target"].double(), data.target).numpy()
+    raw = read_array(next((root / name).glob("0000.*"))).astype(np.float64)
+    expected = {"rgb": raw / 255, "normal": raw / 127.5 - 1, "depth": np.clip(raw / 1000, 0, 4)}[name]
+    known = data[0]["target_valid"].expand(data.target.channels, -1, -1).numpy()
+    assert np.allclose(restored[known], expected[known], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rgb", "depth", "normal"])
+def test_image_target_survives_the_model_folder(root, name):
+    target = settle_target(DatasetSpec.load(ranged(root)).with_target(name))
+    assert TargetSpec.from_dict(target.as_dict()) == target
+    with pytest.raises(DataError, match=r"target: range: expected a list of two"):
+        TargetSpec.from_dict(target.as_dict() | {"range": [2, 1]})
+
+
+def test_data_module_batches_images(root):
+    data = FolderData(
+        str(ranged(root)), ["rgb", "normal"], target="depth", batch_size=2, eval_batch_size=3, augment=STILL
+    )
+    data.setup("fit")
+    assert list(data.inputs) == ["rgb", "normal"]
+    assert (data.target.kind, data.target.channels, data.target.range) == ("depth", 1, (0, 4))
+    for loader, size in ((data.train_dataloader(), 2), (data.val_dataloader(), 3)):
+        batch = next(iter(loader))
+        assert batch["target"].shape == (size, 1, 24, 32)
+        assert batch["target_valid"].shape == (size, 1, 24, 32)
+        assert batch["target_valid"].dtype == torch.bool
+    with pytest.raises(DataError, match="segmentation needs a target of kind label, got depth"):
+        data.num_classes  # noqa: B018
+
+
+def test_unknown_target_and_target_among_the_inputs_are_refused(root):
+    with pytest.raises(DataError, match=r"no modality 'rbg'; did you mean 'rgb'"):
+        FolderDataset(root, "train", target="rbg")
+    with pytest.raises(DataError, match=r"no modality 'rgb'"):
+        FolderDataset(root, "train", ["rgb", "grey"], target="rgb")
+
+
+def test_target_of_another_size_or_channels_is_named(root):
+    Image.fromarray(np.zeros((20, 32, 3), np.uint8)).save(root / "normal/0001.png")
+    with pytest.raises(DataError, match=r"normal/0001.png: expected the size of .*, 32x24 .*got 32x20"):
+        FolderDataset(root, "train", ["grey"], target="normal")[1]
+    Image.fromarray(np.zeros((24, 32), np.uint8)).save(root / "normal/0002.png")
+    with pytest.raises(DataError, match=r"normal/0002.png: expected 3 channel\(s\).* got 1"):
+        FolderDataset(root, "train", ["grey"], target="normal")[2]
+
+
+@pytest.mark.parametrize("role", ["input", "target"])
+def test_16_bit_file_saved_as_8_bit_is_refused(root, role):
+    """Read by the same scale, 3 m of depth would silently become 1 cm."""
+    edit(ranged(root), lambda d: d["modalities"]["depth"].update(bits=16, mean=2, std=1))
+    Image.fromarray(np.full((24, 32), 11, np.uint8)).save(root / "depth/0001.png")
+    inputs, target = (["depth"], "grey") if role == "input" else (["rgb"], "depth")
+    data = FolderDataset(root, "train", inputs, target=target)
+    assert data[0]["target"].shape == (1, 24, 32)
+    with pytest.raises(DataError, match=r"depth/0001.png: expected 16-bit .* got uint8"):
+        data[1]
+
+
+def test_check_names_defects_of_an_image_target(tmp_path):
+    root = make_folder(tmp_path / "data", modalities=("rgb", "depth"))
+    edit(root, lambda d: d.update(target={"folder": "depth", "kind": "depth", "scale": 0.001, "invalid": 0}))
+    edit(root, lambda d: d["modalities"].pop("depth"))
+    Image.fromarray(np.zeros((24, 32), np.uint16)).save(root / "depth/0001.png")
+    Image.fromarray(np.full((24, 32), 7, np.uint16)).save(root / "depth/0002.png")
+    assert {(defect.file, defect.problem.split(":")[0]) for defect in check(root)} == {
+        ("depth/0001.png", "no pixel holds a measurement."),
+        ("depth/0002.png", "constant"),
+    }
+
+
+def test_suffix_stands_behind_the_key(tmp_path):
+    root = make_folder(tmp_path / "data", modalities=("rgb", "grey"))
+    for file in (root / "grey").iterdir():
+        file.rename(file.with_name(f"{file.stem}_domain_grey.png"))
+    edit(root, lambda d: d["modalities"]["grey"].update(suffix="_domain_grey"))
+    assert np.allclose(
+        FolderDataset(root, "train", ["rgb"], target="grey")[0]["target"].numpy(),
+        plain_target(root, "grey", "0000_domain_grey")[0],
+        atol=1e-6,
+    )
+    assert "grey" in FolderDataset(root, "train", ["grey"])[0]["inputs"]
+    assert check(root) == []
+    (root / "grey/0001_domain_grey.png").unlink()
+    with pytest.raises(DataError, match=r"grey: no file for the key '0001_domain_grey'"):
+        FolderDataset(root, "train", ["grey"])[1]
