@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="the page; report.html in the first run folder if not given")
     report.set_defaults(run=_report)
 
-    data = commands.add_parser("data", help="check or measure a data set, or unpack the embedded one")
+    data = commands.add_parser("data", help="check, measure or prepare a data set, or unpack the embedded one")
     tools = data.add_subparsers(metavar="TOOL", required=True)
     check = tools.add_parser("check", help="read every file once and name each defect; exit status 1 if there is any")
     check.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
@@ -120,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     rooms = tools.add_parser("rooms", help="unpack the embedded data set")
     rooms.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
     rooms.set_defaults(run=_rooms)
+    prepare = tools.add_parser("prepare", help="turn the official download of a known data set into a data set folder")
+    prepare.add_argument("name", metavar="NAME", help="nyudv2, sunrgbd, cityscapes or cen (the folder of its authors)")
+    prepare.add_argument("source", type=Path, metavar="SOURCE", help="the download, unpacked; nothing in it is changed")
+    prepare.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder, or one to finish")
+    prepare.add_argument("--classes", type=int, metavar="N", help="nyudv2: 40, 37 or 13 (40)")
+    prepare.add_argument("--depth", metavar="KIND", help="nyudv2 and sunrgbd: filled or raw (filled)")
+    prepare.set_defaults(run=_prepare)
     return parser
 
 
@@ -207,6 +214,15 @@ def _rooms(parsed: argparse.Namespace) -> None:
 
     unpack_rooms(parsed.out)
     print(parsed.out)
+
+
+def _prepare(parsed: argparse.Namespace) -> int:
+    from polymodal.data.prepare import prepare
+
+    summary = prepare(parsed.name, parsed.source, parsed.out, classes=parsed.classes, depth=parsed.depth)
+    print(summary)
+    print(parsed.out)
+    return 1 if summary.defects else 0
 
 
 def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:
