@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from polymodal.nn.norm import can_be_private
+from polymodal.nn.norm import PrivateNorm2d, can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
-_SHORTCUT = re.compile(r"downsample|shortcut|skip|^proj$|identity")
+_BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")
 _GATE = re.compile(r"^(SE|Squeeze|EffectiveSE|Eca|Ceca)")
 _NOT_ENCODER = re.compile(r"decoder|head|classifier|(^|_)neck|fpn|aux|stem")
 
@@ -81,7 +81,7 @@ def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
     """The convolutions that `spatial_norms` follow, with what stands around them, in the network's order.
 
     Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
+        network: A network, plain or multimodal. When it has a child `encoder` or `backbone`, only that is looked at.
     """
     modules = _encoder(network)
     return [spatial for name in _innermost_blocks(modules) for spatial in _in_block(name, modules[name])]
@@ -128,7 +128,7 @@ def _in_block(name: str, block: nn.Module) -> Iterator[SpatialConvolution]:
                 yield SpatialConvolution(name, conv, norm, layer)
             conv = layer if max(module.kernel_size) > 1 else ""
             norms = []
-        elif conv and can_be_private(module):
+        elif conv and (can_be_private(module) or isinstance(module, PrivateNorm2d)):
             norms.append(layer)
 
 
@@ -136,7 +136,7 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
     """The block's modules in order, without its shortcut and its gates."""
     path: list[tuple[str, nn.Module]] = []
     for name, child in block.named_children():
-        if _SHORTCUT.search(name) or _GATE.search(type(child).__name__):
+        if _BESIDE.search(name) or _GATE.search(type(child).__name__):
             continue
         path.append((f"{prefix}.{name}", child))
         path += _main_path(f"{prefix}.{name}", child)

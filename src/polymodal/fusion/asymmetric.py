@@ -1,0 +1,204 @@
+"""Asymmetric fusion (AsymFusion): channel shuffle and pixel shift around the last spatial convolution of each stage.
+
+Source: Wang et al., "Learning Deep Multimodal Feature Representation with Asymmetric Multi-layer Fusion", ACM
+    Multimedia 2020 (arXiv 2108.05009), and its released code.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from polymodal import functional
+from polymodal.errors import FusionError
+from polymodal.fusion.auto import SpatialConvolution, spatial_convolutions, stages
+from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
+from polymodal.nn.roster import Roster
+
+
+@dataclass(frozen=True)
+class Asymmetric(Fusion):
+    """Shuffle channels and add shifted pixels across modalities, without any parameter (AsymFusion).
+
+    With a the features before a block's spatial convolution and b those before its next convolution (so after norm and
+    activation, and a gate where there is one), at every site
+
+        a_m ← shuffle(a)_m, then the spatial convolution; b_m ← b_m + shift(a)_m, then b_m ← reversed shuffle(b)_m,
+
+    where shift(a) is taken before the shuffle; see `channel_shuffle` and `pixel_shift`, also for more than two
+    modalities. The modalities that are present stand in a circle, so that an absent one is passed over.
+
+    Args:
+        shuffle: Whether channels are shuffled.
+        shift: Whether shifted pixels are added.
+
+    Raises:
+        FusionError: When neither is wanted.
+    """
+
+    name: ClassVar[str] = "asymmetric"
+
+    shuffle: bool = True
+    shift: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.shuffle or self.shift):
+            raise FusionError("shuffle, shift: expected at least one of them, got neither. For no fusion, use None.")
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The norms of the spatial convolutions around which the modalities meet.
+
+        A block can carry the fusion when the features before its spatial convolution have the size and the channels of
+        those before its next one. `"auto"` means the last such block of each stage, see `stages`; a pattern or a
+        predicate chooses among all such blocks, by the names of their norms.
+
+        Raises:
+            FusionError: When no block can carry it, or a norm that was named cannot; the message says why.
+        """
+        found = {spatial.norm: spatial for spatial in spatial_convolutions(network)}
+        if not found:
+            raise FusionError(
+                "An asymmetric fusion acts inside residual blocks, and the encoder of this "
+                f"{type(network).__name__} has none whose class is called a block, a bottleneck or the like. Choose "
+                "another backbone or another fusion."
+            )
+        obstacles = _obstacles(network, list(found.values()))
+        norms = {name: network.get_submodule(name) for name in found}
+        chosen = list(found) if sites == "auto" else select(norms, sites)
+        named = [sites] if isinstance(sites, str) else [] if callable(sites) else list(sites)
+        able = [name for name in chosen if name not in obstacles]
+        refused = [name for name in chosen if name in obstacles and (name in named or not able)]
+        if refused:
+            raise FusionError(
+                f"sites: '{refused[-1]}' cannot carry an asymmetric fusion: {obstacles[refused[-1]]}."
+                + describe_candidates({name: norm for name, norm in norms.items() if name not in obstacles})
+            )
+        return _last_of_each_stage(network, [found[name] for name in able]) if sites == "auto" else tuple(able)
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Let the blocks of the sites meet before their spatial convolution and before the next one.
+
+        By hooks, so that the tree of modules and its state stay those of the network without fusion.
+        """
+        found = {spatial.norm: spatial for spatial in spatial_convolutions(network)}
+        for name in sites:
+            meeting = Meeting(self, roster)
+            network.get_submodule(found[name].conv).register_forward_pre_hook(meeting.before_spatial)
+            network.get_submodule(found[name].following).register_forward_pre_hook(meeting.before_following)
+            network.get_submodule(found[name].block).register_forward_hook(meeting.forget, always_call=True)
+
+
+class Meeting:
+    """The fusion in one block, as hooks of its layers.
+
+    Args:
+        rule: What is done.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, rule: Asymmetric, roster: Roster) -> None:
+        self.rule = rule
+        self.roster = roster
+        self.shifted: Tensor | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anybody to meet."""
+        return self.roster.fusing and len(self.roster.present) > 1
+
+    def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Keep the shifted features `(B*K, C, H, W)` of the K present modalities for later, and shuffle them."""
+        del conv
+        if not self.acts:
+            return None
+        x = functional.unfold(inputs[0], len(self.roster.present))
+        if self.rule.shift:
+            self.shifted = functional.pixel_shift(x)
+        return functional.channel_shuffle(x).flatten(0, 1) if self.rule.shuffle else None
+
+    def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Add what was kept to the features `(B*K, C, H, W)`, and shuffle them back."""
+        del conv
+        if not self.acts:
+            return None
+        x = functional.unfold(inputs[0], len(self.roster.present))
+        if self.shifted is not None:
+            x = x + self.shifted.to(x.dtype)
+            self.shifted = None
+        return (functional.channel_shuffle(x, reverse=True) if self.rule.shuffle else x).flatten(0, 1)
+
+    def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
+        """Hold no features once the block is done, even if an error ended it."""
+        del block, inputs, output
+        self.shifted = None
+
+
+def _last_of_each_stage(network: nn.Module, able: Sequence[SpatialConvolution]) -> tuple[str, ...]:
+    """Of each stage, the norm of the last of these spatial convolutions."""
+    stage_of = {block: stage for stage, blocks in stages(network).items() for block in blocks}
+    last = {}
+    for spatial in able:
+        block = next(block for block in stage_of if f"{spatial.block}.".startswith(f"{block}."))
+        last[stage_of[block]] = spatial.norm
+    return tuple(last.values())
+
+
+def _obstacles(network: nn.Module, spatials: Sequence[SpatialConvolution]) -> dict[str, str]:
+    """Why spatial convolutions cannot carry the fusion, by their norm's name, each the rest of a sentence.
+
+    Every block runs once by itself, without arithmetic. This tells more than its settings do: convolutions may pad as
+    they see fit, a pooling may stand between them, and layers that follow each other in the tree may be branches.
+    """
+    obstacles: dict[str, str] = {}
+    for name, group in groupby(spatials, key=lambda spatial: spatial.block):
+        with torch.inference_mode(False), torch.enable_grad():
+            run = _Run(name, copy.deepcopy(network.get_submodule(name)).to("meta").eval())
+            obstacles |= {spatial.norm: reason for spatial in group if (reason := run.obstacle(spatial))}
+    return obstacles
+
+
+class _Run:
+    """What the convolutions of a block took and returned when it ran by itself.
+
+    Args:
+        name: The block's dotted name.
+        block: The block, on the meta device and in eval mode.
+    """
+
+    def __init__(self, name: str, block: nn.Module) -> None:
+        self.calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.failure = ""
+        convolutions = {f"{name}.{n}": module for n, module in block.named_modules() if isinstance(module, nn.Conv2d)}
+        for conv, module in convolutions.items():
+            calls = self.calls.setdefault(conv, [])
+            module.register_forward_hook(lambda _, inputs, output, calls=calls: calls.append((inputs[0], output)))
+        first = next(iter(convolutions.values()))
+        image = torch.zeros(1, first.in_channels, 32, 32, dtype=first.weight.dtype, device="meta", requires_grad=True)
+        try:
+            block(image.clone())  # a block may change its input in place, which a leaf forbids
+        except Exception as error:  # whatever a network of somebody else's raises
+            self.failure = f"its block '{name}' does not run by itself ({error})"
+
+    def obstacle(self, spatial: SpatialConvolution) -> str | None:
+        """Why a spatial convolution of the block cannot carry the fusion; None when it can."""
+        if self.failure:
+            return self.failure
+        if any(len(self.calls[name]) != 1 for name in (spatial.conv, spatial.following)):
+            return f"'{spatial.conv}' and '{spatial.following}' do not run once each"
+        [(before, made)], [(after, _)] = self.calls[spatial.conv], self.calls[spatial.following]
+        if torch.autograd.grad(after.sum(), made, allow_unused=True, retain_graph=True)[0] is None:
+            return f"'{spatial.following}' is given nothing of what '{spatial.conv}' returns"
+        if before.shape != after.shape:
+            return (
+                f"'{spatial.conv}' is given {_size(before)} and '{spatial.following}' {_size(after)}, where both must "
+                "be alike"
+            )
+        return None
+
+
+def _size(x: Tensor) -> str:
+    return f"{x.shape[1]} channels of {' × '.join(map(str, x.shape[2:]))} pixels"
