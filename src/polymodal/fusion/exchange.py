@@ -1,13 +1,18 @@
 """Channel exchanging (CEN): a channel with a small scale is replaced by the mean of the other modalities' channel.
 
+Beside it its control, for which channels are drawn by lot.
+
 Source: Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005), sec. 3 and eq. 4
     to 6.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+from zlib import crc32
 
+import torch
 from torch import Tensor, nn
 
 from polymodal import functional
@@ -18,8 +23,67 @@ from polymodal.nn.norm import PrivateNorm2d, can_be_private
 from polymodal.nn.roster import Roster
 
 
+class ChannelFusion(Fusion):
+    """Exchanging after private norms and before the activation, however the channels are chosen.
+
+    Attributes:
+        within: `"part"` when a modality exchanges in its own part alone, `"all"` when anywhere.
+    """
+
+    needs_private_norms: ClassVar[bool] = True
+    within: Literal["part", "all"]
+
+    def __post_init__(self) -> None:
+        if self.within not in ("part", "all"):
+            raise FusionError(f'within: expected "part" or "all", got {self.within!r}.')
+
+    @property
+    @abstractmethod
+    def exchanges(self) -> bool:
+        """Whether these settings can exchange anything at all."""
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The norms after which channels are exchanged: those chosen among all that have scales.
+
+        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
+        `spatial_norms`.
+
+        Raises:
+            FusionError: When nothing matches; the message lists the candidates.
+        """
+        candidates = {
+            name: module
+            for name, module in network.named_modules()
+            if can_be_private(module) and module.weight is not None
+        }
+        chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
+        chosen = [name for name in chosen if name in candidates]
+        if not chosen:
+            raise FusionError(
+                'sites="auto" found no residual or inverted-residual block in the encoder: say where to exchange.'
+                + describe_candidates(candidates)
+            )
+        return tuple(chosen)
+
+    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
+        """What is exchanged now, by site, on the CPU."""
+        return {
+            name: SiteState(
+                scale=norm.weight.detach().cpu().abs(),
+                keep=_exchange(norm).choose(norm.weight).cpu(),
+                part=(part := _exchange(norm).part.cpu()),
+                allowed=self.allowed(part),
+            )
+            for name, norm in _norms(network, sites)
+        }
+
+    def allowed(self, part: Tensor) -> Tensor:
+        """Where exchanging is allowed, `(M, C)`, from the parts `(M, C)`."""
+        return part if self.within == "part" else torch.ones_like(part)
+
+
 @dataclass(frozen=True)
-class Exchange(Fusion):
+class Exchange(ChannelFusion):
     """Exchange channels between modalities after a norm and before the activation (CEN eq. 6).
 
     The penalty always acts on disjoint parts, modality m on the m-th of M. With M = 1 nothing is exchanged.
@@ -45,14 +109,13 @@ class Exchange(Fusion):
     share: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.threshold >= 0:
             raise FusionError(f"threshold: expected θ ≥ 0, got {self.threshold}.")
         if not self.penalty >= 0:
             raise FusionError(f"penalty: expected λ ≥ 0, got {self.penalty}.")
-        if self.within not in ("part", "all"):
-            raise FusionError(f'within: expected "part" or "all", got {self.within!r}.')
-        if self.share is not None and not 0 <= self.share <= 1:
-            raise FusionError(f"share: expected a share from 0 to 1, got {self.share}.")
+        if self.share is not None:
+            _check_share(self.share)
 
     @property
     def exchanges(self) -> bool:
@@ -61,38 +124,14 @@ class Exchange(Fusion):
 
     def keep(self, scale: Tensor, part: Tensor) -> Tensor:
         """Which channels stay: `(M, C)` from the scales γ and the parts, both `(M, C)`."""
-        allowed = part if self.within == "part" else None
         if self.share is not None:
-            return functional.keep_over_share(scale, self.share, allowed)
-        return functional.keep_over_threshold(scale, self.threshold, allowed)
-
-    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
-        """The norms after which channels are exchanged: those chosen among all that have scales.
-
-        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
-        `spatial_norms`.
-
-        Raises:
-            FusionError: When nothing matches; the message lists the candidates.
-        """
-        candidates = {
-            name: module
-            for name, module in network.named_modules()
-            if can_be_private(module) and module.weight is not None
-        }
-        chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
-        chosen = [name for name in chosen if name in candidates]
-        if not chosen:
-            raise FusionError(
-                'sites="auto" found no residual or inverted-residual block in the encoder: say where to exchange.'
-                + describe_candidates(candidates)
-            )
-        return tuple(chosen)
+            return functional.keep_over_share(scale, self.share, self.allowed(part))
+        return functional.keep_over_threshold(scale, self.threshold, self.allowed(part))
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites exchange what they normalised."""
         for _, norm in _norms(network, sites):
-            norm.fusion = ChannelExchange(self, roster, norm.weight).train(norm.training)
+            norm.fusion = ScaleExchange(self, roster, norm.weight).train(norm.training)
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """λ Σ_l Σ_m |γ̂_{m,l}|₁ (CEN eq. 4), a scalar."""
@@ -100,42 +139,76 @@ class Exchange(Fusion):
         if self.penalty == 0:
             return total
         for _, norm in _norms(network, sites):
-            total = total + functional.scale_penalty(norm.weight, _part(norm))
+            total = total + functional.scale_penalty(norm.weight, _exchange(norm).part)
         return self.penalty * total
 
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
         """γ `(M, C)` of every site."""
         return {name: norm.weight for name, norm in _norms(network, sites)}
 
-    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
-        """What is exchanged now, by site, on the CPU."""
-        return {
-            name: SiteState(
-                scale=(scale := norm.weight.detach().cpu()).abs(),
-                keep=self.keep(scale, part := _part(norm).cpu()),
-                part=part,
-                allowed=part if self.within == "part" else part.new_ones(part.shape),
-            )
-            for name, norm in _norms(network, sites)
-        }
+
+@dataclass(frozen=True)
+class RandomExchange(ChannelFusion):
+    """The control of `Exchange`: the same sites and the same exchange, of channels drawn by lot once and for all.
+
+    What exchanging small scales gains beyond this is due to the choice of channels. There is no penalty.
+
+    Args:
+        share: The share in 0..1 of the allowed channels that every modality exchanges at each site.
+        seed: Of the draw. Each site has a draw of its own, by its name; it is saved with the network.
+        within: `"part"` draws from the modality's own part alone, `"all"` from all channels.
+
+    Raises:
+        FusionError: When a value is out of its range.
+    """
+
+    name: ClassVar[str] = "random"
+
+    share: float
+    seed: int = 0
+    within: Literal["part", "all"] = "part"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share(self.share)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether these settings can exchange anything at all."""
+        return self.share > 0
+
+    def draw(self, site: str, part: Tensor) -> Tensor:
+        """Which channels stay at a site, `(M, C)`, from the parts `(M, C)`."""
+        generator = torch.Generator().manual_seed(crc32(f"{self.seed} {site}".encode()))
+        lots = torch.rand(part.shape, generator=generator).to(part.device)
+        return functional.keep_over_share(lots, self.share, self.allowed(part))
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Let the private norms at the sites exchange what they normalised."""
+        for name, norm in _norms(network, sites):
+            norm.fusion = FixedExchange(self, roster, norm.weight, name).train(norm.training)
 
 
-class ChannelExchange(nn.Module):
+class ChannelExchange(nn.Module, ABC):
     """The exchange at one site.
 
     Args:
-        rule: Which channels stay.
+        rule: The fusion's settings.
         roster: The network's modalities.
         scale: The site's γ, `(M, C)`, for its shape and device.
     """
 
     part: Tensor
 
-    def __init__(self, rule: Exchange, roster: Roster, scale: Tensor) -> None:
+    def __init__(self, rule: ChannelFusion, roster: Roster, scale: Tensor) -> None:
         super().__init__()
         self.rule = rule
         self.roster = roster
         self.register_buffer("part", functional.own_parts(*scale.shape, device=scale.device), persistent=False)
+
+    @abstractmethod
+    def choose(self, scale: Tensor) -> Tensor:
+        """Which channels the K present modalities keep, `(K, C)`, from their γ `(K, C)`."""
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """Exchange among the K present modalities.
@@ -149,12 +222,40 @@ class ChannelExchange(nn.Module):
         """
         if not (self.roster.fusing and self.rule.exchanges):
             return x
-        keep = self.rule.keep(scale, self.roster.select(self.part))
-        return functional.exchange(functional.unfold(x, len(self.roster.present)), keep).flatten(0, 1)
+        return functional.exchange(functional.unfold(x, len(self.roster.present)), self.choose(scale)).flatten(0, 1)
 
     def extra_repr(self) -> str:
         """The rule, for `print(model)`."""
         return str(self.rule)
+
+
+class ScaleExchange(ChannelExchange):
+    """The exchange of channels with small scales at one site, see `ChannelExchange`."""
+
+    rule: Exchange
+
+    def choose(self, scale: Tensor) -> Tensor:
+        """Those with large scales."""
+        return self.rule.keep(scale, self.roster.select(self.part))
+
+
+class FixedExchange(ChannelExchange):
+    """The exchange of drawn channels at one site, see `ChannelExchange`; `keep` `(M, C)` is part of the state.
+
+    Args:
+        site: Its name, on which the draw depends.
+    """
+
+    keep: Tensor
+
+    def __init__(self, rule: RandomExchange, roster: Roster, scale: Tensor, site: str) -> None:
+        super().__init__(rule, roster, scale)
+        self.register_buffer("keep", rule.draw(site, self.part))
+
+    def choose(self, scale: Tensor) -> Tensor:
+        """Those that were drawn, whatever their scales."""
+        del scale
+        return self.roster.select(self.keep)
 
 
 def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, PrivateNorm2d]]:
@@ -164,6 +265,11 @@ def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, Priv
         yield name, norm
 
 
-def _part(norm: PrivateNorm2d) -> Tensor:
+def _exchange(norm: PrivateNorm2d) -> ChannelExchange:
     assert isinstance(norm.fusion, ChannelExchange)
-    return norm.fusion.part
+    return norm.fusion
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise FusionError(f"share: expected a share from 0 to 1, got {share}.")
