@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from polymodal.errors import FusionError
+from polymodal.fusion.asymmetric import Asymmetric
 from polymodal.fusion.base import Fusion, NoFusion, Sites, SiteState
-from polymodal.fusion.exchange import Exchange
+from polymodal.fusion.exchange import Exchange, RandomExchange
 
-FUSIONS: dict[str, type[Fusion]] = {fusion.name: fusion for fusion in (NoFusion, Exchange)}
+FUSIONS: dict[str, type[Fusion]] = {fusion.name: fusion for fusion in (NoFusion, Exchange, RandomExchange, Asymmetric)}
 """Every fusion by its name in configurations."""
 
 
@@ -25,4 +26,14 @@ def make_fusion(name: str, settings: Mapping[str, Any] | None = None) -> Fusion:
         raise FusionError(f"fusion {name!r}: {error}.") from error
 
 
-__all__ = ["FUSIONS", "Exchange", "Fusion", "NoFusion", "SiteState", "Sites", "make_fusion"]
+__all__ = [
+    "FUSIONS",
+    "Asymmetric",
+    "Exchange",
+    "Fusion",
+    "NoFusion",
+    "RandomExchange",
+    "SiteState",
+    "Sites",
+    "make_fusion",
+]
