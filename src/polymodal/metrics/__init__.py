@@ -1,5 +1,7 @@
 """Scores of predictions, each computed once over a whole set."""
 
+from polymodal.metrics.features import feature_extractor
+from polymodal.metrics.image import ImageScores
 from polymodal.metrics.segmentation import SegmentationScores
 
-__all__ = ["SegmentationScores"]
+__all__ = ["ImageScores", "SegmentationScores", "feature_extractor"]

@@ -1,0 +1,242 @@
+"""Scores of predicted images, each computed once over a whole set.
+
+Ranges: predictions and targets come as -1..1, the range of the target's values; every score is taken on 0..1, so MAE
+and MSE are shares of that range and of its square, and PSNR and SSIM have the data range 1.
+
+Where a target has no truth, the prediction counts as right: the pixel is in no mean, and both images show the same to
+the feature extractor. An image without any truth is in no score.
+"""
+
+import math
+import warnings
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import CatMetric, MeanMetric
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from polymodal.errors import DataError
+
+KID_SUBSETS, KID_SUBSET = 100, 1000
+SSIM_WINDOW = 11  # pixels that the Gaussian with σ 1.5 reaches
+
+
+class ImageScores(nn.Module):
+    """Pixel errors and distances between distributions, per named prediction, accumulated over a set.
+
+    The scores of `compute`, where "lite0" stands for the extractor's name:
+
+    - MAE, MSE: mean over all pixels with truth, of the whole set.
+    - PSNR (dB), SSIM: mean over images, as is usual. SSIM (Wang et al. 2004) with a Gaussian window of 11×11, σ 1.5.
+    - FID[lite0] (Heusel et al. 2017): |μ - μ'|² + tr(Σ + Σ' - 2 √(ΣΣ')), from means and covariances of the features.
+      It grows as images get fewer; compare it at equal numbers only.
+    - KID[lite0] (Bińkowski et al. 2018): unbiased squared MMD with the kernel (x·y / D + 1)³, mean over 100 random
+      subsets of 1000 images, the same ones every time; of a set of up to 1000 images, once over all of them. Papers
+      print it times 100.
+
+    With `stretched` every image, predicted or true, is first stretched to its own minimum and maximum (of all its
+    channels; one without contrast becomes black), as the released code of channel exchanging does before it scores. All
+    names then say so, as in "MAE[stretched]" and "FID[lite0, stretched]": such scores hide errors of brightness.
+
+    Args:
+        names: The predictions that are scored, for example the modalities and "ensemble".
+        extractor: See `polymodal.metrics.features`; None for no FID and KID.
+        stretched: Whether images are stretched before they are scored.
+    """
+
+    def __init__(self, names: list[str], extractor: nn.Module | None, *, stretched: bool = False) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.stretched = stretched
+        # In a tuple, as a submodule's weights would be trained and saved with the model that is scored.
+        self._extractor = (extractor,)
+        # By number, as a prediction may have a name that no module attribute can have.
+        self.means = nn.ModuleList(
+            nn.ModuleDict({score: MeanMetric() for score in ("MAE", "MSE", "PSNR", "SSIM")}) for _ in self.names
+        )
+        self.features = nn.ModuleList(
+            nn.ModuleDict({side: CatMetric() for side in ("true", "predicted")}) for _ in self.names
+        )
+        self._seen: tuple[Tensor, Tensor | None, Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self, name: str, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            name: The prediction that is counted, one of `names`.
+            prediction: (B, C, H, W), -1 to 1; what lies beyond counts as the end.
+            target: Truth of the same shape and range.
+            valid: bool (B, 1, H, W): where there is truth; everywhere when None.
+
+        Raises:
+            DataError: The shapes differ, the prediction is not finite, or the images cannot be scored by SSIM or the
+                extractor.
+        """
+        self._check(name, prediction, target)
+        number = self.names.index(name)
+        known = torch.ones_like(target[:, :1], dtype=torch.bool) if valid is None else valid
+        kept = known.flatten(1).any(1)
+        if not kept.any():
+            return
+        truth = (target[kept].float().clamp(-1, 1) + 1) / 2
+        image = (prediction[kept].float().clamp(-1, 1) + 1) / 2
+        known = known[kept]
+        image = torch.where(known, image, truth)
+        if self.stretched:
+            truth, image = _stretch(truth), _stretch(image)
+        with torch.autocast(image.device.type, enabled=False):
+            self._count_pixels(number, image, truth, known)
+            self._count_features(number, image, truth, (target, valid))
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """The scores of every prediction over all that was counted since `reset`, over all processes.
+
+        Raises:
+            DataError: Nothing was counted, or a single image, which has no covariance.
+        """
+        return {name: self._scores(number) for number, name in enumerate(self.names)}
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for group in (*self.means, *self.features):
+            for metric in cast(nn.ModuleDict, group).values():
+                cast(MeanMetric | CatMetric, metric).reset()
+        self._seen = None
+
+    def _check(self, name: str, prediction: Tensor, target: Tensor) -> None:
+        if prediction.shape != target.shape:
+            raise DataError(
+                f"{name}: expected a prediction of the target's shape {tuple(target.shape)}, "
+                f"got {tuple(prediction.shape)}. Resize it to the target's size before it is scored."
+            )
+        if not prediction.isfinite().all():
+            raise DataError(f"{name}: the prediction holds NaN or infinite values, which no score can count.")
+        if min(target.shape[-2:]) < SSIM_WINDOW:
+            raise DataError(
+                f"images of {target.shape[-1]}x{target.shape[-2]} (width x height) are smaller than the window of "
+                f"SSIM, {SSIM_WINDOW}x{SSIM_WINDOW}; score larger ones."
+            )
+        if self._extractor[0] is not None and target.shape[1] not in (1, 3):
+            raise DataError(
+                f"FID and KID need images of 1 or 3 channels, got {target.shape[1]}. Score them without an extractor."
+            )
+
+    def _count_pixels(self, number: int, image: Tensor, truth: Tensor, known: Tensor) -> None:
+        means = cast(dict[str, MeanMetric], self.means[number])
+        weight = known.expand_as(truth).float()
+        error = (image - truth).abs() * weight
+        pixels = weight.flatten(1).sum(1)
+        squares = error.square().flatten(1).sum(1) / pixels
+        means["MAE"].update(error.flatten(1).sum(1) / pixels, pixels)
+        means["MSE"].update(squares, pixels)
+        means["PSNR"].update(-10 * squares.log10())
+        similarity = structural_similarity_index_measure(
+            image, truth, data_range=1.0, reduction=None, return_full_image=True
+        )
+        means["SSIM"].update((similarity[1] * weight).flatten(1).sum(1) / pixels)
+
+    def _count_features(self, number: int, image: Tensor, truth: Tensor, given: tuple[Tensor, Tensor | None]) -> None:
+        extractor = self._extractor[0]
+        if extractor is None:
+            return
+        extractor.to(image.device)
+        # Every prediction of a batch is held against the same truth, which is looked at once.
+        if self._seen is None or self._seen[0] is not given[0] or self._seen[1] is not given[1]:
+            self._seen = (*given, extractor(_pictures(truth)))
+        features = cast(dict[str, CatMetric], self.features[number])
+        features["true"].update(self._seen[2])
+        features["predicted"].update(extractor(_pictures(image)))
+
+    def _scores(self, number: int) -> dict[str, float]:
+        means = cast(dict[str, MeanMetric], self.means[number])
+        # The metric itself would only warn that it computes without data.
+        if not means["MAE"].update_called:
+            raise DataError(f"{self.names[number]}: no image with truth was seen, so there is nothing to score")
+        marks = ["stretched"] if self.stretched else []
+        scores = {_marked(name, marks): metric.compute().item() for name, metric in means.items()}
+        extractor = self._extractor[0]
+        if extractor is not None:
+            marks = [str(extractor.name), *marks]
+            true, predicted = (
+                cast(CatMetric, metric).compute().cpu().double()
+                for metric in cast(nn.ModuleDict, self.features[number]).values()
+            )
+            scores[_marked("FID", marks)] = frechet_distance(predicted, true)
+            scores[_marked("KID", marks)] = kernel_distance(predicted, true)
+        return scores
+
+
+def frechet_distance(predicted: Tensor, true: Tensor) -> float:
+    """FID of two sets of features, by torchmetrics in their own precision.
+
+    Args:
+        predicted: (N, D), on the CPU.
+        true: Likewise.
+
+    Raises:
+        DataError: Fewer than two images.
+    """
+    _check_number(predicted, true, "FID")
+    metric = FrechetInceptionDistance(_Given(true.shape[1]))
+    metric.update(true, real=True)
+    metric.update(predicted, real=False)
+    return metric.compute().item()
+
+
+def kernel_distance(predicted: Tensor, true: Tensor) -> float:
+    """KID of two sets of features, by torchmetrics in their own precision.
+
+    Args:
+        predicted: (N, D), on the CPU.
+        true: Likewise.
+
+    Returns:
+        The mean over 100 subsets of 1000 images, drawn alike every time; over all of them when there are no more, which
+        is the same estimate without the drawing.
+
+    Raises:
+        DataError: Fewer than two images.
+    """
+    _check_number(predicted, true, "KID")
+    fewest = min(len(predicted), len(true))
+    subsets = KID_SUBSETS if max(len(predicted), len(true)) > KID_SUBSET else 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*save all extracted features")  # they are here already
+        metric = KernelInceptionDistance(_Given(true.shape[1]), subsets=subsets, subset_size=min(KID_SUBSET, fewest))
+    metric.update(true, real=True)
+    metric.update(predicted, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return metric.compute()[0].item()
+
+
+class _Given(nn.Identity):
+    """The extractor of torchmetrics where the features are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def _check_number(predicted: Tensor, true: Tensor, score: str) -> None:
+    fewest = min(len(predicted), len(true))
+    if fewest < 2:
+        raise DataError(f"{score} compares distributions and needs at least 2 images of each, got {fewest}.")
+
+
+def _marked(name: str, marks: list[str]) -> str:
+    return f"{name}[{', '.join(marks)}]" if marks else name
+
+
+def _stretch(images: Tensor) -> Tensor:
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / torch.where(high > low, high - low, math.inf)
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) from 0 to 1 as 8-bit images of three channels, as they would be saved."""
+    return (255 * images).round().byte().expand(-1, 3, -1, -1)
