@@ -2,7 +2,18 @@
 
 from polymodal.models.refinenet import RefineNet
 from polymodal.models.registry import create, create_pretrained, names
+from polymodal.models.translation import PatchDiscriminator, TranslationUNet, depth_for
 from polymodal.models.unet import RoomsUNet
 from polymodal.models.weights import load_encoder_weights
 
-__all__ = ["RefineNet", "RoomsUNet", "create", "create_pretrained", "load_encoder_weights", "names"]
+__all__ = [
+    "PatchDiscriminator",
+    "RefineNet",
+    "RoomsUNet",
+    "TranslationUNet",
+    "create",
+    "create_pretrained",
+    "depth_for",
+    "load_encoder_weights",
+    "names",
+]

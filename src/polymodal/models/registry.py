@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from polymodal.errors import ConfigError
 from polymodal.models.refinenet import RefineNet
+from polymodal.models.translation import TranslationUNet
 from polymodal.models.unet import RoomsUNet
 
 ROOMS = "rooms-unet"
 REFINENET = "refinenet"
+TRANSLATION = "translation-unet"
 SMP = (
     "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer", "UPerNet", "Unet",
     "UnetPlusPlus",
@@ -27,20 +29,26 @@ TORCHVISION = (
 
 def names() -> list[str]:
     """The names that `create` knows."""
-    return [ROOMS, REFINENET, *(f"smp/{name}" for name in SMP), *(f"torchvision/{name}" for name in TORCHVISION)]
+    return [
+        *(ROOMS, REFINENET, TRANSLATION),
+        *(f"smp/{name}" for name in SMP),
+        *(f"torchvision/{name}" for name in TORCHVISION),
+    ]
 
 
 def create(name: str, **arguments: Any) -> nn.Module:
     """A plain network of one modality, freshly initialised; nothing is downloaded.
 
     Args:
-        name: "rooms-unet", "refinenet", "smp/<architecture>" or "torchvision/<segmentation function>".
-        arguments: What its constructor takes: `classes` for every network; `encoder_name`, `in_channels`, ... for
-            refinenet and smp.
+        name: "rooms-unet", "refinenet", "translation-unet", "smp/<architecture>" or "torchvision/<segmentation
+            function>".
+        arguments: What its constructor takes: `classes` for every network that segments; `encoder_name`,
+            `in_channels`, ... for refinenet and smp; for translation-unet see `TranslationUNet`.
 
     Returns:
         A network from (B, in_channels, H, W), any H and W, to logits (B, classes, H, W); torchvision's return them
-        under the key "out" of a dict, refinenet's are a quarter as high and wide.
+        under the key "out" of a dict, refinenet's are a quarter as high and wide. translation-unet returns an image
+        from -1 to 1 of its input's size.
 
     Raises:
         ConfigError: Unknown name, or an argument that the network does not take.
@@ -52,7 +60,7 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     """As `create`, with the ImageNet weights that the library downloads for the encoder.
 
     Raises:
-        ConfigError: As `create`, and for "rooms-unet", for which there are none.
+        ConfigError: As `create`, and for "rooms-unet" and "translation-unet", for which there are none.
         OSError: The weights cannot be downloaded.
     """
     return _build(name, arguments, download=True)
@@ -66,7 +74,8 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
         raise ConfigError(f"{name}: {reserved[0]} is no argument here; choose weights by the setting `weights`")
     library, _, constructor = name.rpartition("/")
     builders: dict[str, Callable[..., nn.Module]] = {
-        ROOMS: _rooms,
+        ROOMS: _from_scratch(RoomsUNet),
+        TRANSLATION: _from_scratch(TranslationUNet),
         REFINENET: _refinenet,
         "smp": _smp,
         "torchvision": _torchvision,
@@ -78,10 +87,13 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
         raise ConfigError(f"{name} cannot be built with {given}: {error}") from error
 
 
-def _rooms(name: str, download: bool, **arguments: Any) -> nn.Module:
-    if download:
-        raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
-    return RoomsUNet(**arguments)
+def _from_scratch(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def build(name: str, download: bool, **arguments: Any) -> nn.Module:
+        if download:
+            raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
+        return constructor(**arguments)
+
+    return build
 
 
 def _refinenet(name: str, download: bool, **arguments: Any) -> nn.Module:
