@@ -98,6 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
     predict.set_defaults(run=_predict)
 
+    import_cen = commands.add_parser("import-cen", help="turn a released checkpoint of CEN or AsymFusion into a model")
+    import_cen.add_argument("file", type=Path, metavar="FILE", help="a .pth.tar of RefineNet on colour and depth")
+    import_cen.add_argument("out", type=Path, metavar="OUT", help="the model folder, new or empty")
+    import_cen.add_argument(
+        "--fusion",
+        choices=("exchange", "asymmetric"),
+        default="exchange",
+        help="which the file does not say: exchange for CEN, asymmetric for AsymFusion (%(default)s)",
+    )
+    import_cen.set_defaults(run=_import_cen)
+
     inspect = commands.add_parser("inspect", help="what can be exchanged in a network, or is exchanged in a model")
     inspect.add_argument("network", metavar="NAME|RUN", help="name of a network, run folder or model folder")
     inspect.add_argument("--arguments", nargs="+", default=[], metavar="KEY=VALUE", help="its, such as classes=40")
@@ -155,6 +166,12 @@ def _predict(parsed: argparse.Namespace) -> None:
     paths = {name: Path(path) for name, path in _pairs(parsed.input, "--input", "MODALITY=PATH").items()}
     written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
     print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _import_cen(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.import_cen import import_cen
+
+    print(f"{import_cen(parsed.file, parsed.out, parsed.fusion)}: {parsed.out}")
 
 
 def _inspect(parsed: argparse.Namespace) -> None:
