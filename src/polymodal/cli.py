@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 DESCRIPTION = "Several aligned images of one scene in, one dense map out: any batch-norm CNN made multimodal."
 
@@ -87,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("folder", type=Path, metavar="RUN", help="run folder")
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
+    validate.add_argument("--scales", metavar="F,F", help="average over these sizes, such as 0.5,0.75,1,1.25,1.5,1.75")
+    validate.add_argument("--flip", action="store_true", help="average with the mirrored scenes, too")
+    validate.add_argument("--window", metavar="H,W", help="slide a window of this size over large scenes")
+    validate.add_argument("--stride", metavar="H,W", help="of the window; two thirds of it if not given")
+    validate.add_argument("--resize", default="bilinear", help="of logits: bilinear, or cubic as in CEN's code")
     validate.set_defaults(run=_validate)
 
     predict = commands.add_parser("predict", help="class maps and overlays for files, or for folders matched by name")
@@ -155,9 +161,17 @@ def _fit(words: list[str]) -> int:
 
 
 def _validate(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.protocol import Protocol
     from polymodal.tasks.validate import validate
 
-    validate(parsed.folder, parsed.split, parsed.root)
+    protocol = Protocol(
+        _numbers(parsed.scales, float, "--scales") or (1.0,),
+        parsed.flip,
+        _numbers(parsed.window, int, "--window") or None,
+        _numbers(parsed.stride, int, "--stride") or None,
+        parsed.resize,
+    )
+    validate(parsed.folder, parsed.split, parsed.root, protocol)
 
 
 def _predict(parsed: argparse.Namespace) -> None:
@@ -240,6 +254,16 @@ def _prepare(parsed: argparse.Namespace) -> int:
     print(summary)
     print(parsed.out)
     return 1 if summary.defects else 0
+
+
+def _numbers(text: str | None, convert: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    """The numbers between commas behind an option; none without it."""
+    from polymodal.errors import ConfigError
+
+    try:
+        return () if text is None else tuple(convert(word) for word in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option}: expected numbers between commas, got {text!r}.") from error
 
 
 def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import checkpoint
-from polymodal.data import InputSpec, TargetSpec
+from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
 from polymodal.metrics import SegmentationScores
 from polymodal.surgery import Multimodal
 from polymodal.tasks.files import write_arrays, write_json
+from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.recorder import exchanged_shares
 from polymodal.tasks.segmentation import ENSEMBLE, named_logits
 
@@ -27,14 +28,23 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def score_split(model: Path, data: Any, split: str, folder: Path) -> dict[str, Any]:
+def score_split(
+    model: Path,
+    data: Any,
+    split: str,
+    folder: Path,
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+) -> dict[str, Any]:
     """Evaluate a model folder on a split, at the labels' own resolution, and write `scores.<split>.json`.
+
+    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
 
     Args:
         model: The model folder.
         data: A data module that was set up with the model's modalities.
         split: "val" or "test".
         folder: The run folder that the scores are written to.
+        protocol: How it is tested.
 
     Returns:
         What was written.
@@ -49,11 +59,14 @@ def score_split(model: Path, data: Any, split: str, folder: Path) -> dict[str, A
         for batch in track(loader, f"scores on {split}"):
             target = batch["target"].to(best_device())
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
-            for name, logits in named_logits(net(inputs), target.shape[-2:]).items():
-                counts.update(name, logits, target)
+            scores = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, target.shape[-2:])
+            for name, classes in scores.items():
+                counts.update(name, classes, target)
             samples += len(target)
-    scores = {
+    facts = {
         "split": split,
+        "scored_on": name_of_split(data, data.test_split if split == "test" else data.val_split),
+        "protocol": protocol.as_dict(),
         "samples": samples,
         "modalities": list(net.modalities),
         "classes": list(data.target.classes),
@@ -65,8 +78,13 @@ def score_split(model: Path, data: Any, split: str, folder: Path) -> dict[str, A
         "network": config["network"]["name"],
         "fusion": net.fusion.name,
     }
-    write_json(folder / f"scores.{split}.json", scores)
-    return scores
+    write_json(folder / f"{'.'.join(filter(None, ('scores', split, protocol.name)))}.json", facts)
+    return facts
+
+
+def name_of_split(data: Any, split: str) -> str:
+    """The data set and the split, which tell whether a checkpoint was chosen on the scenes that it is scored on."""
+    return f"{DatasetSpec.load(data.root).name}/{split}"
 
 
 def write_scenes(model: Path, data: Any, folder: Path) -> None:

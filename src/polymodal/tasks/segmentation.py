@@ -215,12 +215,12 @@ class Segmentation(LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def logits_of(output: Any, size: Sequence[int]) -> Tensor:
+def logits_of(output: Any, size: Sequence[int] | None) -> Tensor:
     """The logits in a network's output, at a size.
 
     Args:
         output: Logits (B, classes, h, w), a dict that has them under "out", or a list that has them first.
-        size: Height and width to resize to, bilinearly.
+        size: Height and width to resize to, bilinearly; None for their own.
 
     Returns:
         (B, classes, H, W).
@@ -229,12 +229,12 @@ def logits_of(output: Any, size: Sequence[int]) -> Tensor:
         output = output["out"]
     elif not isinstance(output, Tensor):
         output = output[0]
-    if output.shape[-2:] == tuple(size):
+    if size is None or output.shape[-2:] == tuple(size):
         return output
     return F.interpolate(output, size=tuple(size), mode="bilinear")
 
 
-def named_logits(prediction: Prediction, size: Sequence[int]) -> dict[str, Tensor]:
-    """The logits of every modality and of the ensemble by name, each (B, classes, H, W) at a size."""
+def named_logits(prediction: Prediction, size: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """The logits of every modality and of the ensemble by name, each (B, classes, H, W) at a size or at their own."""
     named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
     return {name: logits_of(output, size) for name, output in named.items()}

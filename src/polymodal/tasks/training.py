@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
-from polymodal.tasks.evaluation import save_model, score_split, write_scenes
+from polymodal.tasks.evaluation import name_of_split, save_model, score_split, write_scenes
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.segmentation import ENSEMBLE
@@ -183,14 +183,17 @@ def finish(cli: RecipeCLI) -> None:
 
     folder, model, data = cli.folder, cli.model, cli.datamodule
     best = folder / "checkpoints" / "best.ckpt"
+    selected_on = None
     if best.is_file():
         model.load_state_dict(read_checkpoint(best)["state_dict"])
+        selected_on = name_of_split(data, data.val_split)
     else:
         print("the training ended before its first validation: the model is kept as it is at the end")
     facts = {
         "seconds": round(cli.recorder.seconds, 1),
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
+        "selected_on": selected_on,
     }
     save_model(model.fused, model.network, model.network_args, data, facts, folder / "model")
     cli.recorder.write_scales(model.fused)

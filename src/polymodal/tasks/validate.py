@@ -12,6 +12,7 @@ from polymodal.data import FolderData
 from polymodal.errors import ConfigError
 from polymodal.tasks.evaluation import score_split
 from polymodal.tasks.predict import read_model_description
+from polymodal.tasks.protocol import Protocol
 
 SCORES = {
     "mean_iou": "mean IoU",
@@ -21,13 +22,21 @@ SCORES = {
 }
 
 
-def validate(run: Path, split: str, root: str | None = None) -> dict[str, Any]:
+def validate(
+    run: Path,
+    split: str,
+    root: str | None = None,
+    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+) -> dict[str, Any]:
     """Score a run's model, print the scores and write them to `scores.<split>.json` in the run folder.
+
+    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
 
     Args:
         run: The run folder.
         split: "val" or "test".
         root: The data set; that of the run when not given.
+        protocol: How it is tested.
 
     Returns:
         What was written.
@@ -50,8 +59,8 @@ def validate(run: Path, split: str, root: str | None = None) -> dict[str, Any]:
         )
     # The statistics that the model was trained with, not those of the data at hand.
     data.inputs = inputs
-    scores = score_split(model, data, split, run)
-    _show(scores)
+    scores = score_split(model, data, split, run, protocol)
+    _show(scores, protocol)
     return scores
 
 
@@ -70,8 +79,10 @@ def _data_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def _show(scores: dict[str, Any]) -> None:
-    title = f"{scores['samples']} scenes of {scores['split']}, per cent"
+def _show(scores: dict[str, Any], protocol: Protocol) -> None:
+    title = f"{scores['samples']} scenes of {scores['split']}, per cent\n{protocol}"
+    if scores.get("selected_on") == scores["scored_on"]:
+        title += "\nthe checkpoint was chosen on the split that is reported"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     table.add_column("prediction")
     for title in SCORES.values():
