@@ -96,6 +96,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
             sites=settings["sites"],
             stems=settings["stems"],
             norms=settings["norms"],
+            convolutions=settings["convolutions"],
             statistics=settings["statistics"],
         )
     except (PolymodalError, KeyError, TypeError, ValueError) as error:

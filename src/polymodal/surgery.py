@@ -12,7 +12,16 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from polymodal.errors import DataError, FusionError
 from polymodal.fusion import Fusion, Sites, SiteState, make_fusion
-from polymodal.nn import Ensemble, Prediction, PrivateConv2d, PrivateNorm2d, Roster, Stem
+from polymodal.nn import (
+    Ensemble,
+    OneStream,
+    Prediction,
+    PrivateConv2d,
+    PrivateLayer,
+    PrivateNorm2d,
+    Roster,
+    Stem,
+)
 from polymodal.nn.norm import PlainNorm, can_be_private, make_private
 
 _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
@@ -26,13 +35,14 @@ def fuse(
     sites: Sites = "auto",
     stems: str | Mapping[str, str] = "repeat",
     norms: str = "private",
+    convolutions: str = "shared",
     statistics: str | Sequence[str] = "batch",
     inplace: bool = False,
 ) -> "Multimodal":
     """Make a plain network multimodal (CEN sec. 3).
 
-    All modalities share every layer but the norms, of which each modality has its own, started from the network's
-    values. Everything is checked before anything is changed.
+    All modalities share every layer but the norms, of which each modality has its own, started from the
+    network's values. Everything is checked before anything is changed.
 
     Args:
         model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
@@ -45,6 +55,8 @@ def fuse(
         stems: How a modality with other channels enters: `"repeat"` tiles them, `"private"` gives it a first
             convolution of its own that starts from the network's; for all modalities, or by name.
         norms: `"private"`, or `"shared"` for one set of norms that all modalities use.
+        convolutions: `"shared"`, or `"private"` for independent networks: every modality has a copy of every layer.
+            Where the fusion makes one stream of the modalities, the layers after it exist once.
         statistics: What norms normalise by in training: `"batch"`, the statistics of the batch; `"frozen"`, the
             running ones, never updated; or patterns of the norms to freeze, the others using the batch.
         inplace: Change and keep `model` itself instead of a copy.
@@ -65,29 +77,43 @@ def fuse(
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
     names = _checked_names(modalities)
     plain_norms = check_norms(model)
-    if norms not in ("private", "shared"):
-        raise FusionError(f'norms: expected "private" or "shared", got {norms!r}.')
+    for setting, value in (("norms", norms), ("convolutions", convolutions)):
+        if value not in ("private", "shared"):
+            raise FusionError(f'{setting}: expected "private" or "shared", got {value!r}.')
     frozen = _frozen(plain_norms, statistics)
     first_conv, conv = _first_convolution(model)
     channels = _checked_channels(modalities, names)
     private_stems = _private_stems(stems, channels, first_conv, conv)
     places = method.find_sites(model, sites)
-    if places and norms == "shared":
+    if method.needs_private_norms and norms == "shared":
         raise FusionError(
-            f"norms: a fusion by {method.name!r} compares the scales of private norms, which shared norms do not have. "
+            f"norms: a fusion by {method.name!r} acts at private norms, which shared norms are not. "
             'Use norms="private" or fusion=None.'
         )
+    if convolutions == "private":
+        _check_layers(model)
+    merged = method.merged(model, places)
 
     network = model if inplace else copy.deepcopy(model)
     roster = Roster(names)
     replaced: dict[int, nn.Module] = {
-        id(norm): make_private(norm, roster if norms == "private" else None, name=name, frozen=name in frozen)
+        id(norm): make_private(
+            norm, roster if norms == "private" and name not in merged else None, name=name, frozen=name in frozen
+        )
         for name, norm in _named_norms(network)
     }
     if private_stems:
         _, conv = _first_convolution(network)
-        own = {name: channels[name] or conv.in_channels for name in names if name in private_stems}
+        own = {
+            name: (channels[name] if name in private_stems else None) or conv.in_channels
+            for name in names
+            if name in private_stems or convolutions == "private"
+        }
         replaced[id(conv)] = PrivateConv2d(conv, roster, own)
+    if convolutions == "private":
+        for name, layer in _named_layers(network):
+            if name not in merged and id(layer) not in replaced:
+                replaced[id(layer)] = PrivateLayer(layer, roster)
     stem = Stem(roster, channels, conv.in_channels, private_stems)
     network = _replace(network, replaced)
     method.install(network, places, roster)
@@ -109,7 +135,7 @@ class Multimodal(nn.Module):
         self.roster = stem.roster
         self.stem = stem
         self.network = network
-        self.ensemble = Ensemble(self.roster)
+        self.ensemble: Ensemble | OneStream = OneStream() if fusion.merges else Ensemble(self.roster)
         self.fusion = fusion
         self.sites = sites
         like = next(p for p in network.parameters() if p.is_floating_point())
@@ -121,6 +147,17 @@ class Multimodal(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities, in order."""
         return self.roster.names
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The modalities that have a prediction of their own: all, or none where the fusion makes one stream."""
+        return () if self.fusion.merges else self.modalities
+
+    def weights(self) -> dict[str, float]:
+        """The ensemble's weights α by modality, summing to one; empty where there is one prediction alone."""
+        if isinstance(self.ensemble, OneStream):
+            return {}
+        return dict(zip(self.modalities, self.ensemble.alpha.detach().softmax(0).tolist(), strict=True))
 
     @property
     def channels(self) -> dict[str, int | None]:
@@ -148,7 +185,7 @@ class Multimodal(nn.Module):
             return self.ensemble(self.network(self.stem(inputs)))
 
     def fusion_loss(self) -> Tensor:
-        """What the fusion adds to the training loss, λ included: a scalar (CEN eq. 4, second term)."""
+        """What the fusion adds to the training loss of the last forward pass, weighted: a scalar (CEN eq. 4)."""
         return self.fusion.loss(self.network, self.sites)
 
     def scales(self) -> dict[str, nn.Parameter]:
@@ -168,7 +205,15 @@ class Multimodal(nn.Module):
 
     @contextmanager
     def fusion_disabled(self) -> Iterator[None]:
-        """Within the context the modalities do not meet before the ensemble."""
+        """Within the context the modalities do not meet before the ensemble.
+
+        Raises:
+            FusionError: When the fusion makes one stream of the modalities, which has no form without it.
+        """
+        if self.fusion.merges:
+            raise FusionError(
+                f"A fusion by {self.fusion.name!r} makes one stream of the modalities: without it there is no network."
+            )
         with self.roster.without_fusion():
             yield
 
@@ -180,7 +225,8 @@ class Multimodal(nn.Module):
             "fusion": self.fusion.as_config(),
             "sites": list(self.sites),
             "stems": {name: "private" if name in self.stem.private else "repeat" for name in self.modalities},
-            "norms": "shared" if any(norm.roster is None for norm in norms.values()) else "private",
+            "norms": "private" if any(norm.roster is not None for norm in norms.values()) else "shared",
+            "convolutions": "private" if any(isinstance(m, PrivateLayer) for m in self.network.modules()) else "shared",
             "statistics": [name for name, norm in norms.items() if norm.frozen] or "batch",
         }
 
@@ -292,6 +338,24 @@ def _frozen(norms: Sequence[str], statistics: str | Sequence[str]) -> set[str]:
         if not any(fnmatchcase(name, pattern) for name in norms):
             raise FusionError(f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(norms[:8])}.")
     return {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
+
+
+def _named_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers with parameters that are no norms over the batch: what independent networks have copies of."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(p is not None for p in module._parameters.values()) and not can_be_private(module)
+    ]
+
+
+def _check_layers(model: nn.Module) -> None:
+    for name, layer in _named_layers(model):
+        if next(layer.children(), None) is not None:
+            raise FusionError(
+                f"convolutions: '{name}' ({type(layer).__name__}) holds parameters beside layers of its own, so the "
+                'modalities cannot have copies of it layer by layer. Use convolutions="shared".'
+            )
 
 
 def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from polymodal.errors import FusionError
+from polymodal.fusion.aggregation import Aggregation
+from polymodal.fusion.alignment import Alignment
 from polymodal.fusion.asymmetric import Asymmetric
 from polymodal.fusion.base import Fusion, NoFusion, Sites, SiteState
 from polymodal.fusion.exchange import Exchange, RandomExchange
 
-FUSIONS: dict[str, type[Fusion]] = {fusion.name: fusion for fusion in (NoFusion, Exchange, RandomExchange, Asymmetric)}
+FUSIONS: dict[str, type[Fusion]] = {
+    fusion.name: fusion for fusion in (NoFusion, Exchange, RandomExchange, Asymmetric, Aggregation, Alignment)
+}
 """Every fusion by its name in configurations."""
 
 
@@ -28,6 +32,8 @@ def make_fusion(name: str, settings: Mapping[str, Any] | None = None) -> Fusion:
 
 __all__ = [
     "FUSIONS",
+    "Aggregation",
+    "Alignment",
     "Asymmetric",
     "Exchange",
     "Fusion",

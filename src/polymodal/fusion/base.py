@@ -45,6 +45,10 @@ class Fusion(ABC):
     """
 
     name: ClassVar[str]
+    needs_private_norms: ClassVar[bool] = False
+    """Whether it acts at private norms, and so cannot work with shared ones."""
+    merges: ClassVar[bool] = False
+    """Whether the modalities become one stream inside the network, with one prediction."""
 
     @abstractmethod
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
@@ -53,6 +57,11 @@ class Fusion(ABC):
         Raises:
             FusionError: When nothing matches; the message lists the candidates.
         """
+
+    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
+        """The names of a plain network's layers that will see one stream of all modalities, not one for each."""
+        del network, sites
+        return frozenset()
 
     @abstractmethod
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:

@@ -1,16 +1,21 @@
-"""Modules with state: private norms, stems, the ensemble."""
+"""Modules with state: private norms and layers, stems, the ensemble."""
 
-from polymodal.nn.ensemble import Ensemble, Prediction
+from polymodal.nn.attached import Attached
+from polymodal.nn.ensemble import Ensemble, OneStream, Prediction
+from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.norm import PrivateBatchNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
 from polymodal.nn.roster import Roster
 from polymodal.nn.stem import PrivateConv2d, Stem
 
 __all__ = [
+    "Attached",
     "Ensemble",
+    "OneStream",
     "Prediction",
     "PrivateBatchNorm2d",
     "PrivateConv2d",
     "PrivateInstanceNorm2d",
+    "PrivateLayer",
     "PrivateNorm2d",
     "Roster",
     "Stem",

@@ -17,9 +17,9 @@ class Prediction:
 
     Attributes:
         per_modality: For every modality that was given, what the network predicts from it: a tensor `(B, ...)`, or
-            the list or dict of tensors that the plain network returns.
-        ensemble: The weighted sum of the detached predictions, of the same form.
-        weights: α, `(K,)`: the weights of the K modalities that were given, summing to one.
+            the list or dict of tensors that the plain network returns. Empty where the fusion makes one stream.
+        ensemble: The weighted sum of the detached predictions, of the same form; or the one stream's prediction.
+        weights: α, `(K,)`: the weights of the K modalities that were given, summing to one; `(0,)` for one stream.
     """
 
     per_modality: dict[str, Any]
@@ -58,23 +58,31 @@ class Ensemble(nn.Module):
 
         return Prediction(
             per_modality={
-                name: _map_tensors(lambda x, k=k: unfolded(x)[:, k], output) for k, name in enumerate(present)
+                name: map_tensors(lambda x, k=k: unfolded(x)[:, k], output) for k, name in enumerate(present)
             },
-            ensemble=_map_tensors(lambda x: ensemble(unfolded(x), weights.to(x.dtype)), output),
+            ensemble=map_tensors(lambda x: ensemble(unfolded(x), weights.to(x.dtype)), output),
             weights=weights,
         )
 
 
-def _map_tensors(function: Any, output: Any) -> Any:
+class OneStream(nn.Module):
+    """Stands where the ensemble would, in a network whose fusion left one stream: its prediction is the only one."""
+
+    def forward(self, output: Any) -> Prediction:
+        """A network's output `(B, ...)` as it is."""
+        return Prediction(per_modality={}, ensemble=map_tensors(lambda x: x, output), weights=torch.empty(0))
+
+
+def map_tensors(function: Any, output: Any) -> Any:
     """Apply a function to every tensor in nested lists, tuples and dicts."""
     if output is None:  # an auxiliary head that is switched off
         return None
     if isinstance(output, Tensor):
         return function(output)
     if isinstance(output, dict):
-        return {key: _map_tensors(function, value) for key, value in output.items()}
+        return {key: map_tensors(function, value) for key, value in output.items()}
     if isinstance(output, list | tuple):
-        return [_map_tensors(function, value) for value in output]
+        return [map_tensors(function, value) for value in output]
     raise FusionError(
         "A network can be made multimodal when it returns tensors, or lists, tuples or dicts of them; this one "
         f"returned a {type(output).__name__}."

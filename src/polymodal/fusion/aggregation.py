@@ -1,0 +1,247 @@
+"""Aggregation: the modalities' features become one map, which goes on alone (the classic early to late fusion).
+
+Sources: concatenation and average are those that CEN compares with (NeurIPS 2020, sec. 4); the attention is the SSMA
+    block of Valada et al., "Self-Supervised Model Adaptation for Multimodal Semantic Segmentation", IJCV 2020, sec. 4.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.errors import FusionError
+from polymodal.functional import unfold
+from polymodal.fusion.base import Fusion, Sites
+from polymodal.fusion.stages import last_blocks
+from polymodal.fusion.trace import Trace, trace
+from polymodal.nn import Attached, Roster
+from polymodal.nn.ensemble import map_tensors
+
+Operation = Literal["concat", "average", "attention"]
+_Way = Literal["operation", "average", "fused"]
+
+
+@dataclass(frozen=True)
+class Aggregation(Fusion):
+    """From a stage of the encoder on there is one stream, and one prediction.
+
+    The sites are stages (`"early"`, `"middle"`, `"late"`, `"all"` or names). After the last of them the fused map goes
+    on alone; at the ones before, it is added to every modality's stream. Maps that the encoder returns from before the
+    last site, for skip connections, are fused where they leave it, each by an operation of its own; of a stage that is
+    a site, whose streams hold the fused map already, the streams' mean is taken.
+
+    The usual baselines have an encoder for every modality up to there: `fuse(..., convolutions="private")`.
+
+    Args:
+        operation: `"concat"`, a 1×1 convolution of all channels side by side that starts as their average;
+            `"average"`, without parameters; `"attention"`, the SSMA block.
+    """
+
+    name: ClassVar[str] = "aggregation"
+    merges: ClassVar[bool] = True
+
+    operation: Operation = "concat"
+
+    def __post_init__(self) -> None:
+        if self.operation not in ("concat", "average", "attention"):
+            raise FusionError(f'operation: expected "concat", "average" or "attention", got {self.operation!r}.')
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The last blocks of the chosen stages.
+
+        Raises:
+            FusionError: When the network has no encoder with such stages, or its maps cannot be told apart.
+        """
+        chosen = last_blocks(network, sites)
+        _exits(_traced(network), chosen)
+        return chosen
+
+    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
+        """The layers that run after the last site."""
+        seen = _traced(network)
+        end = _end(seen, sites)
+        return frozenset(name for name, _ in network.named_modules() if seen.finished.get(name, end + 1) > end)
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Put the operations behind the sites, and behind the encoder for the other maps that it returns."""
+        seen = _traced(network, len(roster.names))
+        like = next(network.parameters())
+
+        def operation(channels: int) -> Aggregate:
+            return _OPERATIONS[self.operation](channels, roster).to(device=like.device, dtype=like.dtype)
+
+        exits = [
+            operation(channels) if way == "operation" else Average(channels, roster) if way == "average" else None
+            for way, channels in _exits(seen, sites)
+        ]
+        for site in sites:
+            aggregate = operation(seen.outputs[site].shape[1])
+            _attach(network, site, aggregate if seen.finished[site] == _end(seen, sites) else Mix(aggregate, roster))
+        _attach(network, seen.encoder, Exits(exits))
+
+
+class Aggregate(nn.Module, ABC):
+    """Folded features `(B*M, C, H, W)` to one map `(B, C, H, W)`.
+
+    Args:
+        channels: C.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, channels: int, roster: Roster) -> None:
+        super().__init__()
+        self.channels = channels
+        self.roster = roster
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*K, C, H, W)` of the K present modalities to `(B, C, H, W)`."""
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """`(B*M, C, H, W)` seen as `(B, M*C, H, W)`.
+
+        Raises:
+            FusionError: When a modality is absent.
+        """
+        if not self.roster.complete:
+            absent = [name for m, name in enumerate(self.roster.names) if m not in self.roster.present]
+            raise FusionError(
+                f"Missing modality {', '.join(absent)}: an aggregation that weighs channels needs every modality. Only "
+                'operation="average" works on some of them.'
+            )
+        return unfold(x, len(self.roster.names)).flatten(1, 2)
+
+
+class Average(Aggregate):
+    """The mean over the modalities that are present."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*K, C, H, W)` to `(B, C, H, W)`."""
+        return unfold(x, len(self.roster.present)).mean(1)
+
+
+class Concat(Aggregate):
+    """A 1×1 convolution of all modalities' channels side by side, which starts as their average.
+
+    So a pretrained network goes on from features like those that it knows.
+    """
+
+    def __init__(self, channels: int, roster: Roster) -> None:
+        super().__init__(channels, roster)
+        modalities = len(roster.names)
+        self.conv = nn.Conv2d(modalities * channels, channels, 1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.eye(channels).repeat(1, modalities)[..., None, None] / modalities)
+            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*M, C, H, W)` to `(B, C, H, W)`."""
+        out: Tensor = self.conv(self.side_by_side(x))
+        return out
+
+
+class Attention(Aggregate):
+    """The SSMA block: a bottleneck of 3×3 convolutions weighs every channel at every place, then a 3×3 convolution.
+
+    Valada et al., IJCV 2020, sec. 4.1 and fig. 5, for M modalities; the bottleneck has M*C / 16 channels, at least 4.
+    """
+
+    def __init__(self, channels: int, roster: Roster) -> None:
+        super().__init__(channels, roster)
+        width = len(roster.names) * channels
+        inner = max(4, width // 16)
+        self.squeeze = nn.Conv2d(width, inner, 3, padding=1)
+        self.excite = nn.Conv2d(inner, width, 3, padding=1)
+        self.fuse = nn.Conv2d(width, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*M, C, H, W)` to `(B, C, H, W)`."""
+        wide = self.side_by_side(x)
+        weights = self.excite(self.squeeze(wide).relu()).sigmoid()
+        out: Tensor = self.norm(self.fuse(wide * weights))
+        return out
+
+
+_OPERATIONS: dict[str, type[Aggregate]] = {"concat": Concat, "average": Average, "attention": Attention}
+
+
+class Mix(nn.Module):
+    """Adds the fused map to every modality's stream, at a site after which the streams go on.
+
+    Args:
+        aggregate: What fuses them.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, aggregate: Aggregate, roster: Roster) -> None:
+        super().__init__()
+        self.aggregate = aggregate
+        self.roster = roster
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*K, C, H, W)` to the same shape."""
+        fused: Tensor = self.aggregate(x)
+        return (unfold(x, len(self.roster.present)) + fused.unsqueeze(1)).flatten(0, 1)
+
+
+class Exits(nn.Module):
+    """Fuses the maps that an encoder returns, those that are one stream already excepted.
+
+    Args:
+        ways: For every tensor that it returns, in order, what fuses it; None for what is fused.
+    """
+
+    def __init__(self, ways: Sequence[Aggregate | None]) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(nn.Identity() if way is None else way for way in ways)
+
+    def forward(self, output: Any) -> Any:
+        """What the encoder returns, with one map for every sample."""
+        ways = iter(self.ways)
+        return map_tensors(lambda x: next(ways)(x), output)
+
+
+def _attach(network: nn.Module, name: str, fusion: nn.Module) -> None:
+    layer = network.get_submodule(name)
+    network.set_submodule(name, Attached(layer, fusion.train(layer.training)))
+
+
+def _traced(network: nn.Module, modalities: int = 1) -> Trace:
+    seen = trace(network, modalities)
+    if not seen.encoder:
+        raise FusionError(
+            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known which "
+            "maps its decoder takes. Give it one, or choose a fusion that keeps one stream a modality."
+        )
+    return seen
+
+
+def _end(seen: Trace, sites: Sequence[str]) -> int:
+    """The moment from which there is one stream."""
+    return max(seen.finished[site] for site in sites)
+
+
+def _exits(seen: Trace, sites: Sequence[str]) -> list[tuple[_Way, int]]:
+    """How each map that the encoder returns is fused where it leaves, and its channels."""
+    exits: list[tuple[_Way, int]] = []
+    for index, feature in enumerate(seen.features):
+        origins = seen.origins(feature)
+        if not origins and feature.shape != seen.image.shape:
+            raise FusionError(
+                f"Map {index} that '{seen.encoder}' returns is not the output of any of its layers, so it is not known "
+                "at which stage to fuse it. Choose another encoder, or a fusion that keeps one stream a modality."
+            )
+        # What a site returns changes at the site, so that this tells when, wherever the tensor was made.
+        source = next((name for name in origins if name in sites), origins[0] if origins else None)
+        way: _Way = "operation"
+        if source is not None and seen.finished[source] >= _end(seen, sites):
+            way = "fused"
+        elif source is None or source in sites or index not in seen.read:
+            # The image itself, streams that hold the fused map, or what nobody reads: no parameters of its own.
+            way = "average"
+        exits.append((way, feature.shape[1]))
+    return exits

@@ -1,0 +1,102 @@
+"""Alignment: the modalities' features are drawn towards one distribution, and nothing else passes between them.
+
+Source: the maximum mean discrepancy of Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, with the sum of Gaussian
+    kernels of Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal import functional
+from polymodal.errors import FusionError
+from polymodal.fusion.base import Fusion, Sites
+from polymodal.fusion.stages import last_blocks
+from polymodal.nn import Attached, Roster
+
+GRID = 8
+"""Features are averaged to at most so many rows and columns: the kernels compare every place with every other one."""
+
+
+@dataclass(frozen=True)
+class Alignment(Fusion):
+    """A loss on the distance between the modalities' features at stages of the encoder.
+
+    The sites are stages: `"early"`, `"middle"`, `"late"`, `"all"` or names. The usual baseline has a network for every
+    modality: `fuse(..., convolutions="private")`.
+
+    Args:
+        weight: Of the sum over sites and pairs of modalities of the squared maximum mean discrepancy.
+
+    Raises:
+        FusionError: When the weight is below 0.
+    """
+
+    name: ClassVar[str] = "alignment"
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise FusionError(f"weight: expected a number ≥ 0, got {self.weight}.")
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The last blocks of the chosen stages.
+
+        Raises:
+            FusionError: When the network has no such stages.
+        """
+        return last_blocks(network, sites)
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Watch the sites' features."""
+        for site in sites:
+            layer = network.get_submodule(site)
+            network.set_submodule(site, Attached(layer, Watch(roster).train(layer.training)))
+
+    def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
+        """The weighted Σ_sites Σ_pairs MMD² of the last forward pass in training, a scalar; 0 before any."""
+        total = super().loss(network, sites)
+        for site in sites:
+            for one, other in combinations(_watch(network, site).take(), 2):
+                total = total + functional.mmd(one, other)
+        return self.weight * total
+
+
+class Watch(nn.Module):
+    """Notes the features of one site for the loss.
+
+    Args:
+        roster: The network's modalities.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        super().__init__()
+        self.roster = roster
+        self._seen: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Folded features `(B*K, C, H, W)`, as they are."""
+        if self.training and self.roster.fusing and torch.is_grad_enabled():
+            size = (min(GRID, x.shape[2]), min(GRID, x.shape[3]))
+            self._seen = functional.unfold(F.adaptive_avg_pool2d(x.float(), size), len(self.roster.present))
+        return x
+
+    def take(self) -> list[Tensor]:
+        """The noted features of each present modality, `(B * places, C)`; they are forgotten by this."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            return []
+        return [modality.movedim(1, -1).flatten(0, 2) for modality in seen.unbind(1)]
+
+
+def _watch(network: nn.Module, site: str) -> Watch:
+    attached = network.get_submodule(site)
+    assert isinstance(attached, Attached)
+    assert isinstance(attached.fusion, Watch)
+    return attached.fusion

@@ -1,0 +1,28 @@
+"""A layer of which every modality has a copy of its own: what independent networks are made of."""
+
+import copy
+
+from torch import Tensor, nn
+
+from polymodal.functional import fold, unfold
+from polymodal.nn.roster import Roster
+
+
+class PrivateLayer(nn.Module):
+    """A copy of a layer for every modality, each started from the layer's own values.
+
+    Args:
+        layer: A layer that takes one tensor and returns one, such as a convolution. It is not changed.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, layer: nn.Module, roster: Roster) -> None:
+        super().__init__()
+        self.roster = roster
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in roster.names)
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*K, ...)` to `(B*K, ...)`; each of the K present modalities goes through its own copy."""
+        images = unfold(x, len(self.roster.present)).unbind(1)
+        return fold([self.layers[m](image) for m, image in zip(self.roster.present, images, strict=True)])
