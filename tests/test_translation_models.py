@@ -9,7 +9,6 @@ from core_tools import NAMES, assert_equal, images
 from polymodal import ConfigError, DataError, Exchange, fuse, models
 from polymodal.models import PatchDiscriminator, TranslationUNet, depth_for
 
-SITES = "encoder.*.norm"
 THRESHOLD = 0.6
 
 
@@ -23,7 +22,7 @@ def test_sizes_are_those_of_the_papers():
     discriminator = PatchDiscriminator(3 + 3)
     assert f"{parameters(discriminator) / 1e6:.2f}" == "2.77"
     for modalities, millions in ((1, "54.42"), (2, "54.43"), (3, "54.44"), (4, "54.45")):
-        net = fuse(plain, NAMES[:modalities], "exchange", sites=SITES)
+        net = fuse(plain, NAMES[:modalities], "exchange")
         assert f"{parameters(net) / 1e6:.2f}" == millions
         # Down blocks 2 to 7, 2432 channels.
         assert net.sites == tuple(f"encoder.blocks.{index}.norm" for index in range(1, 7))
@@ -32,7 +31,7 @@ def test_sizes_are_those_of_the_papers():
 
 def test_the_papers_depth_reaches_a_single_pixel_in_training():
     """If this breaks, 256 × 256 with eight blocks stops at a norm that sees one pixel."""
-    net = fuse(TranslationUNet(filters=2), NAMES[:2], "exchange", sites=SITES)
+    net = fuse(TranslationUNet(filters=2), NAMES[:2], "exchange")
     prediction = net(images(net.modalities, 1, 3, 256, 256, dtype=torch.float32))
     assert prediction.ensemble.shape == (1, 3, 256, 256)
     assert prediction.ensemble.abs().max() <= 1
@@ -147,9 +146,7 @@ class ListGenerator:
 def test_generator_with_exchange_equals_the_lists(modalities, training):
     """If this breaks, users train another network than the papers', by wrong images or gradients."""
     depth = 5
-    net = fuse(
-        TranslationUNet(2, filters=4, depth=depth).double(), NAMES[:modalities], Exchange(THRESHOLD), sites=SITES
-    )
+    net = fuse(TranslationUNet(2, filters=4, depth=depth).double(), NAMES[:modalities], Exchange(THRESHOLD))
     with torch.no_grad():
         for key, value in net.network.state_dict().items():
             if ".norm." in key and value.dim() == 2:

@@ -66,7 +66,8 @@ def spatial_norms(network: nn.Module) -> list[str]:
     In a bottleneck this is the norm after the 3x3 convolution (`bn2` of a ResNet-50), in an inverted residual block
     the one after the depthwise convolution, in a basic block the one between the two convolutions. Stems, shortcuts,
     gates, decoders and heads hold none. Blocks are recognised by their class name, since a tree of modules does not
-    show its additions.
+    show its additions. Where no block has a norm between two convolutions, as in the papers' generator for image
+    translation, it is the norm after the spatial convolution of every block.
 
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
@@ -74,7 +75,8 @@ def spatial_norms(network: nn.Module) -> list[str]:
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
     """
-    return [spatial.norm for spatial in spatial_convolutions(network)]
+    between = [spatial.norm for spatial in spatial_convolutions(network)]
+    return between or _norms_after_convolutions(network)
 
 
 def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
@@ -85,6 +87,20 @@ def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
     """
     modules = _encoder(network)
     return [spatial for name in _innermost_blocks(modules) for spatial in _in_block(name, modules[name])]
+
+
+def _norms_after_convolutions(network: nn.Module) -> list[str]:
+    """The norms that follow a spatial convolution inside the encoder's blocks."""
+    modules = _encoder(network)
+    found: list[str] = []
+    for block in _innermost_blocks(modules):
+        spatial = False
+        for name, module in _main_path(block, modules[block]):
+            if isinstance(module, nn.Conv2d):
+                spatial = max(module.kernel_size) > 1
+            elif spatial and can_be_private(module):
+                found.append(name)
+    return found
 
 
 def _encoder(network: nn.Module) -> dict[str, nn.Module]:

@@ -128,8 +128,8 @@ class Decoder(nn.Module):
 class TranslationUNet(nn.Module):
     """The generator: from an image to an image of the same size with values from -1 to 1.
 
-    With 8 blocks and 64 filters it is the papers' network for 256 × 256. In CEN channels are exchanged at the norms of
-    the down blocks 2 to 7, which the pattern `encoder.*.norm` names for any depth.
+    With 8 blocks and 64 filters it is the papers' network for 256 × 256. The norms of the down blocks 2 to 7, at which
+    CEN exchanges channels, are those that the exchange finds by itself.
 
     Args:
         out_channels: Channels of the image that is predicted.
