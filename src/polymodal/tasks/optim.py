@@ -20,23 +20,34 @@ class Optimiser:
     """Settings of the optimiser and its schedule.
 
     Args:
-        name: "adamw", or "sgd" with momentum 0.9.
+        name: "adamw"; "adam", whose weight decay is part of the gradient; or "sgd" with momentum 0.9.
         lr: Learning rate of the decoder and of everything that is not named below.
         encoder_factor: What it is multiplied by for the encoder, often less than 1 for a pretrained one.
         scales_factor: What it is multiplied by for the scales γ that the fusion looks at. Scales start near 1 and must
             come below θ within the training.
-        weight_decay: For the weights of convolutions and linear layers alone, not for scales, shifts, ensemble.
+        weight_decay: See `decay` for what decays.
+        decay: "weights", those of convolutions and linear layers alone; or "all", with scales, shifts, biases and the
+            ensemble, as in the papers' code.
         schedule: How the rate falls over the training, step by step; see `rate`.
         milestones: For "step", the fractions of the training at which the rate falls to a tenth.
+        stages: The rates of equal parts of the training, one after the other, as `{"encoder": [...], "decoder": [...]}`:
+            instead of `lr`, its factors and the schedule. Scales then have the rate of the part that they are in.
+        for_batch: The batch size that the rates are meant for: with another one they are multiplied by its ratio to
+            this one (the linear rule, Goyal et al. 2017); None takes them as they are.
+        betas: Of adam and adamw, how much of the gradients' running mean and square each step keeps.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 4e-3
     encoder_factor: float = 1.0
     scales_factor: float = 5.0
     weight_decay: float = 1e-2
+    decay: Literal["weights", "all"] = "weights"
     schedule: Schedule = "cosine"
     milestones: list[float] = field(default_factory=lambda: [0.33, 0.67])
+    stages: dict[str, list[float]] | None = None
+    for_batch: int | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         for key in ("lr", "encoder_factor", "scales_factor"):
@@ -48,10 +59,23 @@ class Optimiser:
             raise ConfigError(
                 f"optimiser.milestones are {self.milestones}; they are fractions of the training, between 0 and 1"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimiser.betas are {self.betas}; they must be from 0 to below 1")
 
-    def groups(self, net: Multimodal) -> list[dict[str, Any]]:
-        """The network's trainable parameters in named groups: encoder, decoder, scales, and those two without decay."""
-        scales = {id(parameter) for parameter in net.scales().values()}
+        if self.stages is not None:
+            rates = list(self.stages.values())
+            if set(self.stages) != {"encoder", "decoder"} or len({len(values) for values in rates}) != 1 or not rates[0]:
+                raise ConfigError(
+                    f"optimiser.stages are {self.stages}; expected as many rates for encoder as for decoder, one or more"
+                )
+            if not all(value > 0 for values in rates for value in values):
+                raise ConfigError(f"optimiser.stages are {self.stages}; the rates must be above 0")
+        if self.for_batch is not None and self.for_batch < 1:
+            raise ConfigError(f"optimiser.for_batch is {self.for_batch}; it must be 1 or more")
+
+    def groups(self, net: nn.Module) -> list[dict[str, Any]]:
+        """The network's trainable parameters in named groups: encoder, decoder, those two without decay, and scales."""
+        scales = {id(parameter) for parameter in net.scales().values()} if isinstance(net, Multimodal) else set()
         groups: dict[str, list[nn.Parameter]] = {}
         for path, module in net.named_modules():
             part = "encoder" if {"encoder", "backbone"} & set(path.split(".")) else "decoder"
@@ -59,32 +83,60 @@ class Optimiser:
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad:
                     continue
-                if id(parameter) in scales:
+                if id(parameter) in scales and self.stages is None:
                     group = "scales"
+                elif self.decay == "all" or (decays and name == "weight"):
+                    group = part
                 else:
-                    group = part if decays and name == "weight" else f"{part} without decay"
+                    group = f"{part} without decay"
                 groups.setdefault(group, []).append(parameter)
-        factors = {"encoder": self.encoder_factor, "scales": self.scales_factor}
         return [
             {
                 "name": name,
                 "params": parameters,
-                "lr": self.lr * factors.get(name.removesuffix(" without decay"), 1.0),
-                "weight_decay": self.weight_decay if name in ("encoder", "decoder") else 0.0,
+                "lr": self._first_rate(name.removesuffix(" without decay")),
+                "weight_decay": self.weight_decay if self.decay == "all" or name in ("encoder", "decoder") else 0.0,
             }
             for name, parameters in groups.items()
         ]
 
-    def build(self, net: Multimodal, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """The optimiser of a network and the schedule for a training of so many steps."""
+    def build(
+        self, net: nn.Module, steps: int, batch_size: int | None = None
+    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """The optimiser of a network and the schedule for a training of so many steps.
+
+        Args:
+            net: The network.
+            steps: How many steps the training has.
+            batch_size: Samples of each step, on all devices together; None for what the rates are meant for.
+        """
         groups = self.groups(net)
+        for group in groups:
+            group["lr"] *= 1 if self.for_batch is None or batch_size is None else batch_size / self.for_batch
         optimiser: torch.optim.Optimizer
         if self.name == "adamw":
-            optimiser = torch.optim.AdamW(groups, lr=self.lr)
+            optimiser = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        elif self.name == "adam":
+            optimiser = torch.optim.Adam(groups, lr=self.lr, betas=self.betas)
         else:
             optimiser = torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
-        factor = rate(self.schedule, tuple(self.milestones))
-        return optimiser, LambdaLR(optimiser, lambda step: factor(min(1.0, step / max(1, steps))))
+
+        def by_step(factor: Callable[[float], float]) -> Callable[[int], float]:
+            return lambda step: factor(min(1.0, step / max(1, steps)))
+
+        return optimiser, LambdaLR(optimiser, [by_step(self._factor(group["name"])) for group in groups])
+
+    def _first_rate(self, part: str) -> float:
+        if self.stages is not None:
+            return self.stages[part][0]
+        return self.lr * {"encoder": self.encoder_factor, "scales": self.scales_factor}.get(part, 1.0)
+
+    def _factor(self, group: str) -> Callable[[float], float]:
+        """The factor of a group's first rate as a function of the finished share of the training."""
+        if self.stages is None:
+            return rate(self.schedule, tuple(self.milestones))
+        rates = self.stages[group.removesuffix(" without decay")]
+        return lambda t: rates[min(int(t * len(rates)), len(rates) - 1)] / rates[0]
 
 
 def rate(schedule: Schedule, milestones: tuple[float, ...] = ()) -> Callable[[float], float]:
