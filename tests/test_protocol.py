@@ -15,6 +15,7 @@ from polymodal import fuse, models
 from polymodal.cli import main
 from polymodal.data import FolderData, InputSpec
 from polymodal.errors import ConfigError
+from polymodal.report import write_report
 from polymodal.tasks.evaluation import name_of_split, save_model
 from polymodal.tasks.protocol import Protocol, in_windows, resized, view
 
@@ -272,6 +273,15 @@ def test_scores_on_the_split_that_chose_the_checkpoint_say_so(run, capsys):
     (run / "config.yaml").write_text(yaml.safe_dump(settings_file))
     scores_of(run, "--split", "test")
     assert note in capsys.readouterr().out
+
+
+def test_the_report_says_so_too(run, tmp_path):
+    note = "chosen on the split that is reported"
+    scores_of(run, "--split", "test")
+    assert note not in write_report([run], tmp_path / "report.html").read_text()
+    scores = json.loads((run / "scores.test.json").read_text())
+    (run / "scores.test.json").write_text(json.dumps(scores | {"selected_on": scores["scored_on"]}))
+    assert note in write_report([run], tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

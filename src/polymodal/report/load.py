@@ -19,7 +19,10 @@ SPLITS = ("test", "val")  # what counts comes first
 
 @dataclass(frozen=True)
 class Scores:
-    """What `scores.<split>.json` says; `predictions` are in per cent, `weights` and `exchanged` in 0..1."""
+    """What `scores.<split>.json` says; `predictions` are in per cent, `weights` and `exchanged` in 0..1.
+
+    `selected_here`: whether the checkpoint was chosen on the very scenes that it is scored on.
+    """
 
     split: str
     samples: int | None
@@ -34,6 +37,7 @@ class Scores:
     seed: int | None
     network: str | None
     fusion: str | None
+    selected_here: bool
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def _scores(file: Path, split: str) -> Scores:
         seed=content.get("seed"),
         network=content.get("network"),
         fusion=content.get("fusion"),
+        selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
     )
 
 
