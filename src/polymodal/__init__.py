@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polymodal.checkpoint import load, save
+    from polymodal.costs import Cost, cost
     from polymodal.errors import CheckpointError, ConfigError, DataError, FusionError, PolymodalError
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "Cost",
     "DataError",
     "Exchange",
     "Fusion",
@@ -26,6 +28,7 @@ __all__ = [
     "Multimodal",
     "PolymodalError",
     "Prediction",
+    "cost",
     "fuse",
     "inspect",
     "load",
@@ -35,6 +38,7 @@ __all__ = [
 # Loaded when first used, so that `polymodal --help` does not wait for torch.
 _HOMES = {
     "polymodal.checkpoint": ("load", "save"),
+    "polymodal.costs": ("Cost", "cost"),
     "polymodal.errors": ("CheckpointError", "ConfigError", "DataError", "FusionError", "PolymodalError"),
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),

@@ -1,6 +1,7 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import checkpoint
+from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
 from polymodal.metrics import SegmentationScores
@@ -53,11 +55,13 @@ def score_split(
     net = checkpoint.load(model).to(best_device())
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    counts = SegmentationScores([*net.modalities, ENSEMBLE], data.num_classes, data.target.ignore).to(best_device())
+    counts = SegmentationScores([*net.outputs, ENSEMBLE], data.num_classes, data.target.ignore).to(best_device())
     samples = 0
+    size: Sequence[int] = ()
     with torch.inference_mode():
         for batch in track(loader, f"scores on {split}"):
             target = batch["target"].to(best_device())
+            size = size or next(iter(batch["inputs"].values())).shape[-2:]
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
             scores = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, target.shape[-2:])
             for name, classes in scores.items():
@@ -71,9 +75,9 @@ def score_split(
         "modalities": list(net.modalities),
         "classes": list(data.target.classes),
         "predictions": counts.compute(),
-        "weights": dict(zip(net.modalities, net.ensemble.alpha.softmax(0).tolist(), strict=True)),
+        "weights": net.weights(),
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        **asdict(cost(net, size)),
         **config["metadata"]["training"],
         "network": config["network"]["name"],
         "fusion": net.fusion.name,

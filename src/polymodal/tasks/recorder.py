@@ -61,9 +61,8 @@ class Recorder(Callback):
         self.seconds += now - self._since
         self._since = now
         states = net.exchange_state()
-        weights = net.ensemble.alpha.detach().softmax(0).tolist()
         facts = {f"exchanged/{name}": share for name, share in exchanged_shares(states, net.modalities).items()}
-        facts |= {f"weight/{name}": weight for name, weight in zip(net.modalities, weights, strict=True)}
+        facts |= {f"weight/{name}": weight for name, weight in net.weights().items()}
         pl_module.log_dict(facts)
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         measured = _floats(trainer.callback_metrics, "train/") | _floats(trainer.callback_metrics, "penalty")

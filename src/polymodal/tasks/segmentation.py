@@ -36,6 +36,7 @@ class Segmentation(LightningModule):
         sites: Where it acts: "auto", or patterns of layer names.
         stems: "repeat" or "private", for all modalities or by name.
         norms: "private" or "shared".
+        convolutions: "shared", or "private" for a network of its own for every modality.
         statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
         optimiser: Optimiser, learning rates and schedule.
         class_weights: None; "sqrt" for weights proportional to the class frequency in the training split to the power
@@ -56,6 +57,7 @@ class Segmentation(LightningModule):
         sites: str | list[str] = "auto",
         stems: str | dict[str, str] = "repeat",
         norms: Literal["private", "shared"] = "private",
+        convolutions: Literal["private", "shared"] = "shared",
         statistics: str | list[str] = "batch",
         optimiser: Optimiser = Optimiser(),  # noqa: B008 (frozen)
         class_weights: Literal["sqrt"] | list[float] | None = None,
@@ -68,6 +70,7 @@ class Segmentation(LightningModule):
         self.sites = sites
         self.stems = stems
         self.norms = norms
+        self.convolutions = convolutions
         self.statistics = statistics
         self.optimiser = optimiser
         self.class_weights = class_weights
@@ -98,10 +101,11 @@ class Segmentation(LightningModule):
             sites=self.sites,
             stems=self.stems,
             norms=self.norms,
+            convolutions=self.convolutions,
             statistics=self.statistics,
             inplace=True,
         )
-        self.scores = SegmentationScores([*data.channels, ENSEMBLE], data.num_classes, self.target.ignore)
+        self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 
@@ -129,7 +133,7 @@ class Segmentation(LightningModule):
         return self.fused(inputs)
 
     def segmentation_loss(self, prediction: Prediction, target: Tensor) -> Tensor:
-        """Σ_m CE(prediction_m) + CE(ensemble), without what the fusion adds.
+        """Σ_m CE(prediction_m) + CE(ensemble), without what the fusion adds; CE(prediction) where there is one alone.
 
         Args:
             prediction: Logits at any size; they are resized to the target's.
@@ -140,7 +144,7 @@ class Segmentation(LightningModule):
         """
         size = target.shape[-2:]
         losses = [self._cross_entropy(logits, target) for logits in named_logits(prediction, size).values()]
-        for output in prediction.per_modality.values():
+        for output in prediction.per_modality.values() if prediction.per_modality else [prediction.ensemble]:
             if isinstance(output, Mapping) and "aux" in output:
                 losses.append(AUXILIARY_WEIGHT * self._cross_entropy(logits_of(output["aux"], size), target))
         return torch.stack(losses).sum()
@@ -156,8 +160,9 @@ class Segmentation(LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One batch: forward, loss, the check that it is finite."""
         del batch_idx
+        loss = self.segmentation_loss(self(batch["inputs"]), batch["target"])
         penalty = self.fused.fusion_loss()
-        loss = self.segmentation_loss(self(batch["inputs"]), batch["target"]) + penalty
+        loss = loss + penalty
         self._check_finite(loss, batch)
         size = len(batch["key"])
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
