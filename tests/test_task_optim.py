@@ -74,6 +74,64 @@ def test_a_training_ends_at_the_schedules_end(name):
     assert type(optimiser) is {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
 
 
+STAGES = {"encoder": [4e-1, 2e-1, 1e-1], "decoder": [3.0, 2.0, 1.0]}
+
+
+def test_stages_are_the_rates_of_equal_parts_of_the_training():
+    """The papers' three stages; scales are trained as fast as the part that they are in, and everything decays."""
+    net = network()
+    setting = Optimiser(name="sgd", stages=STAGES, weight_decay=0.3, decay="all")
+    optimiser, schedule = setting.build(net, 6)
+    seen = []
+    for _ in range(7):
+        seen.append(tuple(round(group["lr"], 9) for group in optimiser.param_groups))
+        optimiser.step()
+        schedule.step()
+    assert [group["name"] for group in optimiser.param_groups] == ["encoder", "decoder"]
+    assert seen == [(0.4, 3.0)] * 2 + [(0.2, 2.0)] * 2 + [(0.1, 1.0)] * 3
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {0.3}
+    of_encoder = {id(parameter) for parameter in optimiser.param_groups[0]["params"]}
+    assert {id(scale) for scale in net.scales().values()} <= of_encoder
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(net.parameters()))
+
+
+def test_with_stages_norms_are_left_undecayed_unless_all_decay():
+    groups = {group["name"]: group["weight_decay"] for group in Optimiser(stages=STAGES).groups(network())}
+    assert groups == {
+        "encoder": 1e-2,
+        "encoder without decay": 0.0,
+        "decoder": 1e-2,
+        "decoder without decay": 0.0,
+    }
+
+
+def test_when_all_decays_the_scales_do():
+    assert {group["weight_decay"] for group in Optimiser(decay="all").groups(network())} == {1e-2}
+
+
+@pytest.mark.parametrize(("for_batch", "batch_size", "factor"), [(6, 12, 2), (6, 3, 0.5), (None, 12, 1), (6, None, 1)])
+def test_rates_follow_the_batch_size_they_are_meant_for(for_batch, batch_size, factor):
+    setting = Optimiser(lr=1e-2, scales_factor=5, for_batch=for_batch)
+    optimiser, _ = setting.build(network(), 4, batch_size)
+    rates = {group["name"]: group["lr"] for group in optimiser.param_groups}
+    assert (rates["decoder"], rates["scales"]) == pytest.approx((1e-2 * factor, 5e-2 * factor))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stages": {"encoder": [1.0]}},
+        {"stages": {"encoder": [1.0], "decoder": [1.0, 2.0]}},
+        {"stages": {"encoder": [], "decoder": []}},
+        {"stages": {"encoder": [0.0], "decoder": [1.0]}},
+        {"for_batch": 0},
+    ],
+)
+def test_stages_and_batch_sizes_that_cannot_be_are_named(settings):
+    with pytest.raises(ConfigError, match=f"optimiser.{next(iter(settings))}"):
+        Optimiser(**settings)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"lr": 0}, {"scales_factor": -1}, {"weight_decay": -1}, {"milestones": [0.5, 30]}, {"lr": float("nan")}],

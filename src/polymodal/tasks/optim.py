@@ -30,8 +30,8 @@ class Optimiser:
             ensemble, as in the papers' code.
         schedule: How the rate falls over the training, step by step; see `rate`.
         milestones: For "step", the fractions of the training at which the rate falls to a tenth.
-        stages: The rates of equal parts of the training, one after the other, as `{"encoder": [...], "decoder": [...]}`:
-            instead of `lr`, its factors and the schedule. Scales then have the rate of the part that they are in.
+        stages: The rates of equal parts of the training in turn, as `{"encoder": [...], "decoder": [...]}`, instead of
+            `lr`, its factors and the schedule. Scales then have the rate of the part that they are in.
         for_batch: The batch size that the rates are meant for: with another one they are multiplied by its ratio to
             this one (the linear rule, Goyal et al. 2017); None takes them as they are.
         betas: Of adam and adamw, how much of the gradients' running mean and square each step keeps.
@@ -63,12 +63,12 @@ class Optimiser:
             raise ConfigError(f"optimiser.betas are {self.betas}; they must be from 0 to below 1")
 
         if self.stages is not None:
-            rates = list(self.stages.values())
-            if set(self.stages) != {"encoder", "decoder"} or len({len(values) for values in rates}) != 1 or not rates[0]:
+            counts = {part: len(rates) for part, rates in self.stages.items()}
+            if set(counts) != {"encoder", "decoder"} or len(set(counts.values())) > 1 or 0 in counts.values():
                 raise ConfigError(
-                    f"optimiser.stages are {self.stages}; expected as many rates for encoder as for decoder, one or more"
+                    f"optimiser.stages are {self.stages}; expected encoder and decoder with equally many rates"
                 )
-            if not all(value > 0 for values in rates for value in values):
+            if not all(value > 0 for rates in self.stages.values() for value in rates):
                 raise ConfigError(f"optimiser.stages are {self.stages}; the rates must be above 0")
         if self.for_batch is not None and self.for_batch < 1:
             raise ConfigError(f"optimiser.for_batch is {self.for_batch}; it must be 1 or more")
