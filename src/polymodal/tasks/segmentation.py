@@ -216,7 +216,10 @@ class Segmentation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, step by step."""
-        optimiser, schedule = self.optimiser.build(self.fused, int(self.trainer.estimated_stepping_batches))
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch_size = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimiser, schedule = self.optimiser.build(self.fused, steps, batch_size)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
