@@ -150,13 +150,13 @@ def _last_of_each_stage(network: nn.Module, able: Sequence[SpatialConvolution]) 
 def _obstacles(network: nn.Module, spatials: Sequence[SpatialConvolution]) -> dict[str, str]:
     """Why spatial convolutions cannot carry the fusion, by their norm's name, each the rest of a sentence.
 
-    Every block runs once by itself, without arithmetic. This tells more than its settings do: convolutions may pad as
-    they see fit, a pooling may stand between them, and layers that follow each other in the tree may be branches.
+    Every block runs once by itself on a tiny map. This tells more than its settings do: convolutions may pad as they
+    see fit, a pooling may stand between them, and layers that follow each other in the tree may be branches.
     """
     obstacles: dict[str, str] = {}
     for name, group in groupby(spatials, key=lambda spatial: spatial.block):
         with torch.inference_mode(False), torch.enable_grad():
-            run = _Run(name, copy.deepcopy(network.get_submodule(name)).to("meta").eval())
+            run = _Run(name, copy.deepcopy(network.get_submodule(name)).eval())
             obstacles |= {spatial.norm: reason for spatial in group if (reason := run.obstacle(spatial))}
     return obstacles
 
@@ -166,7 +166,7 @@ class _Run:
 
     Args:
         name: The block's dotted name.
-        block: The block, on the meta device and in eval mode.
+        block: A copy of the block, in eval mode.
     """
 
     def __init__(self, name: str, block: nn.Module) -> None:
@@ -177,9 +177,9 @@ class _Run:
             calls = self.calls.setdefault(conv, [])
             module.register_forward_hook(lambda _, inputs, output, calls=calls: calls.append((inputs[0], output)))
         first = next(iter(convolutions.values()))
-        image = torch.zeros(1, first.in_channels, 32, 32, dtype=first.weight.dtype, device="meta", requires_grad=True)
+        features = first.weight.new_zeros(1, first.in_channels, 8, 8).requires_grad_()
         try:
-            block(image.clone())  # a block may change its input in place, which a leaf forbids
+            block(features.clone())  # a block may change its input in place, which a leaf forbids
         except Exception as error:  # whatever a network of somebody else's raises
             self.failure = f"its block '{name}' does not run by itself ({error})"
 
