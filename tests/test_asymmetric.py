@@ -286,6 +286,14 @@ def test_turning_the_circle_of_modalities_turns_the_outputs(m, turn):
     assert_equal(given_there, list(torch.stack(outputs(net, inputs)).roll(turn, 0)), 1e-12)
 
 
+@pytest.mark.parametrize("settings", [{"convolutions": "private"}, {"norms": "shared"}])
+def test_what_is_private_does_not_matter(settings):
+    """If this breaks, AsymFusion cannot be compared with unshared convolutions or shared norms: it finds no layers."""
+    net = fuse(basic().eval(), NAMES[:2], "asymmetric", **settings)
+    inputs = images(net.modalities, 2, 3, 7, 6)
+    assert_equal(outputs(net, inputs), outputs(fuse(basic().eval(), NAMES[:2], "asymmetric"), inputs), 1e-12)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=["both", "shuffle", "shift"])
 def test_fusion_is_asymmetric(rule):
     """If this breaks, both branches compute the same from the same pair, which is what the method avoids."""
@@ -469,7 +477,7 @@ class DemandingBlock(Branches):
         (lambda: nn.Sequential(ReversedBlock()), "auto", r"'0.conv2' is given nothing of what '0.conv1' returns"),
         (lambda: nn.Sequential(TwiceBlock()), "auto", r"'0.conv1' and '0.conv2' do not run once each"),
         (lambda: nn.Sequential(DemandingBlock()), "auto", r"its block '0' does not run by itself \(.*mask.*\)"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "auto", r"inside residual blocks, .* has none"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "auto", r"of a residual block, .* has no block"),
     ],
 )  # fmt: skip
 def test_sites_that_cannot_carry_the_fusion_are_refused_with_the_reason(build, sites, message):

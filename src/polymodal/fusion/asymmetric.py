@@ -62,9 +62,9 @@ class Asymmetric(Fusion):
         found = {spatial.norm: spatial for spatial in spatial_convolutions(network)}
         if not found:
             raise FusionError(
-                "An asymmetric fusion acts inside residual blocks, and the encoder of this "
-                f"{type(network).__name__} has none whose class is called a block, a bottleneck or the like. Choose "
-                "another backbone or another fusion."
+                "An asymmetric fusion acts between two convolutions of a residual block, and the encoder of this "
+                f"{type(network).__name__} has no block, told by the name of its class, with a spatial convolution and "
+                "a norm before another convolution. Choose another backbone or another fusion."
             )
         obstacles = _obstacles(network, list(found.values()))
         norms = {name: network.get_submodule(name) for name in found}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.norm import PrivateNorm2d, can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
@@ -154,6 +155,8 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
     for name, child in block.named_children():
         if _BESIDE.search(name) or _GATE.search(type(child).__name__):
             continue
+        if isinstance(child, PrivateLayer):
+            child = child.layers[0]  # the modalities' copies are alike
         path.append((f"{prefix}.{name}", child))
         path += _main_path(f"{prefix}.{name}", child)
     return path
