@@ -1,0 +1,405 @@
+"""`polymodal compare`: methods × seeds of one recipe, each a `polymodal fit` of its own, and the table of them all.
+
+A comparison is a folder: METHOD/seed-S are run folders, METHOD/recipe.yaml is what was trained there, comparison.json
+says what belongs together. Whatever ends a comparison, starting it again goes on where it was.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
+from polymodal.tasks import children
+from polymodal.tasks.files import complete_file, write_json
+from polymodal.tasks.methods import Method, applied, choose, methods
+from polymodal.tasks.progress import Progress
+from polymodal.tasks.training import RecipeCLI, check_resumable, has_test, quieten
+
+RECORD = "comparison.json"
+LOCK = "comparison.lock"
+OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
+"""What a comparison gives every run itself."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed."""
+
+    method: str
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    def scores(self, split: str) -> Path:
+        """The file of its scores on a split; it is there, and whole, once the split is scored."""
+        return self.folder / f"scores.{split}.json"
+
+
+class Prepared(RecipeCLI):
+    """A recipe with everything made that its training needs, and not trained."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Stop before the training."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings with their values, without those that differ from run to run."""
+        # In JSON's types, as they come back from comparison.json.
+        settings: dict[str, Any] = json.loads(json.dumps(self.config["fit"].as_dict(), default=str))
+        for own in ("config", "seed_everything", "ckpt_path"):
+            settings.pop(own, None)
+        settings["trainer"].pop("default_root_dir")
+        return settings
+
+    def build(self, data: Any) -> None:
+        """Make the network for a data module, as the trainer would.
+
+        Raises:
+            PolymodalError: The settings do not fit the data, or the fusion does not fit the network.
+        """
+        data.setup("fit")
+        self.trainer.datamodule = data  # type: ignore[attr-defined]
+        self.model.trainer = self.trainer
+        self.model.configure_model()
+
+
+def compare(
+    config: Path,
+    words: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    jobs: int | None = None,
+    split: str = "val",
+    overrides: Sequence[str] = (),
+) -> Comparison:
+    """Train and score every method with every seed, or go on with that, and write the table after each run.
+
+    The runs go seed by seed. Those that failed are named at the end, when all others are done, and tried again by the
+    next call.
+
+    Args:
+        config: The recipe.
+        words: Methods or groups of methods, see `polymodal.tasks.methods`.
+        seeds: One run of each method for each.
+        out: The folder of it all: a new or empty one, or that of the same recipe, to which methods and seeds are added.
+        jobs: Runs at a time; None for one on every GPU, or one where there is none.
+        split: The split whose scores are compared, "val" or "test".
+        overrides: Arguments of `polymodal fit` for all runs.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ConfigError: A method, a seed or a setting cannot be used, or the folder belongs to something else; nothing was
+            trained.
+        PolymodalError: A run failed; all others are done.
+        SystemExit: The recipe cannot be parsed; the parser has said why.
+    """
+    quieten()
+    _check(seeds, jobs, overrides)
+    prepared = Prepared(["--config", str(config), *overrides])
+    prepared.datamodule.setup()
+    splits = ("val", "test") if has_test(prepared.datamodule) else ("val",)
+    if split not in splits:
+        raise ConfigError(f"--split: expected one that is scored ({', '.join(splits)}), got {split!r}.")
+    settings, modalities = prepared.settings, list(prepared.datamodule.inputs)
+    known = methods(modalities)
+    chosen = choose(words, known)
+    recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
+    with _locked(out):
+        command = shlex.join(["polymodal", "compare", "--config", str(config), *overrides])
+        record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
+        asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
+        pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
+        _check_networks({name: recipes[name] for name in chosen if any(run.method == name for run in pending)})
+        write_json(out / RECORD, record)
+        for name, recipe in recipes.items():
+            _write(out / name / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+        runs = [
+            Run(name, seed, out / name / f"seed-{seed}")
+            for name, about in record["methods"].items()
+            for seed in about["seeds"]
+        ]
+        failures: dict[Run, str] = {}
+
+        def results() -> Comparison:
+            return _comparison(config.stem, record, modalities, known, runs, split, failures)
+
+        _write_tables(out, results())
+        for _ in _train(asked, pending, jobs, settings, failures):
+            _write_tables(out, results())
+    comparison = results()
+    _show(comparison)
+    print(f"the page: {(out / 'report.html').resolve()}")
+    if failures:
+        raise PolymodalError(
+            f"{len(failures)} of {len(asked)} runs failed; the same command tries them again.\n"
+            + "\n".join(failures.values())
+        )
+    return comparison
+
+
+def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ConfigError(
+            f"--seeds: expected different numbers from 0 on, such as 0,1,2, got {','.join(map(str, seeds)) or 'none'}."
+        )
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")
+    for word in overrides:
+        if word.partition("=")[0] in OWN:
+            raise ConfigError(f"{word.partition('=')[0]}: a comparison sets it for each of its runs; leave it out.")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """The folder, for this process alone; the lock is gone when the process is."""
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"{out} is written by another comparison that still runs; wait for it, or end it.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record(
+    out: Path, command: str, settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """What comparison.json says, with methods and seeds added; nothing is written.
+
+    Raises:
+        ConfigError: The folder belongs to another recipe, or to something that is no comparison.
+    """
+    file = out / RECORD
+    record: dict[str, Any] = {"command": command, "recipe": dict(settings), "methods": {}}
+    if file.is_file():
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            different = _differences(record["recipe"], settings)
+            earlier = {name: method["overrides"] for name, method in record["methods"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{file} is damaged ({error!r}); choose another folder with --out.") from error
+        if different:
+            raise ConfigError(
+                f"{out} belongs to another recipe: {'; '.join(different[:3])}{' ...' if different[3:] else ''}. Give "
+                f"what it was begun with ({record['command']}), or choose another folder with --out."
+            )
+        changed = [name for name, method in added.items() if earlier.get(name, method.overrides) != method.overrides]
+        if changed:
+            raise ConfigError(
+                f"{out}: {', '.join(changed)} meant something else in the version of polymodal that began it; choose "
+                "another folder with --out."
+            )
+    elif any(entry.name != LOCK for entry in out.iterdir()):
+        raise ConfigError(f"{out} holds something that no comparison made; choose another folder with --out.")
+    for name, method in added.items():
+        given = record["methods"].get(name, {"seeds": []})["seeds"]
+        record["methods"][name] = {
+            "title": method.title,
+            "overrides": dict(method.overrides),
+            "seeds": sorted({*given, *seeds}),
+        }
+    return record
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """Where two nests of settings differ, by dotted path."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*there, *here])
+        # `init_args` is how a file says it, not how anybody gives it.
+        return [
+            difference
+            for key in keys
+            for difference in _differences(
+                there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
+            )
+        ]
+    return [] if there == here else [f"{path} is {there} there and {here} here"]
+
+
+def _check_networks(recipes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Build every method's network once, so that what cannot work is refused before anything trains."""
+    data: dict[str, Any] = {}
+    for name, recipe in recipes.items():
+        try:
+            prepared = Prepared(["--config", yaml.safe_dump(recipe)])
+            # Methods that read the same data share them, and the class frequencies that were counted.
+            prepared.build(data.setdefault(json.dumps(recipe["data"]), prepared.datamodule))
+        except PolymodalError as error:
+            raise ConfigError(f"the method {name!r} cannot be used with this recipe: {error}") from error
+        except SystemExit as error:
+            raise ConfigError(f"the method {name!r} cannot be used with this recipe; see above") from error
+
+
+def _train(
+    asked: Sequence[Run],
+    pending: Sequence[Run],
+    jobs: int | None,
+    settings: Mapping[str, Any],
+    failures: dict[Run, str],
+) -> Iterator[Run]:
+    """Train what is pending and yield every run when it has ended; `failures` receives those that failed."""
+    if not pending:
+        print(f"all {len(asked)} runs are finished already")
+        return
+    gpus = _gpus(settings["trainer"])
+    together = min(jobs or max(1, len(gpus)), len(pending))
+    environment = children.environment(max(1, children.cores() // together))
+    places: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for i in range(together):
+        places.put({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
+    started: list[children.Child] = []
+    with Progress(asked, pending, together) as progress, ThreadPoolExecutor(together) as pool:
+
+        def train(run: Run) -> None:
+            place = places.get()
+            begun = time.monotonic()
+            progress.begin(run)
+            try:
+                command = children.fit_command(_words(run))
+                children.follow(str(run), command, environment | place, started, lambda line: progress.epoch(run, line))
+                if not run.scores("val").is_file():
+                    raise PolymodalError(f"the training {str(run)!r} ended without scores")
+            except PolymodalError as error:
+                failures[run] = str(error)
+            finally:
+                places.put(place)
+                progress.end(run, time.monotonic() - begun, failed=run in failures)
+
+        trainings = {pool.submit(train, run): run for run in pending}
+        try:
+            for future in as_completed(trainings):
+                future.result()
+                yield trainings[future]
+        except BaseException:
+            # The pool waits for its threads, and these wait for their children.
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.end(started)
+            raise
+
+
+def _gpus(trainer: Mapping[str, Any]) -> list[str]:
+    """The GPUs of which every run gets one; none when the recipe uses none, or asks for several itself."""
+    if trainer["accelerator"] not in ("auto", "gpu", "cuda") or str(trainer["devices"]) not in ("auto", "1"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = [str(i) for i in range(torch.cuda.device_count())]
+    return visible.split(",")[: len(every)] if visible else every
+
+
+def _words(run: Run) -> list[str]:
+    """The arguments of `polymodal fit` that start a run, or continue it from a checkpoint that can be trusted."""
+    words = [
+        *("--config", str(run.folder.parent / "recipe.yaml"), "--seed_everything", str(run.seed)),
+        *("--trainer.default_root_dir", str(run.folder), "--trainer.enable_progress_bar", "true"),
+    ]
+    last = run.folder / "checkpoints" / "last.ckpt"
+    try:
+        check_resumable(last)
+        return [*words, "--ckpt_path", str(last)]
+    except CheckpointError:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        return words
+
+
+def _comparison(
+    name: str,
+    record: Mapping[str, Any],
+    modalities: Sequence[str],
+    known: Mapping[str, Method],
+    runs: Sequence[Run],
+    split: str,
+    failures: Mapping[Run, str],
+) -> Comparison:
+    rows = []
+    scored: list[dict[str, Any]] = []
+    for method in known:
+        own = [run for run in runs if run.method == method]
+        if not own:
+            continue
+        scores = {run.seed: _json(run.scores(split)) for run in own}
+        pages = {run.seed: f"{method}/{run.folder.name}/report.html" for run in own if scores[run.seed]}
+        failed = frozenset(run.seed for run in own if run in failures)
+        rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
+        scored += [found for found in scores.values() if found]
+    machines = [machine for run in runs if (machine := _json(run.folder / "environment.json"))]
+    facts = {
+        "command": record["command"],
+        "data": f"{record['recipe']['data']['init_args'].get('root', '–')}, {', '.join(modalities)}",
+        f"scenes of {split}": _listed(scores.get("samples") for scores in scored),
+        "epochs": _listed(scores.get("epochs") for scores in scored),
+        "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),
+        "machine": _listed(machine.get("device") for machine in machines),
+        "versions": _listed(
+            ", ".join(
+                f"{package} {machine[package]}"
+                for package in ("polymodal", "torch", "lightning", "python")
+                if package in machine
+            )
+            for machine in machines
+        ),
+    }
+    recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
+    return Comparison(name, split, modalities, rows, facts, recipe)
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _listed(values: Iterable[object]) -> str:
+    """The different values, in order; a table with more than one says so by it."""
+    return "; ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "–"
+
+
+def _write_tables(out: Path, comparison: Comparison) -> None:
+    _write(out / "table.md", to_markdown(comparison))
+    _write(out / "table.csv", to_csv(comparison))
+    _write(out / "report.html", to_html(comparison))
+
+
+def _write(path: Path, text: str) -> None:
+    with complete_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def _show(comparison: Comparison) -> None:
+    headings, lines = table(comparison)
+    shown = Table(
+        title=f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}, * the best",
+        title_justify="left",
+        box=None,
+        padding=(0, 2),
+    )
+    shown.add_column("method", no_wrap=True)
+    for heading in headings:
+        shown.add_column(heading, justify="right")
+    for row, cells in zip(comparison.rows, lines, strict=True):
+        shown.add_row(row.name, *(f"[bold]{cell.text} *[/]" if cell.best else cell.text for cell in cells))
+    # Where no terminal says how wide it is, 80 columns would break every line.
+    Console(width=None if sys.stdout.isatty() else 180).print(shown)

@@ -1,0 +1,261 @@
+"""The methods that `polymodal compare` knows: each is a recipe with a few settings changed."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polymodal.errors import ConfigError
+from polymodal.fusion import Exchange
+from polymodal.report.page import share
+
+ABLATION = "ablation"
+BASELINES = "baselines"
+ALL = "all"
+SHARE = 0.5
+"""What is exchanged where a share is set by hand: in the middle, so that it favours nobody."""
+
+CEN = "Wang et al. 2020, arXiv 2011.05005"
+ASYMFUSION = "Wang et al. 2020, arXiv 2108.05009"
+
+AGGREGATIONS = {
+    "concat": "Features are concatenated and brought back to one stream by a 1×1 convolution",
+    "average": "Features are averaged into one stream",
+    "attention": "Features are fused into one stream by the self-attention of an SSMA block (Valada et al., IJCV 2020)",
+}
+STAGES = {
+    "early": "after the first third of the encoder's stages",
+    "middle": "after the second third of the encoder's stages",
+    "late": "after the last stage of the encoder",
+    "all": "after every stage of the encoder",
+}
+"""Where networks of their own meet, as a recipe's `sites` calls it."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to treat the modalities, as a change of a recipe.
+
+    Attributes:
+        title: What tables call it.
+        about: What it is, in a sentence, with its source.
+        overrides: What it changes in a recipe, by dotted setting; a whole fusion is a dict of `class_path` and
+            `init_args`, or None. A setting below `model.fusion` changes the recipe's own exchange.
+        groups: The words that choose it along with others.
+    """
+
+    title: str
+    about: str
+    overrides: Mapping[str, Any]
+    groups: tuple[str, ...]
+
+
+def methods(modalities: Sequence[str]) -> dict[str, Method]:
+    """All methods by name, in the order of tables.
+
+    Args:
+        modalities: Those of the recipe; the unimodal methods and the controls are named or made by them.
+
+    Raises:
+        ConfigError: There are fewer than two.
+    """
+    if len(modalities) < 2:
+        raise ConfigError(
+            f"data.modalities: expected two or more to compare how they are fused, got {', '.join(modalities)}."
+        )
+    return _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _controls(modalities)
+
+
+def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
+    shared = {"model.fusion": None, "model.convolutions": "shared"}
+    exchange = {
+        "model.norms": "private",
+        "model.convolutions": "shared",
+        "model.fusion.within": "part",
+        "model.fusion.share": None,
+    }
+    rows: dict[str, tuple[str, str, dict[str, Any]]] = {
+        f"{name}-alone": (f"{name} alone", f"One network of {name} alone.", shared | {"data.modalities": [name]})
+        for name in modalities
+    }
+    rows |= {
+        "independent": (
+            "independent networks",
+            f"Nothing is shared: a network for each modality, with the learned ensemble ({CEN}).",
+            {"model.fusion": None, "model.norms": "private", "model.convolutions": "private"},
+        ),
+        "shared-norms": (
+            "shared convolutions and norms",
+            f"One network with one set of norms takes all modalities, with the learned ensemble ({CEN}).",
+            shared | {"model.norms": "shared"},
+        ),
+        "private-norms": (
+            "shared convolutions, private norms",
+            f"One network takes all modalities, each with norms of its own; nothing is exchanged ({CEN}).",
+            shared | {"model.norms": "private"},
+        ),
+        "penalty": (
+            "L1 penalty, no exchange",
+            f"As private-norms, with the recipe's λ on disjoint parts of the scales; nothing is exchanged ({CEN}).",
+            exchange | {"model.fusion.threshold": 0.0},
+        ),
+        "exchange": (
+            "exchange in disjoint parts",
+            f"As penalty; channels with a scale below the recipe's θ, each modality's in its own part, come from the "
+            f"others ({CEN}, eq. 6).",
+            exchange,
+        ),
+        "exchange-all": (
+            "exchange on all channels",
+            f"As exchange, wherever a scale is below θ, inside the modality's part or not ({CEN}; its released code).",
+            exchange | {"model.fusion.within": "all"},
+        ),
+        "exchange-random": (
+            f"exchange of a random {share(SHARE)}",
+            f"As private-norms; {share(SHARE)} of each modality's part, drawn once whatever the scales, comes from the "
+            "others: the control for the choice by scales.",
+            {
+                "model.norms": "private",
+                "model.convolutions": "shared",
+                "model.fusion": _fusion("RandomExchange", share=SHARE),
+            },
+        ),
+        "exchange-share": (
+            f"exchange of the smallest {share(SHARE)}",
+            f"As exchange, but it is always the {share(SHARE)} smallest scales of each modality's part, whatever their "
+            "size, whose channels come from the others.",
+            exchange | {"model.fusion.share": SHARE},
+        ),
+    }
+    return {
+        name: Method(title, about, overrides, (ABLATION, BASELINES) if name == "exchange" else (ABLATION,))
+        for name, (title, about, overrides) in rows.items()
+    }
+
+
+def _asymmetric() -> dict[str, Method]:
+    rows = {
+        "asymmetric": ("AsymFusion: shuffle and shift", "Channel shuffle and pixel shift", {}),
+        "shuffle": ("channel shuffle", "Of AsymFusion the channel shuffle alone", {"shift": False}),
+        "shift": ("pixel shift", "Of AsymFusion the pixel shift alone", {"shuffle": False}),
+    }
+    return {
+        name: Method(
+            title,
+            f"{about}, in the last block of every stage, with shared convolutions and private norms ({ASYMFUSION}).",
+            {
+                "model.norms": "private",
+                "model.convolutions": "shared",
+                "model.sites": "auto",
+                "model.fusion": _fusion("Asymmetric", **settings),
+            },
+            (BASELINES,),
+        )
+        for name, (title, about, settings) in rows.items()
+    }
+
+
+def _aggregation() -> dict[str, Method]:
+    return {
+        f"{operation}-{stage}": Method(
+            f"{operation}, {stage}",
+            f"{about} {where}, with networks of their own before.",
+            _own_networks(_fusion("Aggregation", operation=operation), stage),
+            (BASELINES,),
+        )
+        for operation, about in AGGREGATIONS.items()
+        for stage, where in STAGES.items()
+    }
+
+
+def _alignment() -> dict[str, Method]:
+    return {
+        f"align-{stage}": Method(
+            f"alignment, {stage}",
+            f"Independent networks whose features are drawn together by an MMD loss {where}.",
+            _own_networks(_fusion("Alignment"), stage),
+            (BASELINES,),
+        )
+        for stage, where in STAGES.items()
+    }
+
+
+def _controls(modalities: Sequence[str]) -> dict[str, Method]:
+    first, *others = modalities
+    replaced = " and ".join(others)
+    exchange = _ablation(modalities)["exchange"].overrides
+    return {
+        "noise": Method(
+            f"exchange, {replaced} replaced by noise",
+            f"The control for a second stream without a second sensor: {replaced} is noise, in training and scoring.",
+            {**exchange, "data.substitute": dict.fromkeys(others, "noise")},
+            (BASELINES,),
+        ),
+        "copy": Method(
+            f"exchange, {replaced} replaced by {first}",
+            f"The control for a second stream without a second sensor: {replaced} is a copy of {first}.",
+            {**exchange, "data.substitute": dict.fromkeys(others, first)},
+            (BASELINES,),
+        ),
+    }
+
+
+def _fusion(name: str, **settings: Any) -> dict[str, Any]:
+    return {"class_path": f"polymodal.fusion.{name}", "init_args": settings}
+
+
+def _own_networks(fusion: dict[str, Any], stage: str) -> dict[str, Any]:
+    return {"model.norms": "private", "model.convolutions": "private", "model.sites": stage, "model.fusion": fusion}
+
+
+def choose(words: Sequence[str], known: Mapping[str, Method]) -> list[str]:
+    """The names that words mean, each a method, a group or `all`, in the order of tables.
+
+    Raises:
+        ConfigError: A word is neither, or there is none.
+    """
+    groups = {group for method in known.values() for group in method.groups}
+    unknown = [word for word in words if word not in known and word not in groups | {ALL}]
+    if unknown or not words:
+        raise ConfigError(
+            f"--methods: {'expected at least one' if not words else 'unknown: ' + ', '.join(map(repr, unknown))}. "
+            f"There are {', '.join(known)}; and the groups {', '.join(sorted(groups))} and {ALL}."
+        )
+    wanted = set(words)
+    return [name for name, method in known.items() if wanted & {ALL, name, *method.groups}]
+
+
+def applied(recipe: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with a method's settings in the place of its own.
+
+    Args:
+        recipe: All settings of `polymodal fit`, as config.yaml of a run has them.
+        name: The method's, for errors.
+        overrides: By dotted setting.
+
+    Raises:
+        ConfigError: The recipe has no such setting, or no exchange that could be varied.
+    """
+    changed = copy.deepcopy(dict(recipe))
+    for setting, value in overrides.items():
+        *path, last = setting.split(".")
+        place = _place(changed, path, name)
+        if last not in place:
+            raise ConfigError(f"method {name!r} needs the setting {setting}, which the recipe's model or data lacks.")
+        place[last] = copy.deepcopy(value)
+    return changed
+
+
+def _place(recipe: dict[str, Any], path: Iterable[str], name: str) -> dict[str, Any]:
+    """The settings that a dotted path leads to, those of a class being its `init_args`."""
+    place: Any = recipe
+    for key in path:
+        place = place.get(key)
+        given = place.get("class_path") if isinstance(place, dict) else None
+        if key == "fusion" and str(given).rpartition(".")[2] != Exchange.__name__:
+            raise ConfigError(
+                f"method {name!r} varies the recipe's exchange and takes λ and θ from it, but its model.fusion is "
+                f"{given or 'null'}. Use a recipe with {Exchange.__name__}, or leave the method out of --methods."
+            )
+        place = place["init_args"] if given else place
+    return place

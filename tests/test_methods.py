@@ -1,0 +1,123 @@
+"""The table of methods: each is the recipe with nothing changed but what its name says, and can be trained."""
+
+from functools import cache
+
+import pytest
+import yaml
+
+from polymodal.errors import ConfigError
+from polymodal.fusion import Exchange
+from polymodal.tasks.compare import Prepared, _check_networks
+from polymodal.tasks.methods import applied, choose, methods
+from polymodal.tasks.training import recipe
+
+ABLATION = [
+    "rgb-alone", "depth-alone", "independent", "shared-norms", "private-norms", "penalty", "exchange", "exchange-all",
+    "exchange-random", "exchange-share",
+]  # fmt: skip
+BASELINES = [
+    "exchange", "asymmetric", "shuffle", "shift",
+    *(f"{operation}-{stage}" for operation in ("concat", "average", "attention", "align")
+      for stage in ("early", "middle", "late", "all")),
+    "noise", "copy",
+]  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
+KNOWN = methods(["rgb", "depth"])
+
+
+@cache
+def rooms():
+    return Prepared(["--config", str(recipe("rooms"))]).settings
+
+
+def model_of(name):
+    return applied(rooms(), name, KNOWN[name].overrides)["model"]["init_args"]
+
+
+def test_the_groups_are_those_of_the_papers():
+    assert choose(["ablation"], KNOWN) == ABLATION
+    assert choose(["baselines"], KNOWN) == BASELINES
+    assert choose(["all"], KNOWN) == list(KNOWN)
+    assert set(KNOWN) == {*ABLATION, *BASELINES}
+
+
+def test_choosing_twice_trains_once_and_in_the_order_of_the_table():
+    assert choose(["penalty", "independent", "penalty"], KNOWN) == ["independent", "penalty"]
+    assert choose(["ablation", "exchange"], KNOWN) == ABLATION
+
+
+def test_unknown_methods_are_listed_with_those_that_there_are():
+    with pytest.raises(ConfigError, match=r"'magic'.*exchange-share.*ablation.*all"):
+        choose(["exchange", "magic"], KNOWN)
+    with pytest.raises(ConfigError, match="at least one"):
+        choose([], KNOWN)
+
+
+def test_every_modality_has_a_row_of_its_own():
+    three = methods(["rgb", "depth", "normal"])
+    assert list(three)[:4] == ["rgb-alone", "depth-alone", "normal-alone", "independent"]
+    assert three["normal-alone"].overrides["data.modalities"] == ["normal"]
+    assert three["noise"].overrides["data.substitute"] == {"depth": "noise", "normal": "noise"}
+    assert three["copy"].overrides["data.substitute"] == {"depth": "rgb", "normal": "rgb"}
+    with pytest.raises(ConfigError, match="two or more"):
+        methods(["rgb"])
+
+
+def test_exchange_is_the_recipe_itself():
+    assert applied(rooms(), "exchange", KNOWN["exchange"].overrides) == rooms()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("penalty", {"threshold": 0.0}),
+        ("exchange-all", {"within": "all"}),
+        ("exchange-share", {"share": 0.5}),
+        ("noise", {}),
+        ("copy", {}),
+    ],
+)
+def test_variations_of_exchange_keep_the_recipes_own_lambda_and_theta(name, changed):
+    """Else the rows of a table differ by more than they say."""
+    own = rooms()["model"]["init_args"]["fusion"]["init_args"]
+    assert model_of(name)["fusion"]["init_args"] == own | changed
+
+
+def test_what_cannot_be_varied_is_refused_with_a_remedy():
+    without = applied(rooms(), "private-norms", KNOWN["private-norms"].overrides)
+    with pytest.raises(ConfigError, match=r"'penalty'.*model.fusion is null.*Exchange"):
+        applied(without, "penalty", KNOWN["penalty"].overrides)
+    other = applied(rooms(), "asymmetric", KNOWN["asymmetric"].overrides)
+    with pytest.raises(ConfigError, match=r"'copy'.*Asymmetric"):
+        applied(other, "copy", KNOWN["copy"].overrides)
+    with pytest.raises(ConfigError, match=r"'own' needs the setting data.colour"):
+        applied(rooms(), "own", {"data.colour": 1})
+
+
+def test_the_recipe_is_not_changed_by_applying_a_method():
+    before = yaml.safe_dump(rooms())
+    for name, method in KNOWN.items():
+        applied(rooms(), name, method.overrides)
+    assert yaml.safe_dump(rooms()) == before
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_method_parses_against_the_rooms_recipe(name):
+    changed = applied(rooms(), name, KNOWN[name].overrides)
+    prepared = Prepared(["--config", yaml.safe_dump(changed)])
+    assert prepared.settings == changed | {"model": prepared.settings["model"]}
+    fusion = prepared.model.fusion
+    assert isinstance(fusion, Exchange) == ("model.fusion.within" in KNOWN[name].overrides)
+    for key, value in ((changed["model"]["init_args"]["fusion"] or {}).get("init_args") or {}).items():
+        assert getattr(fusion, key) == value
+
+
+def test_a_network_of_each_kind_is_built_before_anything_trains():
+    kinds = ("independent", "shared-norms", "exchange-random", "asymmetric", "attention-middle", "align-all", "copy")
+    _check_networks({name: applied(rooms(), name, KNOWN[name].overrides) for name in kinds})
+
+
+def test_a_network_that_cannot_be_built_is_refused_by_the_methods_name():
+    wrong = applied(rooms(), "exchange", {"model.sites": ["nowhere*"]})
+    with pytest.raises(ConfigError, match=r"method 'exchange' cannot be used with this recipe: .*nowhere"):
+        _check_networks({"exchange": wrong})
