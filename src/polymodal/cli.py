@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
         if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):
             return _fit(words[1:])
-        parsed = _parser().parse_args(words)
+        parser = _parser()
+        parsed, settings = parser.parse_known_args(words)
+        if settings and parsed.run is not _compare:
+            parser.error(f"unrecognized arguments: {' '.join(settings)}")
+        parsed.settings = settings
         return int(parsed.run(parsed) or 0)
     except KeyboardInterrupt:
         print("polymodal: interrupted", file=sys.stderr)
@@ -83,6 +87,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="All settings with their values: polymodal fit --config RECIPE.yaml --print_config. What they mean: "
         "polymodal fit --model.help Segmentation, --data.help FolderData, --trainer.help.",
     )
+
+    compare = commands.add_parser(
+        "compare",
+        usage="polymodal compare --config RECIPE.yaml --methods NAME[,NAME ...] [--SETTING VALUE ...]",
+        help="train methods of fusion with the same recipe, seeds and budget, and write one table",
+        description="Train every method with every seed by a recipe and write table.md, table.csv and report.html. "
+        "Started again, it goes on where it was. Every setting of the recipe can be overridden by its dotted name.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what all methods share")
+    compare.add_argument("--methods", required=True, metavar="NAMES", help="ablation, baselines, all, or names")
+    compare.add_argument("--seeds", default="0,1,2", metavar="S,S", help="each method runs with each (%(default)s)")
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of it all (%(default)s)")
+    compare.add_argument("--jobs", type=int, metavar="N", help="runs at a time; one on each GPU if not given")
+    compare.add_argument("--split", choices=("val", "test"), default="val", help="which scores (%(default)s)")
+    compare.set_defaults(run=_compare)
 
     validate = commands.add_parser("validate", help="score a run's model on a split of its data set, or of another")
     validate.add_argument("folder", type=Path, metavar="RUN", help="run folder")
@@ -158,6 +178,18 @@ def _fit(words: list[str]) -> int:
 
     fit(words)
     return 0
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from polymodal.errors import ConfigError
+    from polymodal.tasks.compare import compare
+
+    try:
+        seeds = [int(word) for word in parsed.seeds.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--seeds: expected numbers such as 0,1,2, got {parsed.seeds!r}.") from error
+    methods = [word.strip() for word in parsed.methods.split(",") if word.strip()]
+    compare(parsed.config, methods, seeds, parsed.out, parsed.jobs, parsed.split, parsed.settings)
 
 
 def _validate(parsed: argparse.Namespace) -> None:
