@@ -154,6 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
     stats.add_argument("--output", type=Path, metavar="FILE", help="statistics.json beside dataset.yaml if not given")
     stats.set_defaults(run=_stats)
+    derive = tools.add_parser("derive", help="compute further domains from colour and metric depth into a new data set")
+    derive.add_argument("root", metavar="ROOT", help="folder or .zip with a dataset.yaml")
+    derive.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to continue")
+    derive.add_argument("--domains", metavar="NAMES", help="normal,reshading,...; all if not given")
+    derive.add_argument("--intrinsics", metavar="fx,fy,cx,cy", help="of the depth camera; a Kinect's if not given")
+    derive.set_defaults(run=_derive)
     rooms = tools.add_parser("rooms", help="unpack the embedded data set")
     rooms.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
     rooms.set_defaults(run=_rooms)
@@ -270,6 +276,16 @@ def _stats(parsed: argparse.Namespace) -> None:
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (moments.mean, moments.std))
         print(f"{name}: mean {mean}, std {std}")
     print(path)
+
+
+def _derive(parsed: argparse.Namespace) -> None:
+    from polymodal.data.derive import DOMAINS, derive
+    from polymodal.data.geometry import parse_camera
+
+    words = ",".join(DOMAINS) if parsed.domains is None else parsed.domains
+    domains = [name.strip() for name in words.split(",") if name.strip()]
+    camera = None if parsed.intrinsics is None else parse_camera(parsed.intrinsics)
+    print(f"{len(derive(parsed.root, parsed.out, domains, camera))} files of {', '.join(domains)} in {parsed.out}")
 
 
 def _rooms(parsed: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Reading files: a folder or a zip archive of them as one `Store`, and image or array files as (C, H, W) arrays."""
+"""Files: a folder or a zip archive of them as one `Store`, image or array files as (C, H, W) arrays, and writing."""
 
 import io
 import os
@@ -131,6 +131,17 @@ def _embedded_rooms() -> Path:
             "Install polymodal again, or give the folder of another data set."
         )
     return path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_array(path: str | Path, *, labels: bool = False) -> np.ndarray:
