@@ -14,16 +14,16 @@ from polymodal.surgery import Multimodal, check_norms
 
 @dataclass
 class Site:
-    """One layer at which channels can be exchanged.
+    """One layer at which modalities meet, or could.
 
     Attributes:
         name: Its dotted name.
-        channels: C.
-        state: What is exchanged there now; None in a network that is not multimodal yet.
+        channels: C; None where channels are not told apart.
+        state: What is exchanged there now; None in a network that is not multimodal yet, or selects no channels.
     """
 
     name: str
-    channels: int
+    channels: int | None
     state: SiteState | None = None
 
 
@@ -35,9 +35,10 @@ class Inspection:
         network: The class of the network.
         modalities: Their names; empty for a plain network.
         norms: The names of the norms that are, or would be, private.
-        sites: Where channels are, or by default would be, exchanged.
+        sites: Where modalities meet, or by default would exchange channels.
         candidates: The names of all layers that could be sites.
         parameters: The number of parameters.
+        fusion: The fusion's settings; empty for a plain network.
         refusal: Why a plain network cannot be fused; None when it can.
     """
 
@@ -47,6 +48,7 @@ class Inspection:
     sites: list[Site]
     candidates: list[str]
     parameters: int
+    fusion: str = ""
     refusal: str | None = None
 
     def __str__(self) -> str:
@@ -55,7 +57,10 @@ class Inspection:
             return "\n".join([*lines, f"cannot be made multimodal: {self.refusal}"])
         if self.modalities:
             lines.append(f"modalities: {', '.join(self.modalities)}; private norms: {len(self.norms)}")
-            lines.append(f"sites: {len(self.sites)}; exchanged share of the channels that may be exchanged:")
+            lines.append(f"fusion: {self.fusion}; sites: {len(self.sites)}")
+            if not any(site.state for site in self.sites):
+                return "\n".join([*lines, *(f"  {site.name}" for site in self.sites)])
+            lines.append("exchanged share of the channels that may be exchanged:")
         else:
             lines.append(
                 f"norms that would be private: {len(self.norms)}; first '{self.norms[0]}', last '{self.norms[-1]}'"
@@ -88,15 +93,20 @@ def inspect(network: nn.Module) -> Inspection:
     """
     parameters = sum(p.numel() for p in network.parameters())
     if isinstance(network, Multimodal):
-        norms = {n: m for n, m in network.network.named_modules() if isinstance(m, PrivateNorm2d)}
+        modules = network.network.named_modules()
+        norms = {n: m for n, m in modules if isinstance(m, PrivateNorm2d) and m.roster is not None}
         states = network.exchange_state()
         return Inspection(
             type(network.network).__name__,
             network.modalities,
             list(norms),
-            [Site(name, state.scale.shape[1], state) for name, state in states.items()],
+            [
+                Site(name, states[name].scale.shape[1] if name in states else None, states.get(name))
+                for name in network.sites
+            ],
             list(norms),
             parameters,
+            repr(network.fusion),
         )
     refusal = None
     try:
@@ -112,5 +122,5 @@ def inspect(network: nn.Module) -> Inspection:
         [Site(name, candidates[name].num_features) for name in sites],
         list(candidates),
         parameters,
-        refusal,
+        refusal=refusal,
     )
