@@ -46,7 +46,7 @@ def save(folder, **settings):
     data = Described(**settings)
     net = fuse(models.create("rooms-unet", classes=data.num_classes), {"depth": 1, "rgb": 3}).eval()
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
-    save_model(net, "rooms-unet", {}, data, facts, folder)
+    save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder)
     return net
 
 

@@ -208,7 +208,7 @@ def run(tmp_path):
             parameter.copy_(torch.randn_like(parameter) * parameter.abs().mean().clamp(min=0.1))
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "selected_on": name_of_split(data, "val")}
     folder = tmp_path / "run"
-    save_model(net, "rooms-unet", {}, data, facts, folder / "model")
+    save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder / "model")
     chosen = {"class_path": "polymodal.data.FolderData", "init_args": {"root": str(root), "eval_batch_size": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": chosen}))
     return folder

@@ -170,6 +170,6 @@ def save_model(
     checkpoint.save(
         net,
         folder,
-        network={"name": network, "arguments": {**arguments, "classes": data.num_classes}},
+        network={"name": network, "arguments": dict(arguments)},
         metadata={**describe(data), "training": facts},
     )

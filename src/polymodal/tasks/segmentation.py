@@ -1,28 +1,26 @@
 """Semantic segmentation of aligned modalities: the loss, the training and validation steps."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import models
-from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.errors import ConfigError
 from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
-from polymodal.surgery import Multimodal, fuse
+from polymodal.surgery import fuse
+from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.optim import Optimiser
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the loss of an auxiliary head in training (Zhao et al. 2017, section 4)."""
 
-ENSEMBLE = "ensemble"
 
-
-class Segmentation(LightningModule):
+class Segmentation(Task):
     """Trains one fused network on a data module's modalities (CEN eq. 4).
 
     loss = Σ_m CE(prediction_m) + CE(ensemble of the detached predictions) + what the fusion adds (λ · penalty).
@@ -45,6 +43,9 @@ class Segmentation(LightningModule):
     Raises:
         ConfigError: A setting cannot work with the data, found before training starts.
     """
+
+    chosen_by: ClassVar[str] = "mean_iou"
+    chosen_mode: ClassVar[Literal["min", "max"]] = "max"
 
     class_weight: Tensor
 
@@ -74,7 +75,8 @@ class Segmentation(LightningModule):
         self.statistics = statistics
         self.optimiser = optimiser
         self.class_weights = class_weights
-        self.net: Multimodal | None = None
+        self.scoring = {}
+        self.net = None
 
     def configure_model(self) -> None:
         """Build the fused network for the data module's modalities and classes."""
@@ -87,11 +89,11 @@ class Segmentation(LightningModule):
                 "Use --data.batch_size 2 or more, or --model.statistics frozen with pretrained weights."
             )
         self.target = data.target
-        arguments = {**self.network_args, "classes": data.num_classes}
+        self.arguments = {**self.network_args, "classes": data.num_classes}
         if self.weights == "imagenet":
-            plain = models.create_pretrained(self.network, **arguments)
+            plain = models.create_pretrained(self.network, **self.arguments)
         else:
-            plain = models.create(self.network, **arguments)
+            plain = models.create(self.network, **self.arguments)
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
         self.net = fuse(
@@ -121,16 +123,6 @@ class Segmentation(LightningModule):
                 f"class_weights has {len(self.class_weights)} numbers; the data set has {data.num_classes} classes"
             )
         return torch.tensor(self.class_weights, dtype=torch.float32)
-
-    @property
-    def fused(self) -> Multimodal:
-        """The fused network, once `configure_model` has built it."""
-        assert self.net is not None, "the network is built when a trainer starts"
-        return self.net
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
-        """Predict from every modality, each (B, C_m, H, W)."""
-        return self.fused(inputs)
 
     def segmentation_loss(self, prediction: Prediction, target: Tensor) -> Tensor:
         """Σ_m CE(prediction_m) + CE(ensemble), without what the fusion adds; CE(prediction) where there is one alone.
@@ -163,7 +155,7 @@ class Segmentation(LightningModule):
         loss = self.segmentation_loss(self(batch["inputs"]), batch["target"])
         penalty = self.fused.fusion_loss()
         loss = loss + penalty
-        self._check_finite(loss, batch)
+        self.check_finite(loss, batch)
         size = len(batch["key"])
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         self.log("penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=size)
@@ -176,7 +168,7 @@ class Segmentation(LightningModule):
         predictions = named_logits(self(batch["inputs"]), target.shape[-2:])
         loss = torch.stack([self._cross_entropy(logits, target) for logits in predictions.values()]).sum()
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
-        self._check_finite(loss, batch)
+        self.check_finite(loss, batch)
         self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
         for name, logits in predictions.items():
             self.scores.update(name, logits, target)
@@ -187,32 +179,8 @@ class Segmentation(LightningModule):
             for name, scores in self.scores.compute().items():
                 for score in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
                     value = torch.tensor(scores[score])
-                    self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == ("mean_iou", ENSEMBLE))
+                    self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == (self.chosen_by, ENSEMBLE))
         self.scores.reset()
-
-    def _check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
-        if not torch.isfinite(loss):
-            raise PolymodalError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step}, for the "
-                f"samples {', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
-                "--model.optimiser.lr; the last good checkpoint is kept."
-            )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model, before any of it is taken over.
-
-        Raises:
-            CheckpointError: Its tensors are not those of this model.
-        """
-        given, wanted = checkpoint["state_dict"], self.state_dict()
-        fits = [name for name in wanted if name in given and given[name].shape == wanted[name].shape]
-        others = sorted(given.keys() ^ wanted.keys()) or [name for name in wanted if name not in fits]
-        if others:
-            raise CheckpointError(
-                f"{self.trainer.ckpt_path} belongs to another model: {len(fits)} of {len(wanted)} tensors fit; the "
-                f"first that do not: {', '.join(others[:3])}. Continue with the recipe that it was trained with, the "
-                "config.yaml of its run."
-            )
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, step by step."""

@@ -17,12 +17,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, write_scenes
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.seeds import EpochSeeds
-from polymodal.tasks.segmentation import ENSEMBLE
-
-MONITOR = f"val/mean_iou/{ENSEMBLE}"
 
 _KNOWN = (
     "args parameter is intended",
@@ -40,7 +38,7 @@ class RecipeCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         self.recorder: Recorder
         super().__init__(
-            LightningModule,
+            Task,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -82,7 +80,13 @@ class RecipeCLI(LightningCLI):
             self.recorder,
             EpochSeeds(int(self._get(self.config, "seed_everything"))),
             LastEpochValidated(),
-            ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", enable_version_counter=False, **checkpoints),
+            ModelCheckpoint(
+                filename="best",
+                monitor=f"val/{self.model.chosen_by}/{ENSEMBLE}",
+                mode=self.model.chosen_mode,
+                enable_version_counter=False,
+                **checkpoints,
+            ),
             # Its own callback: `save_last` would write only when the best is written.
             ModelCheckpoint(filename="last", enable_version_counter=False, **checkpoints),
         ]
@@ -147,11 +151,11 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's losses and scores."""
-        del pl_module
+        scores = f"val/{pl_module.chosen_by}/"
         shown = {
-            name.removeprefix("val/mean_iou/"): float(value)
+            name.removeprefix(scores): float(value)
             for name, value in trainer.callback_metrics.items()
-            if name == "train/loss" or name.startswith(("val/mean_iou/", "exchanged/"))
+            if name == "train/loss" or name.startswith((scores, "exchanged/"))
         }
         texts = [f"{name} {value:.3g}" for name, value in shown.items()]
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(texts)}", flush=True)
@@ -194,8 +198,9 @@ def finish(cli: RecipeCLI) -> None:
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
         "selected_on": selected_on,
+        **model.scoring,
     }
-    save_model(model.fused, model.network, model.network_args, data, facts, folder / "model")
+    save_model(model.fused, model.network, model.arguments, data, facts, folder / "model")
     cli.recorder.write_scales(model.fused)
     for split in ("val", "test") if has_test(data) else ("val",):
         score_split(folder / "model", data, split, folder)
