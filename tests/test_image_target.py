@@ -69,6 +69,18 @@ def test_target_of_dataset_yaml_may_be_an_image(root):
     assert np.allclose(sample["target"].numpy(), plain_target(root, "grey", "0000")[0], atol=1e-6)
 
 
+def test_target_of_dataset_yaml_may_be_a_modality_and_a_run_may_choose_another(root):
+    edit(root, lambda d: d.update(target="rgb"))
+    data = FolderDataset(root, "train")
+    assert list(data.inputs) == [name for name in MODALITIES if name != "rgb"]
+    assert np.allclose(data[0]["target"].numpy(), plain_target(root, "rgb", "0000")[0], atol=1e-6)
+    data = FolderDataset(root, "train", ["rgb", "grey"], target="normal")
+    assert np.allclose(data[0]["target"].numpy(), plain_target(root, "normal", "0000")[0], atol=1e-6)
+    edit(root, lambda d: d.update(target="rbg"))
+    with pytest.raises(DataError, match=r"target: .* no modality 'rbg'; did you mean 'rgb'"):
+        DatasetSpec.load(root)
+
+
 def test_evaluation_keeps_the_resolution_of_the_target(root):
     sample = FolderDataset(root, "val", ["grey"], target="rgb", size=(12, 20))[0]
     assert sample["inputs"]["grey"].shape == (1, 12, 20)
@@ -174,7 +186,7 @@ def test_data_module_batches_images(root):
 def test_unknown_target_and_target_among_the_inputs_are_refused(root):
     with pytest.raises(DataError, match=r"no modality 'rbg'; did you mean 'rgb'"):
         FolderDataset(root, "train", target="rbg")
-    with pytest.raises(DataError, match=r"no modality 'rgb'"):
+    with pytest.raises(DataError, match=r"rgb is the target, so it can be no input"):
         FolderDataset(root, "train", ["rgb", "grey"], target="rgb")
 
 

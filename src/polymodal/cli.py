@@ -154,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
     stats.add_argument("--output", type=Path, metavar="FILE", help="statistics.json beside dataset.yaml if not given")
     stats.set_defaults(run=_stats)
+    taskonomy = tools.add_parser("taskonomy", help="write a dataset.yaml, and splits, beside Taskonomy's own files")
+    taskonomy.add_argument("root", metavar="DIR", help="folder of rgb/point_0_view_1_domain_rgb.png and so on")
+    taskonomy.set_defaults(run=_taskonomy)
     derive = tools.add_parser("derive", help="compute further domains from colour and metric depth into a new data set")
     derive.add_argument("root", metavar="ROOT", help="folder or .zip with a dataset.yaml")
     derive.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to continue")
@@ -276,6 +279,12 @@ def _stats(parsed: argparse.Namespace) -> None:
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (moments.mean, moments.std))
         print(f"{name}: mean {mean}, std {std}")
     print(path)
+
+
+def _taskonomy(parsed: argparse.Namespace) -> None:
+    from polymodal.data.taskonomy import describe
+
+    print(describe(parsed.root))
 
 
 def _derive(parsed: argparse.Namespace) -> None:

@@ -74,7 +74,8 @@ def _sample(spec: DatasetSpec, key: str, channels: dict[str, int]) -> Iterator[D
 
 def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpec]]:
     """The modalities by name, and the target without one."""
-    return [*spec.modalities.items(), (None, spec.target)]
+    inputs = [(name, part) for name, part in spec.modalities.items() if name != spec.target_name]
+    return [*inputs, (None, spec.target)]
 
 
 def _image_problems(raw: np.ndarray, modality: ModalitySpec | TargetSpec, channels: int, file: str) -> Iterator[str]:

@@ -10,8 +10,8 @@ splits: {train: splits/train.txt, val: splits/val.txt}     # one key a line
 ```
 
 The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`, or
-`folder/KEY` + suffix + `.ending` for a modality with a `suffix`. A target may be an image instead of a label:
-`target: {folder: albedo, kind: image}`, or any modality that `DatasetSpec.with_target` names.
+`folder/KEY` + suffix + `.ending` for a modality with a `suffix`. A target may be an image instead of a label,
+`target: {folder: albedo, kind: image}`, or one of the modalities, `target: rgb`, which is then no input.
 """
 
 import difflib
@@ -177,6 +177,7 @@ class DatasetSpec:
         modalities: By name, in the order of `dataset.yaml`.
         target: What is to be predicted.
         splits: The keys of each split.
+        target_name: The modality that is the target; empty when the target is none of them.
     """
 
     name: str
@@ -184,6 +185,7 @@ class DatasetSpec:
     modalities: dict[str, ModalitySpec]
     target: TargetSpec
     splits: dict[str, tuple[str, ...]]
+    target_name: str = ""
 
     @classmethod
     def load(cls, root: str | Path) -> "DatasetSpec":
@@ -207,59 +209,68 @@ class DatasetSpec:
         modalities = top.section("modalities")
         if not modalities.values:
             raise DataError(f"{file}: modalities: expected at least one modality, got none.")
-        return cls(
+        named = isinstance(top.values.get("target"), str)
+        spec = cls(
             name=top.get("name", _text, store.path.stem),
             store=store,
             modalities={name: _modality(modalities, name) for name in modalities.names()},
-            target=_target(top.section("target")),
+            target=TargetSpec("label", "") if named else _target(top.section("target")),
             splits=_splits(top.section("splits"), store),
         )
+        return spec.with_target(top.values["target"]) if named else spec
 
     def select(self, modalities: Sequence[str] | None) -> tuple[str, ...]:
-        """The names of the wanted modalities, all when None.
+        """The names of the wanted modalities, all but the target when None.
 
         Raises:
-            DataError: When none is wanted, one is wanted twice or the data set lacks one.
+            DataError: When none is wanted, one is wanted twice or the data set lacks one, or it is the target.
         """
         if modalities is None:
-            return tuple(self.modalities)
+            return tuple(name for name in self.modalities if name != self.target_name)
         if not modalities:
             raise DataError(f"modalities: expected at least one of {_listed(self.modalities)}, got none.")
         for name in modalities:
-            if name not in self.modalities:
+            self._require(name, "modalities")
+            if name == self.target_name:
                 raise DataError(
-                    f"modalities: {self.store.path} has no modality {name!r}{_nearest(name, self.modalities)} "
-                    f"It has {_listed(self.modalities)}."
+                    f"modalities: {name} is the target, so it can be no input. Choose others, or set target."
                 )
         if len(set(modalities)) < len(modalities):
             raise DataError(f"modalities: expected different names, got {_listed(modalities)}.")
         return tuple(modalities)
 
     def with_target(self, name: str) -> "DatasetSpec":
-        """The same data set with one of its modalities as the target, and the others as its modalities.
+        """The same data set with one of its modalities as the target, and the others for inputs.
 
         Raises:
             DataError: When the data set has no such modality, or no other.
         """
-        self.select([name])
-        part = self.modalities[name]
-        others = {other: spec for other, spec in self.modalities.items() if other != name}
-        if not others:
+        self._require(name, "target")
+        if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
+        part = self.modalities[name]
+        unlabelled = part.invalid if part.kind == "label" else None
         target = TargetSpec(
-            part.kind,
-            part.folder,
-            NO_IGNORE if part.invalid is None or part.kind != "label" else int(part.invalid),
-            part.classes,
-            palette(len(part.classes)),
-            part.suffix,
-            part.scale,
-            part.unit,
-            part.invalid,
-            part.bits,
-            part.range,
+            kind=part.kind,
+            folder=part.folder,
+            ignore=NO_IGNORE if unlabelled is None else int(unlabelled),
+            classes=part.classes,
+            colors=palette(len(part.classes)),
+            suffix=part.suffix,
+            scale=part.scale,
+            unit=part.unit,
+            invalid=part.invalid,
+            bits=part.bits,
+            range=part.range,
         )
-        return replace(self, modalities=others, target=target)
+        return replace(self, target=target, target_name=name)
+
+    def _require(self, name: str, setting: str) -> None:
+        if name not in self.modalities:
+            raise DataError(
+                f"{setting}: {self.store.path} has no modality {name!r}{_nearest(name, self.modalities)} "
+                f"It has {_listed(self.modalities)}."
+            )
 
     def file(self, part: ModalitySpec | TargetSpec, key: str) -> str:
         """The file of a key, from the root of the data set.
