@@ -6,6 +6,7 @@ outputs and alike along the inputs, so that the file is small. The reference run
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_tools import assert_equal
+from fixtures_data import edit, make_folder
 from polymodal import checkpoint
 from polymodal.cli import main
+from polymodal.data.prepare.nyu_classes import NYU40
 from polymodal.errors import CheckpointError
 from polymodal.tasks.import_cen import RELEASED_EXCHANGE, import_cen, load_released, read_released
 
@@ -192,6 +195,22 @@ def test_an_imported_model_predicts_from_files(imported, tmp_path):
     assert labels.max() < CLASSES
 
 
+def test_an_imported_model_is_scored_on_a_data_set(imported, tmp_path, capsys):
+    """For the published scores, on what `data prepare cen` makes, with the resizing of the released code."""
+    data = make_folder(tmp_path / "own", size=(40, 56), splits={"test": 2}, modalities=("rgb", "depth"))
+
+    def as_prepared(content: dict[str, Any]) -> None:
+        content["name"] = "NYUDv2-40-CEN"
+        content["target"]["classes"] = list(NYU40)
+
+    edit(data, as_prepared)
+    model = str(imported[1])
+    assert main(["validate", model, "--root", str(data), "--split", "test", "--resize", "cubic"]) == 0
+    assert "chosen on the split that is reported" in " ".join(capsys.readouterr().out.split())
+    assert main(["validate", model]) == 2
+    assert "say with --root which data" in capsys.readouterr().err
+
+
 def test_an_imported_model_says_what_it_is(imported):
     config = checkpoint.read_config(imported[1])
     assert config["network"] == {"name": "refinenet", "arguments": {"encoder_name": "resnet50", "classes": 40}}
@@ -201,7 +220,7 @@ def test_an_imported_model_says_what_it_is(imported):
     assert (metadata["target"]["classes"][0], metadata["target"]["classes"][-1]) == ("wall", "otherprop")
     depth = metadata["inputs"]["depth"]
     assert (depth["scale"], depth["mean"], depth["std"]) == (1 / 5000, [0.0], [1.0])
-    assert metadata["training"] == {"epochs": 175}
+    assert metadata["training"] == {"epochs": 175, "selected_on": "NYUDv2-40-CEN/test"}
 
 
 @pytest.mark.parametrize("encoder", BLOCKS)

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
 
     validate = commands.add_parser("validate", help="score a run's model on a split of its data set, or of another")
-    validate.add_argument("folder", type=Path, metavar="RUN", help="run folder")
+    validate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
     validate.add_argument("--scales", metavar="F,F", help="average over these sizes, such as 0.5,0.75,1,1.25,1.5,1.75")

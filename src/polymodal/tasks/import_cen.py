@@ -35,6 +35,9 @@ One channel of depth is repeated three times; pixels without measurement are 0 i
 
 IGNORE = 255
 
+CHOSEN_ON = "NYUDv2-40-CEN/test"
+"""The data set and the split on which the released code keeps the best checkpoint: the one that is reported."""
+
 # The number of blocks in the third stage tells the depth.
 _ENCODERS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 _CLASSES = {len(names): names for names in (NYU40, SUN37)}
@@ -82,6 +85,9 @@ def import_cen(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"] 
     classes = _CLASSES.get(arguments["classes"], tuple(f"class {c}" for c in range(arguments["classes"])))
     target = TargetSpec(kind="label", folder="masks", ignore=IGNORE, classes=classes, colors=palette(len(classes)))
     epoch = content.get("epoch_start")
+    facts: dict[str, Any] = {"epochs": epoch + 1} if isinstance(epoch, int) else {}
+    if classes == NYU40:
+        facts["selected_on"] = CHOSEN_ON
     checkpoint.save(
         net,
         out,
@@ -90,7 +96,7 @@ def import_cen(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"] 
             "inputs": {name: spec.as_dict() for name, spec in INPUTS.items()},
             "target": target.as_dict(),
             "size": None,
-            "training": {"epochs": epoch + 1} if isinstance(epoch, int) else {},
+            "training": facts,
         },
     )
     return (

@@ -1,4 +1,4 @@
-"""A finished run on a split of its data set, or of another one of the same kind."""
+"""A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from polymodal import checkpoint
 from polymodal.data import FolderData
 from polymodal.errors import ConfigError
 from polymodal.tasks.evaluation import score_split
-from polymodal.tasks.predict import read_model_description
+from polymodal.tasks.predict import model_folder, read_model_description
 from polymodal.tasks.protocol import Protocol
 
 SCORES = {
@@ -28,12 +28,12 @@ def validate(
     root: str | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
-    """Score a run's model, print the scores and write them to `scores.<split>.json` in the run folder.
+    """Score a run's model, print the scores and write them to `scores.<split>.json` in its folder.
 
     The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
 
     Args:
-        run: The run folder.
+        run: The run folder; or a model folder, as `import-cen` writes it, when `root` is given.
         split: "val" or "test".
         root: The data set; that of the run when not given.
         protocol: How it is tested.
@@ -45,10 +45,10 @@ def validate(
         ConfigError: The folder is no run of a folder data set, or the data set has other classes than the model.
         PolymodalError: The model or the data set cannot be used.
     """
-    settings = _data_settings(run)
-    model = run / "model"
+    model = model_folder(run)
+    settings = {} if root is not None and model == run else _data_settings(run)
     inputs, target, size = read_model_description(checkpoint.read_config(model), model)
-    keys = ("eval_batch_size", "workers", "val_split", "test_split", "substitute")
+    keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
     kept = {key: settings[key] for key in keys if key in settings}
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
     data.setup()
@@ -56,6 +56,11 @@ def validate(
         raise ConfigError(
             f"{data.root} has the classes {', '.join(data.target.classes)}; the model of {run} predicts "
             f"{', '.join(target.classes)}."
+        )
+    image, wanted = ((spec.kind, spec.channels, spec.range) for spec in (data.target, target))
+    if image != wanted:
+        raise ConfigError(
+            f"{data.root}: its target is {_described(*image)}; the model of {run} predicts {_described(*wanted)}."
         )
     # The statistics that the model was trained with, not those of the data at hand.
     data.inputs = inputs
@@ -67,7 +72,9 @@ def validate(
 def _data_settings(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"{run} is no run folder: it has no config.yaml. `polymodal fit` makes one.")
+        raise ConfigError(
+            f"{run} is no run folder: it has no config.yaml. For a model folder, say with --root which data."
+        )
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
         name, settings = data["class_path"], data["init_args"]
@@ -79,14 +86,20 @@ def _data_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
+def _described(kind: str, channels: int, span: tuple[float, float] | None) -> str:
+    return kind if span is None else f"{kind} of {channels} channel(s) in the range {span[0]:g} to {span[1]:g}"
+
+
 def _show(scores: dict[str, Any], protocol: Protocol) -> None:
-    title = f"{scores['samples']} scenes of {scores['split']}, per cent\n{protocol}"
+    names = SCORES if scores["classes"] else {name: name for name in next(iter(scores["predictions"].values()))}
+    unit = ", per cent" if scores["classes"] else ""
+    title = f"{scores['samples']} scenes of {scores['split']}{unit}\n{protocol}"
     if scores.get("selected_on") == scores["scored_on"]:
         title += "\nthe checkpoint was chosen on the split that is reported"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     table.add_column("prediction")
-    for title in SCORES.values():
+    for title in names.values():
         table.add_column(title, justify="right")
     for name, values in scores["predictions"].items():
-        table.add_row(name, *(f"{values[score]:.1f}" for score in SCORES))
+        table.add_row(name, *(f"{values[score]:{'.1f' if scores['classes'] else '.4g'}}" for score in names))
     Console().print(table)
