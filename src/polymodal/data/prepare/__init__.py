@@ -66,6 +66,7 @@ def prepare(name: str, source: str | Path, out: str | Path, **settings: Any) -> 
         if value not in known[key]:
             raise ConfigError(f"--{key}: expected one of {', '.join(map(str, known[key]))}, got {value!r}.")
     source, out = Path(source).expanduser(), Path(out).expanduser()
+    out = out if out.name else out.resolve()  # "." has no name to put ".partial" behind
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder. Give the official download of {name}.")
     chosen = {key: given.get(key, values[0]) for key, values in known.items()}

@@ -86,6 +86,11 @@ def table_of(classes: int, ignore: int) -> np.ndarray:
     return np.where(labelled, forty - 1, ignore).astype(np.uint8)
 
 
+def namesakes() -> dict[str, int]:
+    """The number of the kind that each of the first 37 classes is named after, by its name in the release."""
+    return {name.replace("refrigerator", "refridgerator"): n for name, n in zip(SUN37, _NAMESAKES, strict=True)}
+
+
 def official_split() -> dict[str, list[int]]:
     """The numbers, from 1, of the images for training and for test (Silberman et al., ECCV 2012; splits.mat)."""
     train = numbers(_TRAINING_IMAGES)

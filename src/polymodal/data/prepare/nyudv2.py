@@ -82,13 +82,12 @@ def _splits(splits: Path, file: Path, images: int) -> dict[str, tuple[str, ...]]
 def _check_names(file: Path, mat: Any) -> None:
     """Refuse a file whose kinds are others, or stand in another order, than those that the table of classes sorts."""
     references = read_hdf5(file, mat["names"]).ravel()
-    names = ["".join(map(chr, read_hdf5(file, mat[reference]).ravel())) for reference in references]
-    if len(names) != nyu_classes.KINDS:
-        raise DataError(f"{file}: names: expected {nyu_classes.KINDS} kinds of things, got {len(names)}.")
-    classes = nyu_classes.table_of(40, IGNORE)
-    for number, name in enumerate(names, 1):
-        if name in nyu_classes.SUN37 and nyu_classes.NYU40[classes[number]] != name:
+    if len(references) != nyu_classes.KINDS:
+        raise DataError(f"{file}: names: expected {nyu_classes.KINDS} kinds of things, got {len(references)}.")
+    for name, number in nyu_classes.namesakes().items():
+        found = "".join(map(chr, read_hdf5(file, mat[references[number - 1]]).ravel()))
+        if found != name:
             raise DataError(
-                f"{file}: names: expected the official order, in which kind {number} belongs to the class "
-                f"{nyu_classes.NYU40[classes[number]]}, got {name!r}. Give the official file, as it was released."
+                f"{file}: names: expected the official order, in which kind {number} is {name!r}, got {found!r}. Give "
+                "the official file, as it was released."
             )

@@ -130,10 +130,10 @@ def write_dataset(plan: Plan, out: Path, settings: Mapping[str, Any]) -> Summary
     _write(partial / FILE, _description(plan).encode())
     summary = _verify(plan, partial, dict(settings))
     _write(partial / RECORD, json.dumps(asdict(summary), indent=2, ensure_ascii=False).encode())
-    (partial / MARKER).unlink()
     if out.exists():
         out.rmdir()
     partial.replace(out)
+    (out / MARKER).unlink()
     return summary
 
 
