@@ -35,8 +35,10 @@ def cost(net: Multimodal, size: Sequence[int]) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     ghost = copy.deepcopy(net).to("meta").eval()
+    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
     inputs = {
-        name: torch.empty(1, count or net.stem.width, *size, device="meta") for name, count in net.channels.items()
+        name: torch.empty(1, count or net.stem.width, *size, dtype=dtype, device="meta")
+        for name, count in net.channels.items()
     }
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(inputs)

@@ -52,11 +52,11 @@ def trace(network: nn.Module, modalities: int = 1) -> Trace:
         FusionError: When it runs on no image that was tried.
     """
     ghost = copy.deepcopy(network).to("meta").eval().requires_grad_()
-    channels = _channels(network)
+    channels, dtype = _channels(network), next(p.dtype for p in network.parameters() if p.is_floating_point())
     problem: Exception | None = None
     for size in _SIZES:
         try:
-            return _run(ghost, torch.empty(modalities, channels, size, size, device="meta"))
+            return _run(ghost, torch.empty(modalities, channels, size, size, dtype=dtype, device="meta"))
         except (RuntimeError, ValueError, NotImplementedError, PolymodalError) as error:
             problem = error
     raise FusionError(
