@@ -2,5 +2,6 @@
 
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.segmentation import Segmentation
+from polymodal.tasks.translation import Translation
 
-__all__ = ["Optimiser", "Segmentation"]
+__all__ = ["Optimiser", "Segmentation", "Translation"]

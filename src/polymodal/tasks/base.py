@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -51,9 +50,9 @@ class Task(LightningModule):
         Raises:
             PolymodalError: With the samples of the batch.
         """
-        if not torch.isfinite(loss):
+        if not loss.isfinite().all():
             raise PolymodalError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step}, for the "
+                f"the loss is {loss.sum().item()} in epoch {self.current_epoch + 1}, step {self.global_step}, for the "
                 f"samples {', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
                 "--model.optimiser.lr; the last good checkpoint is kept."
             )

@@ -14,12 +14,13 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
-from polymodal.metrics import SegmentationScores
 from polymodal.surgery import Multimodal
+from polymodal.tasks.base import ENSEMBLE
 from polymodal.tasks.files import write_arrays, write_json
+from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.recorder import exchanged_shares
-from polymodal.tasks.segmentation import ENSEMBLE, named_logits
+from polymodal.tasks.segmentation import named_logits
 
 SCENES = 8
 """How many validation scenes a run shows."""
@@ -37,7 +38,9 @@ def score_split(
     folder: Path,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
-    """Evaluate a model folder on a split, at the labels' own resolution, and write `scores.<split>.json`.
+    """Evaluate a model folder on a split and write `scores.<split>.json`.
+
+    Labels are predicted at their own resolution; images are scored at that of the inputs.
 
     The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
 
@@ -51,22 +54,25 @@ def score_split(
     Returns:
         What was written.
     """
+    kind = kind_of(data.target)
+    kind.check_protocol(protocol)
     config = checkpoint.read_config(model)
     net = checkpoint.load(model).to(best_device())
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    counts = SegmentationScores([*net.outputs, ENSEMBLE], data.num_classes, data.target.ignore).to(best_device())
+    counts: Any = kind.scores([*net.outputs, ENSEMBLE], config["metadata"]["training"]).to(best_device())
     samples = 0
     size: Sequence[int] = ()
     with torch.inference_mode():
         for batch in track(loader, f"scores on {split}"):
-            target = batch["target"].to(best_device())
-            size = size or next(iter(batch["inputs"].values())).shape[-2:]
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
-            scores = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, target.shape[-2:])
-            for name, classes in scores.items():
-                counts.update(name, classes, target)
-            samples += len(target)
+            shape = next(iter(inputs.values())).shape[-2:]
+            truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
+            size = size or shape
+            outputs = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, truth[0].shape[-2:])
+            for name, output in outputs.items():
+                counts.update(name, output, *truth)
+            samples += len(truth[0])
     facts = {
         "split": split,
         "scored_on": name_of_split(data, data.test_split if split == "test" else data.val_split),
@@ -98,28 +104,23 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
     chosen = np.linspace(0, len(dataset) - 1, min(SCENES, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]
     size = next(iter(scenes[0]["inputs"].values())).shape[-2:]
-    small = np.uint8 if max(data.num_classes - 1, data.target.ignore) < 256 and data.target.ignore >= 0 else np.int16
+    kind = kind_of(data.target)
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
             shown = viewable(image, data.inputs[name])
             resized = F.interpolate(shown[None].float(), size=size, mode="nearest")[0].byte()
             columns.setdefault(f"input:{name}", []).append(resized.permute(1, 2, 0).numpy())
-        target = F.interpolate(scene["target"][None, None].float(), size=size, mode="nearest")[0, 0]
-        columns.setdefault("target", []).append(target.numpy().astype(small))
+        columns.setdefault("target", []).append(kind.shown_truth(scene, size))
         with torch.inference_mode():
             prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
         for name, logits in named_logits(prediction, size).items():
-            columns.setdefault(f"prediction:{name}", []).append(logits.argmax(1)[0].cpu().numpy().astype(small))
+            columns.setdefault(f"prediction:{name}", []).append(kind.shown(logits))
     write_arrays(
         folder / "samples.npz",
         {name: np.stack(images) for name, images in columns.items()}
-        | {
-            "keys": np.array([scene["key"] for scene in scenes]),
-            "colors": np.array(data.target.colors, np.uint8),
-            "classes": np.array(data.target.classes),
-            "ignore": np.array(data.target.ignore),
-        },
+        | {"keys": np.array([scene["key"] for scene in scenes])}
+        | kind.legend(),
     )
 
 

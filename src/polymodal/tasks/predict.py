@@ -1,4 +1,4 @@
-"""From files to class maps and pictures of them, with a model folder alone."""
+"""From files to predictions and pictures of them, with a model folder alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.evaluation import best_device, described, viewable
 from polymodal.tasks.files import complete_file
-from polymodal.tasks.overlay import overlay
+from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.segmentation import named_logits
 
 SHOWN_STEMS = 8
@@ -39,9 +39,10 @@ class Scene:
 def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False) -> list[Path]:
     """Predict every scene by every modality and by all of them together.
 
-    Writes `<stem>_<prediction>.png`, the class numbers with 8 bits (16 for more than 256 classes), and
-    `<stem>_<prediction>_overlay.png`, a picture for people, at the size of the files. Every file is read and checked
-    before the first one is written.
+    Writes at the size of the files, of a class map, `<stem>_<prediction>.png`, the class numbers with 8 bits (16 for
+    more than 256 classes), and `<stem>_<prediction>_overlay.png`, a picture for people; of an image,
+    `<stem>_<prediction>.png` as the files of the target are stored, and for depth or raw values
+    `<stem>_<prediction>_picture.png`. Every file is read and checked before the first one is written.
 
     Args:
         model: A run folder or a model folder.
@@ -76,11 +77,8 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
             prediction = net({name: image[None].to(best_device()) for name, image in tensors.items()}, subset=subset)
         picture = _picture(raw, scene, specs)
         for name, logits in named_logits(prediction, picture.shape[:2]).items():
-            labels = logits[0].argmax(0).cpu().numpy()
-            small = labels.astype(np.uint8 if len(target.classes) <= 256 else np.uint16)
-            written.append(_write(Image.fromarray(small), out / f"{scene.stem}_{name}.png"))
-            shown = overlay(picture, labels, target.classes, target.colors, title=name)
-            written.append(_write(shown, out / f"{scene.stem}_{name}_overlay.png"))
+            for suffix, image in kind_of(target).files(logits, picture, title=name).items():
+                written.append(_write(image, out / f"{scene.stem}_{name}{suffix}.png"))
     return written
 
 
@@ -104,8 +102,12 @@ def read_model_description(
             f"{folder}: its config.json does not say what the inputs and the classes are ({error}). "
             "A model that `polymodal fit` has trained does."
         ) from error
-    if not specs or target.kind != "label" or len(target.colors) != len(target.classes):
-        raise CheckpointError(f"{folder} is no model for class maps: {len(specs)} inputs, target {target.kind}.")
+    settled = len(target.colors) == len(target.classes) if target.kind == "label" else target.range is not None
+    if not specs or not settled:
+        raise CheckpointError(
+            f"{folder} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
+            f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
+        )
     return specs, target, size
 
 

@@ -1,0 +1,165 @@
+"""Labels and images, the two kinds of targets: how predictions of each are scored, shown and written."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal.data import TargetSpec
+from polymodal.errors import ConfigError
+from polymodal.metrics import SegmentationScores
+from polymodal.tasks.images import as_file, as_picture, image_scores, truth_at
+from polymodal.tasks.overlay import overlay
+from polymodal.tasks.protocol import Protocol
+
+
+class Kind(ABC):
+    """What evaluation and prediction must know of a target.
+
+    Args:
+        target: What is predicted.
+    """
+
+    def __init__(self, target: TargetSpec) -> None:
+        self.target = target
+
+    @abstractmethod
+    def check_protocol(self, protocol: Protocol) -> None:
+        """Refuse a way to test that makes no sense for this kind.
+
+        Raises:
+            ConfigError: With what does.
+        """
+
+    @abstractmethod
+    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> nn.Module:
+        """What counts named predictions: `update(name, prediction, *truth)`, then `compute()`."""
+
+    @abstractmethod
+    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+        """What a batch's predictions are held against, the target itself first, where the inputs have this size."""
+
+    @abstractmethod
+    def shown(self, prediction: Tensor) -> np.ndarray:
+        """One prediction (1, C, H, W) as samples.npz holds it."""
+
+    @abstractmethod
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
+        """The target of a scene at a size, in the same form."""
+
+    @abstractmethod
+    def legend(self) -> dict[str, np.ndarray]:
+        """What samples.npz says of these forms."""
+
+    @abstractmethod
+    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
+        """One prediction (1, C, H, W) as files.
+
+        Args:
+            prediction: At the size of the picture.
+            picture: What people see of the scene, uint8 (H, W, 3).
+            title: The prediction's name.
+
+        Returns:
+            By what the names of the files end in, the empty one for the prediction itself.
+        """
+
+
+class Labels(Kind):
+    """Class maps."""
+
+    def check_protocol(self, protocol: Protocol) -> None:
+        """Any will do."""
+
+    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> SegmentationScores:
+        """A confusion matrix for each prediction."""
+        del scoring
+        return SegmentationScores(names, len(self.target.classes), self.target.ignore)
+
+    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+        """The labels, whatever the inputs' size."""
+        del size
+        return (batch["target"],)
+
+    def shown(self, prediction: Tensor) -> np.ndarray:
+        """Class numbers (H, W)."""
+        return prediction.argmax(1)[0].cpu().numpy().astype(self._small)
+
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
+        """Class numbers (H, W)."""
+        labels = F.interpolate(scene["target"][None, None].float(), size=tuple(size), mode="nearest")
+        return labels[0, 0].numpy().astype(self._small)
+
+    def legend(self) -> dict[str, np.ndarray]:
+        """The classes with their colours."""
+        return {
+            "colors": np.array(self.target.colors, np.uint8),
+            "classes": np.array(self.target.classes),
+            "ignore": np.array(self.target.ignore),
+        }
+
+    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
+        """The class numbers with 8 bits, 16 for more than 256 classes, and an overlay for people."""
+        labels = prediction[0].argmax(0).cpu().numpy()
+        small = labels.astype(np.uint8 if len(self.target.classes) <= 256 else np.uint16)
+        shown = overlay(picture, labels, self.target.classes, self.target.colors, title=title)
+        return {"": Image.fromarray(small), "_overlay": shown}
+
+    @property
+    def _small(self) -> type[np.generic]:
+        ignore = self.target.ignore
+        return np.uint8 if max(len(self.target.classes) - 1, ignore) < 256 and ignore >= 0 else np.int16
+
+
+class Images(Kind):
+    """Images, from -1 to 1 as the network predicts them."""
+
+    def check_protocol(self, protocol: Protocol) -> None:
+        """Windows alone: several views are averaged as probabilities of classes.
+
+        Raises:
+            ConfigError: Scales or mirroring are asked for.
+        """
+        if protocol.flip or protocol.scales != (1.0,):
+            raise ConfigError(
+                "--scales, --flip: images are scored as they are predicted, once; leave these options out."
+            )
+
+    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> nn.Module:
+        """Errors and distances, see `ImageScores`."""
+        return image_scores(names, scoring)
+
+    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+        """The image at the inputs' size, and where there is truth."""
+        return truth_at(batch, size, self.target)
+
+    def shown(self, prediction: Tensor) -> np.ndarray:
+        """A picture, uint8 (H, W, 3)."""
+        return as_picture(prediction[0])
+
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
+        """A picture, uint8 (H, W, 3)."""
+        return as_picture(
+            truth_at({key: scene[key][None] for key in ("target", "target_valid")}, size, self.target)[0][0]
+        )
+
+    def legend(self) -> dict[str, np.ndarray]:
+        """Pictures need none."""
+        return {}
+
+    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
+        """The values as files of the target hold them; of depth and raw values a picture, too."""
+        del picture, title
+        stored = {"": as_file(prediction[0], self.target)}
+        if self.target.kind in ("depth", "raw"):
+            stored["_picture"] = Image.fromarray(as_picture(prediction[0]))
+        return stored
+
+
+def kind_of(target: TargetSpec) -> Kind:
+    """How predictions of a target are treated."""
+    return Labels(target) if target.kind == "label" else Images(target)

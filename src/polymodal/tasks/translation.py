@@ -1,0 +1,269 @@
+"""Image-to-image translation of aligned modalities: one generator for all of them against one discriminator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymodal import models
+from polymodal.data import TargetSpec
+from polymodal.errors import ConfigError
+from polymodal.functional import fold
+from polymodal.fusion import Fusion
+from polymodal.models.registry import TRANSLATION
+from polymodal.nn import Prediction
+from polymodal.surgery import fuse
+from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.evaluation import viewable
+from polymodal.tasks.files import complete_file
+from polymodal.tasks.images import as_picture, contact_sheet, image_scores, masked_l1, truth_at, where_known
+from polymodal.tasks.optim import Optimiser
+
+SHOWN = 4
+"""How many validation scenes are kept as a picture after every validation."""
+
+ADAM = Optimiser(name="adam", lr=2e-4, scales_factor=1.0, weight_decay=0.0, schedule="constant", betas=(0.5, 0.999))
+"""How the papers train generator and discriminator."""
+
+
+class Translation(Task):
+    """Trains a fused generator, and a discriminator that all modalities share (CEN sec. 4.2; Isola et al. 2017).
+
+    generator's loss = Σ_m BCE(D(x_m, y_m), real) + l1_weight · (Σ_m L1(y_m, t) + L1(ensemble of the detached y_m, t))
+        + what the fusion adds (λ · penalty);
+    discriminator's loss = Σ_m ½ (BCE(D(x_m, t), real) + BCE(D(x_m, y_m), made)).
+
+    x_m is a modality as the generator takes it, tiled to the same channels where they differ; y_m what is predicted
+    from it, t the target. Where there is one prediction alone, it is held against every modality and the mean is taken.
+    Pixels without truth count in no loss. In each step the discriminator comes first, and both losses see the same
+    predictions. `trainer.max_steps` counts the steps of both.
+
+    Args:
+        network: The generator, see `polymodal.models.create`; "translation-unet" is the papers'.
+        network_args: Its arguments, without those that the data says: the channels of the target, and `depth`, as far
+            as the training images can be halved.
+        fusion: The fusion method; none means shared convolutions and nothing exchanged.
+        sites: Where it acts: "auto", or patterns of layer names.
+        stems: "repeat" or "private", for all modalities or by name.
+        norms: "private" or "shared".
+        convolutions: "shared", or "private" for independent generators.
+        statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
+        discriminator_filters: Channels of the discriminator's first layer.
+        l1_weight: Of the L1 losses beside the adversarial ones.
+        optimiser: Of both networks, each with a state and a schedule of its own.
+        extractor: What FID and KID look at, see `polymodal.metrics.feature_extractor`; None for no FID and KID.
+        stretched: Score the trained model as the released code does, see `ImageScores`.
+
+    Raises:
+        ConfigError: A setting cannot work with the data, found before training starts.
+    """
+
+    chosen_by: ClassVar[str] = "MAE"
+    chosen_mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(
+        self,
+        network: str = TRANSLATION,
+        network_args: dict[str, Any] | None = None,
+        fusion: Fusion | None = None,
+        sites: str | list[str] = "auto",
+        stems: str | dict[str, str] = "repeat",
+        norms: Literal["private", "shared"] = "private",
+        convolutions: Literal["private", "shared"] = "shared",
+        statistics: str | list[str] = "batch",
+        discriminator_filters: int = 64,
+        l1_weight: float = 100.0,
+        optimiser: Optimiser = ADAM,
+        extractor: Literal["inception", "lite0"] | None = "inception",
+        stretched: bool = False,
+    ) -> None:
+        super().__init__()
+        if discriminator_filters < 1:
+            raise ConfigError(f"discriminator_filters: expected 1 or more, got {discriminator_filters}.")
+        if not l1_weight >= 0:
+            raise ConfigError(f"l1_weight: expected 0 or more, got {l1_weight}.")
+        self.automatic_optimization = False
+        self.network = network
+        self.network_args = dict(network_args or {})
+        self.fusion = fusion
+        self.sites = sites
+        self.stems = stems
+        self.norms = norms
+        self.convolutions = convolutions
+        self.statistics = statistics
+        self.discriminator_filters = discriminator_filters
+        self.l1_weight = l1_weight
+        self.optimiser = optimiser
+        self.scoring = {"extractor": extractor, "stretched": stretched}
+        self.net = None
+
+    def configure_model(self) -> None:
+        """Build the fused generator for the data module's modalities and target, and the discriminator."""
+        if self.net is not None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.target: TargetSpec = data.target
+        if self.target.kind == "label":
+            raise ConfigError(
+                "data.target: translation predicts images, and the data set's target is labels. Name a modality as the "
+                "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
+            )
+        self.arguments = {**self._arguments(data), **self.network_args}
+        self.net = fuse(
+            models.create(self.network, **self.arguments),
+            data.channels,
+            self.fusion,
+            sites=self.sites,
+            stems=self.stems,
+            norms=self.norms,
+            convolutions=self.convolutions,
+            statistics=self.statistics,
+            inplace=True,
+        )
+        seen = self.net.stem.width + self.target.channels
+        self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
+        self.scores = image_scores([*self.net.outputs, ENSEMBLE], {**self.scoring, "stretched": False})
+
+    def _arguments(self, data: Any) -> dict[str, Any]:
+        """What the data says of the generator."""
+        if self.network != TRANSLATION:
+            return {"classes": self.target.channels}
+        height, width = data.train_dataloader().dataset[0]["target"].shape[-2:]
+        depth = self.network_args.get("depth") or models.depth_for(height, width)
+        for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
+            height, width = next(iter(loader.dataset[0]["inputs"].values())).shape[-2:]
+            if height % 2**depth or width % 2**depth:
+                raise ConfigError(
+                    f"images of {split} are {width}x{height} (width x height), which a generator with {depth} down "
+                    f"blocks cannot halve so often: sides must be multiples of {2**depth}. Set data.size to such a "
+                    f"height and width, or model.network_args.depth to less."
+                )
+        return {"out_channels": self.target.channels, "depth": depth}
+
+    def configure_optimizers(self) -> Any:
+        """An optimiser and a schedule, step by step, for each of the two networks."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        if self.trainer.max_steps > 0:
+            steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
+        built = [self.optimiser.build(network, steps) for network in (self.fused, self.discriminator)]
+        return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One batch: a step of the discriminator, then one of the generator."""
+        del batch_idx
+        for_generator, for_discriminator = self.optimizers()  # type: ignore[attr-defined]
+        prediction = self(batch["inputs"])
+        penalty = self.fused.fusion_loss()
+        sides = self._sides(prediction, batch)
+
+        judged = self._discriminator_loss(sides)
+        self.check_finite(judged, batch)
+        for_discriminator.zero_grad()
+        self.manual_backward(judged)
+        for_discriminator.step()
+
+        self.discriminator.requires_grad_(False)  # nothing of it is to learn from what follows
+        adversarial = sides.count * _bce(self.discriminator(sides.given, sides.made), real=True)
+        self.discriminator.requires_grad_(True)
+        images = named_images(prediction).values()
+        l1 = torch.stack([masked_l1(image, batch["target"], batch["target_valid"]) for image in images]).sum()
+        loss = adversarial + self.l1_weight * l1 + penalty
+        self.check_finite(loss, batch)
+        for_generator.zero_grad()
+        self.manual_backward(loss)
+        for_generator.step()
+        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+            schedule.step()
+
+        losses = {"loss": loss, "adversarial": adversarial, "l1": l1, "discriminator": judged}
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch["key"])}
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "discriminator"), **settings)
+        self.log("penalty", penalty.detach(), **settings)
+
+    def _sides(self, prediction: Prediction, batch: Mapping[str, Any]) -> "Sides":
+        """What the discriminator tells apart."""
+        outputs = list(prediction.per_modality.values())
+        count = len(self.fused.modalities)
+        valid = fold([batch["target_valid"]] * count)
+        real = fold([batch["target"]] * count)
+        made = where_known(valid, fold(outputs or [prediction.ensemble] * count), real)
+        return Sides(self.fused.stem(batch["inputs"]), made, real, len(outputs) or 1)
+
+    def _discriminator_loss(self, sides: "Sides") -> Tensor:
+        real = _bce(self.discriminator(sides.given, sides.real), real=True)
+        made = _bce(self.discriminator(sides.given, sides.made.detach()), real=False)
+        return sides.count * (real + made) / 2
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One batch: every prediction against the target, at the size of the inputs."""
+        del batch_idx
+        images = named_images(self(batch["inputs"]))
+        target, valid = truth_at(batch, images[ENSEMBLE].shape[-2:], self.target)
+        # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
+        self.check_finite(torch.stack([image.float().sum() for image in images.values()]), batch)
+        for name, image in images.items():
+            self.scores.update(name, image, target, valid)
+
+    def on_validation_epoch_end(self) -> None:
+        """The scores over the whole set, and a picture of some of its scenes."""
+        if not self.trainer.sanity_checking:
+            for name, scores in self.scores.compute().items():
+                for score, value in scores.items():
+                    shown = (score, name) == (self.chosen_by, ENSEMBLE)
+                    self.log(f"val/{score}/{name}", torch.tensor(value), prog_bar=shown)
+            if self.trainer.is_global_zero:
+                self._keep_picture(Path(self.trainer.default_root_dir) / "samples")
+        self.scores.reset()
+
+    def _keep_picture(self, folder: Path) -> None:
+        """Write `epoch_<number>.png`: a scene a row, with inputs, predictions of each modality, ensemble, target."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        dataset, precision = data.val_dataloader().dataset, self.trainer.precision_plugin
+        rows: list[list[np.ndarray]] = []
+        for index in np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int):
+            scene = dataset[int(index)]
+            batch = precision.convert_input({name: x[None].to(self.device) for name, x in scene["inputs"].items()})
+            with precision.forward_context():
+                images = named_images(self(batch))
+            size = images[ENSEMBLE].shape[-2:]
+            inputs = [viewable(x, data.inputs[name]) for name, x in scene["inputs"].items()]
+            truth, _ = truth_at({key: scene[key][None] for key in ("target", "target_valid")}, size, self.target)
+            row = [picture.permute(1, 2, 0).numpy() for picture in inputs]
+            row += [as_picture(image) for image in (*(image[0] for image in images.values()), truth[0])]
+            if not rows or row[0].shape == rows[0][0].shape:  # scenes of other sizes do not fit on one sheet
+                rows.append(row)
+        with complete_file(folder / f"epoch_{self.current_epoch + 1:04d}.png") as file:
+            contact_sheet(rows).save(file)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the discriminator is shown; of everything there are as many rows as the generator's features have.
+
+    Attributes:
+        given: What every image was made from, (B*M, C, H, W).
+        made: Predictions, (B*M, C', H, W).
+        real: The target for each of them, (B*M, C', H, W).
+        count: How many predictions there are of a sample.
+    """
+
+    given: Tensor
+    made: Tensor
+    real: Tensor
+    count: int
+
+
+def named_images(prediction: Prediction) -> dict[str, Tensor]:
+    """The images of every modality and of the ensemble by name, each (B, C, H, W)."""
+    return {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+
+
+def _bce(logits: Tensor, *, real: bool) -> Tensor:
+    wanted = torch.full_like(logits, float(real))
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted.float())
