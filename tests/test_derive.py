@@ -266,6 +266,14 @@ def test_command_writes_a_data_set_of_many_domains(root, tmp_path, archive, caps
     assert (out / "rgb/0003.jpg").read_bytes() == (root / "rgb/0003.jpg").read_bytes()
 
 
+def test_domains_that_are_there_are_not_derived_again(root, tmp_path):
+    assert main(["data", "derive", str(root), str(tmp_path / "one"), "--domains", "hha,normal"]) == 0
+    derive(tmp_path / "one", tmp_path / "two")
+    others = [name for name in ALL.split(",") if name not in ("hha", "normal")]
+    assert list(DatasetSpec.load(tmp_path / "two").modalities) == ["rgb", "depth", "normal", "hha", *others]
+    assert (tmp_path / "two/hha/0001.png").read_bytes() == (tmp_path / "one/hha/0001.png").read_bytes()
+
+
 def test_stored_values_are_those_of_the_formulas(root, tmp_path):
     derive(root, tmp_path / "out", ALL.split(","), Camera(30.0, 30.0, 15.5, 11.5))
     raw = read_array(root / "depth/0000.png")[0]

@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     derive = tools.add_parser("derive", help="compute further domains from colour and metric depth into a new data set")
     derive.add_argument("root", metavar="ROOT", help="folder or .zip with a dataset.yaml")
     derive.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to continue")
-    derive.add_argument("--domains", metavar="NAMES", help="normal,reshading,...; all if not given")
+    derive.add_argument("--domains", metavar="NAMES", help="normal,reshading,...; all that ROOT lacks if not given")
     derive.add_argument("--intrinsics", metavar="fx,fy,cx,cy", help="of the depth camera; a Kinect's if not given")
     derive.set_defaults(run=_derive)
     rooms = tools.add_parser("rooms", help="unpack the embedded data set")
@@ -288,13 +288,12 @@ def _taskonomy(parsed: argparse.Namespace) -> None:
 
 
 def _derive(parsed: argparse.Namespace) -> None:
-    from polymodal.data.derive import DOMAINS, derive
+    from polymodal.data.derive import derive
     from polymodal.data.geometry import parse_camera
 
-    words = ",".join(DOMAINS) if parsed.domains is None else parsed.domains
-    domains = [name.strip() for name in words.split(",") if name.strip()]
+    domains = None if parsed.domains is None else [name.strip() for name in parsed.domains.split(",") if name.strip()]
     camera = None if parsed.intrinsics is None else parse_camera(parsed.intrinsics)
-    print(f"{len(derive(parsed.root, parsed.out, domains, camera))} files of {', '.join(domains)} in {parsed.out}")
+    print(f"{len(derive(parsed.root, parsed.out, domains, camera))} files of derived domains in {parsed.out}")
 
 
 def _rooms(parsed: argparse.Namespace) -> None:

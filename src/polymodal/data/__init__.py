@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from polymodal.data.check import Defect, check
-from polymodal.data.derive import DOMAINS, derive
+from polymodal.data.derive import derive
 from polymodal.data.files import EXTENSIONS, Store, read_array
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec, prepare_input
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from polymodal.data.module import FolderData
 
 __all__ = [
-    "DOMAINS",
     "EXTENSIONS",
     "KINDS",
     "Augment",

@@ -85,7 +85,7 @@ DOMAINS = {
 
 
 def derive(
-    root: str | Path, out: str | Path, domains: Sequence[str] = tuple(DOMAINS), camera: Camera | None = None
+    root: str | Path, out: str | Path, domains: Sequence[str] | None = None, camera: Camera | None = None
 ) -> list[Path]:
     """Write a data set with the modalities, target and splits of `root`, and derived domains as further modalities.
 
@@ -95,7 +95,7 @@ def derive(
         root: A data set with one modality of kind depth in metres, or one named `depth`; for texture edges also with
             one of kind image, or one named `rgb`.
         out: The folder to write, another one than `root`.
-        domains: Names out of `DOMAINS`.
+        domains: Names out of `DOMAINS`; all that the data set lacks when None.
         camera: Intrinsics of the depth files as they are stored; those of the Kinect, scaled to their size, when None.
 
     Returns:
@@ -106,6 +106,8 @@ def derive(
             something else, or a file is not what dataset.yaml says.
     """
     spec, out = DatasetSpec.load(root), Path(out)
+    if domains is None:
+        domains = [name for name in DOMAINS if name not in spec.modalities]
     _check(spec, out, domains)
     _begin(spec, out, camera)
     written = []
