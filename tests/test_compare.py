@@ -154,6 +154,7 @@ if (folder.parents[1] / "break").exists() and folder.parent.name == "penalty":
 folder.mkdir(parents=True, exist_ok=True)
 value = 50 + seed + len(folder.parent.name)
 scores = {"predictions": {"ensemble": {"mean_iou": value}}, "exchanged": {}, "seconds": 1.0, "epochs": 1}
+scores |= {"selected_on": "set/val", "scored_on": "set/val"}
 (folder / "scores.val.json").write_text(json.dumps(scores))
 with (folder.parents[1] / "order").open("a") as order:
     order.write(f"{folder.parent.name}-{seed} ")
@@ -195,6 +196,7 @@ def test_runs_go_seed_by_seed_and_only_once(words, pretend, tmp_path, capsys):
     assert "[1/4] penalty, seed 0  epoch 1/1" in shown
     assert re.search(r"\[2/4\] exchange, seed 0  finished after .* \(about .* left\)", shown)
     assert "58.5 ± 0.7" in (out / "table.md").read_text()
+    assert "- checkpoint: the best on set/val, where it is also scored: this flatters" in (out / "table.md").read_text()
     run(words, out, "exchange,independent", (0, 2))
     assert trained(out)[4:] == ["independent-0", "exchange-2", "independent-2"] or trained(out)[4:] == [
         "independent-0", "independent-2", "exchange-2"

@@ -352,6 +352,7 @@ def _comparison(
         "command": record["command"],
         "data": f"{record['recipe']['data']['init_args'].get('root', '–')}, {', '.join(modalities)}",
         f"scenes of {split}": _listed(scores.get("samples") for scores in scored),
+        "checkpoint": _listed(_chosen(scores) for scores in scored),
         "epochs": _listed(scores.get("epochs") for scores in scored),
         "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),
         "machine": _listed(machine.get("device") for machine in machines),
@@ -370,6 +371,15 @@ def _comparison(
 
 def _json(file: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _chosen(scores: Mapping[str, Any]) -> str:
+    """By what a run's checkpoint was chosen, and whether that makes its scores look better than they are."""
+    selected_on = scores.get("selected_on")
+    if selected_on is None:
+        return "the last"
+    flattered = ", where it is also scored: this flatters the figures a little"
+    return f"the best on {selected_on}{flattered if selected_on == scores.get('scored_on') else ''}"
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -43,14 +43,13 @@ class Progress:
         self.lock = Lock()
 
     def __enter__(self) -> "Progress":
-        total = len(self.number)
         each = f", {self.together} at a time" if self.together > 1 else ""
-        print(f"{total - len(self.done)} of {total} runs are finished; training {len(self.done)}{each}", flush=True)
+        print(f"{self._finished()} are finished; training {len(self.done)}{each}", flush=True)
         if sys.stdout.isatty():
             text = TextColumn("{task.description}")
             self.bars = Bars(text, BarColumn(), TextColumn("{task.fields[note]}"))
             self.bars.start()
-            self.all = self.bars.add_task("all runs", total=len(self.done), note="")
+            self.all = self.bars.add_task(self._finished(), total=len(self.done), note="")
         return self
 
     def __exit__(
@@ -87,10 +86,15 @@ class Progress:
             said = f"{self._name(run)}  {'failed' if failed else 'finished'} after {duration(seconds)}"
             if self.bars is not None:
                 self.bars.remove_task(self.tasks.pop(run))
-                self.bars.update(self.all, completed=sum(self.done.values()), note=left)
+                all_done = sum(self.done.values())
+                self.bars.update(self.all, completed=all_done, note=left, description=self._finished())
                 self.bars.console.print(said, highlight=False, markup=False)
             else:
                 print(f"{said}{f' ({left})' if left else ''}", flush=True)
+
+    def _finished(self) -> str:
+        left = sum(done < 1 for done in self.done.values())
+        return f"{len(self.number) - left} of {len(self.number)} runs"
 
     def _name(self, run: Named) -> str:
         return f"[{self.number[run]}/{len(self.number)}] {run}"
