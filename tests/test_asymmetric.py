@@ -457,6 +457,13 @@ class TwiceBlock(Branches):
         return self.conv2(self.norm(self.conv1(self.norm(self.conv1(x)))))
 
 
+class InplaceBlock(Branches):
+    """A block that rectifies its input in place before it runs one convolution after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.norm(self.conv1(x.relu_())))
+
+
 class DemandingBlock(Branches):
     """A block that needs more than one tensor."""
 
@@ -473,6 +480,7 @@ class DemandingBlock(Branches):
         (basic, ["layer1.1.bn1", "layer1.0.bn1"], r"'layer1.0.bn1' cannot .* given 3 channels"),
         (basic, "layer1.1.bn2", r"'layer1.1.bn2' matches no layer"),
         (basic, lambda name, norm: False, r"the predicate matches no layer"),
+        (lambda: nn.Sequential(BasicBlock(3, 3, 2)), "auto", r"3 channels of 8 × 8 .* '0.conv2' 3 channels of 4 × 4"),
         (lambda: nn.Sequential(BranchesBlock()), "auto", r"'0.conv2' is given nothing of what '0.conv1' returns"),
         (lambda: nn.Sequential(ReversedBlock()), "auto", r"'0.conv2' is given nothing of what '0.conv1' returns"),
         (lambda: nn.Sequential(TwiceBlock()), "auto", r"'0.conv1' and '0.conv2' do not run once each"),
@@ -484,6 +492,11 @@ def test_sites_that_cannot_carry_the_fusion_are_refused_with_the_reason(build, s
     """If this breaks, a network trains with a fusion that does nothing, or fails in its first batch."""
     with pytest.raises(FusionError, match=message):
         fuse(build(), NAMES[:2], "asymmetric", sites=sites)
+
+
+def test_a_block_that_changes_its_input_in_place_is_no_obstacle():
+    """If this breaks, networks that activate before they convolve cannot carry the fusion."""
+    assert fuse(nn.Sequential(InplaceBlock()), NAMES[:2], "asymmetric").sites == ("0.norm",)
 
 
 def test_neither_operation_is_refused():

@@ -29,8 +29,9 @@ class Asymmetric(Fusion):
 
         a_m ← shuffle(a)_m, then the spatial convolution; b_m ← b_m + shift(a)_m, then b_m ← reversed shuffle(b)_m,
 
-    where shift(a) is taken before the shuffle; see `channel_shuffle` and `pixel_shift`, also for more than two
-    modalities. The modalities that are present stand in a circle, so that an absent one is passed over.
+    see `channel_shuffle` and `pixel_shift`, also for more than two modalities: the shuffle moves about a fifth of the
+    channels, the shift is of all the others. The modalities that are present stand in a circle, so that an absent one
+    is passed over.
 
     Args:
         shuffle: Whether channels are shuffled.
@@ -127,8 +128,7 @@ class Meeting:
             return None
         x = functional.unfold(inputs[0], len(self.roster.present))
         if self.shifted is not None:
-            x = x + self.shifted.to(x.dtype)
-            self.shifted = None
+            x = x + self.shifted
         return (functional.channel_shuffle(x, reverse=True) if self.rule.shuffle else x).flatten(0, 1)
 
     def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
