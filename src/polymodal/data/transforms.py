@@ -94,7 +94,7 @@ class Augment:
         """
         window = self._window((target.shape[0], target.shape[1]), size, generator)
         labels = torch.from_numpy(window.cut(target).astype(np.int64))[None].float()
-        inputs, masks = self._sample(raw, specs, files, window, {_TARGET: labels}, frozenset(), generator)
+        inputs, masks = self._sample(raw, specs, files, window, {_TARGET: labels}, generator)
         labels = masks.pop(_TARGET)[0].long()
         valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
         return inputs, valid, window.pad(labels, ignore)
@@ -134,7 +134,6 @@ class Augment:
             {**files, _TARGET: target_file},
             window,
             {},
-            frozenset([_TARGET]),
             generator,
         )
         valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
@@ -147,10 +146,9 @@ class Augment:
         files: Mapping[str, str],
         window: "Window",
         masks: dict[str, Tensor],
-        still: frozenset[str],
         generator: torch.Generator | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Normalised and padded images, and unpadded masks of theirs beside those given; `still` keep their values."""
+        """Normalised and padded images, and unpadded masks of theirs beside those given."""
         values: dict[str, Tensor] = {}
         valid: dict[str, Tensor] = {}
         for name, array in raw.items():
@@ -158,7 +156,7 @@ class Augment:
         values, masks = window.fit(values, {name: mask.float() for name, mask in valid.items()} | masks, specs)
         valid = {name: masks[name].bool() for name in specs}
         for name, spec in specs.items():
-            if name in still:
+            if name == _TARGET:
                 continue
             if spec.kind == "image" and self.photometric:
                 values[name] = self._photometric(values[name], generator)
