@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/polymodal demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
