@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stem at half size, then stages of two blocks: the first at the stem's size, each further one at half the size.
+    """A stem at half size, then stages of two blocks, each at half the size of what comes before.
 
     Args:
         inputs: Channels of the image.
@@ -48,13 +48,12 @@ class Encoder(nn.Module):
         self.act1 = nn.ReLU(inplace=True)
         self.stages = nn.ModuleList()
         before = stem
-        for index, width in enumerate(widths):
-            first = BasicBlock(before, width, stride=2 if index else 1)
-            self.stages.append(nn.Sequential(first, BasicBlock(width, width)))
+        for width in widths:
+            self.stages.append(nn.Sequential(BasicBlock(before, width, stride=2), BasicBlock(width, width)))
             before = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, inputs, H, W) to the stages' feature maps at 1/2, 1/4, ... of the size, finest first."""
+        """(B, inputs, H, W) to the stages' feature maps at 1/4, 1/8, ... of the size, finest first."""
         x = self.act1(self.bn1(self.conv1(x)))
         features = []
         for stage in self.stages:
@@ -81,7 +80,7 @@ class Decoder(nn.Module):
             before = width
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """The encoder's feature maps to one map (B, width, H / 2, W / 2)."""
+        """The encoder's feature maps to one map (B, width, H / 4, W / 4)."""
         *skips, x = features
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear")
