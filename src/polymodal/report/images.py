@@ -39,6 +39,16 @@ def error_map(prediction: np.ndarray, target: np.ndarray, colors: np.ndarray, ig
     return _png(pixels)
 
 
+def difference_map(prediction: np.ndarray, target: np.ndarray) -> str:
+    """A data URI of how much two pictures (H, W, 3) uint8 differ: not at all is clear, by 64 or more opaque."""
+    step = _step(target)
+    error = np.abs(prediction.astype(np.float32) - target).mean(2)[step // 2 :: step, step // 2 :: step] / 255
+    pixels = np.empty((*error.shape, 4), np.uint8)
+    pixels[:] = WRONG
+    pixels[..., 3] = (255 * np.minimum(1, 4 * error)).round()
+    return _png(pixels)
+
+
 def _paint(labels: np.ndarray, colors: np.ndarray, ignored: np.ndarray, alpha: int) -> np.ndarray:
     opaque = np.concatenate([colors, np.full((len(colors), 1), alpha)], axis=1).astype(np.uint8)
     pixels = opaque[np.where(ignored, 0, labels).astype(np.int64).clip(0, len(colors) - 1)]

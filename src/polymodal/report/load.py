@@ -19,7 +19,7 @@ SPLITS = ("test", "val")  # what counts comes first
 
 @dataclass(frozen=True)
 class Scores:
-    """What `scores.<split>.json` says; `predictions` are in per cent, `weights` and `exchanged` in 0..1.
+    """What `scores.<split>.json` says; `predictions` of classes are in per cent, `weights` and `exchanged` in 0..1.
 
     `selected_here`: whether the checkpoint was chosen on the very scenes that it is scored on.
     """
@@ -62,7 +62,10 @@ class Scales:
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes to look at: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices."""
+    """N scenes to look at: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices.
+
+    Where images are predicted, target and predictions are (N, H, W, 3) uint8, too, and there are no classes.
+    """
 
     keys: list[str]
     inputs: dict[str, np.ndarray]
@@ -237,9 +240,7 @@ def _scenes(file: Path) -> Scenes | None:
             inputs=_group(content, "input:"),
             target=content["target"],
             predictions=_group(content, "prediction:"),
-            colors=content["colors"],
-            classes=content["classes"].tolist(),
-            ignore=int(content["ignore"]),
+            **_classes(content),
         )
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
@@ -247,6 +248,16 @@ def _scenes(file: Path) -> Scenes | None:
         if prediction.shape != scenes.target.shape:
             raise _broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
     return scenes
+
+
+def _classes(content: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    if content["target"].ndim == 4:
+        return {"colors": np.zeros((0, 3), np.uint8), "classes": [], "ignore": -1}
+    return {
+        "colors": content["colors"],
+        "classes": content["classes"].tolist(),
+        "ignore": int(content["ignore"]),
+    }
 
 
 def _group(content: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

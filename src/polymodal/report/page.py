@@ -3,8 +3,8 @@
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from polymodal.errors import ConfigError
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
-from polymodal.report.images import class_map, error_map, photograph
+from polymodal.report.images import class_map, difference_map, error_map, photograph
 from polymodal.report.load import Run, Scales, Scenes, Scores, load_run
 
 HUES = 6  # modality colours in style.css
@@ -25,6 +25,44 @@ SCORES = {
     "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "freq.-weighted IoU",
 }
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The score that stands for a prediction.
+
+    Args:
+        key: In the scores.
+        short: Its name in few letters.
+        name: Its name.
+        unit: What it is measured in, for titles.
+        digits: Decimals that mean something.
+        best: The best of several.
+        how: What it is, for readers.
+    """
+
+    key: str
+    short: str
+    name: str
+    unit: str
+    digits: int
+    best: Callable[[Iterable[float]], float]
+    how: str
+
+    @property
+    def logged(self) -> str:
+        """Its name in metrics.csv, where nothing is stretched."""
+        return self.key.partition("[")[0]
+
+
+CLASSES = Headline(
+    *("mean_iou", "mIoU", "mean IoU", "per cent", 1, max),
+    "the overlap of predicted and true area in per cent, averaged over classes; more is better",
+)
+IMAGES = Headline(
+    *("MAE", "MAE", "MAE", "share of the range", 3, min),
+    "the mean absolute difference of predicted and true values as a share of their range; less is better",
+)
 WIDE_SITE = 512  # channels; up to here a strip has 64 cells a row, beyond 128
 
 
@@ -55,13 +93,13 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "share": share, "span": span, "count": count, "duration": duration}
+    filters = (fixed, short, share, span, count, duration)
+    environment.filters |= {function.__name__: function for function in filters}
     html = environment.get_template("template.html.jinja").render(
         title=" · ".join(run.name for run in loaded),
         runs=[_view(run) for run in loaded],
         comparison=_comparison(loaded) if len(loaded) > 1 else None,
         notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
-        score_names=SCORES,
     )
     return _write(Path(out), html)
 
@@ -89,6 +127,11 @@ def _write(out: Path, html: str) -> Path:
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with `digits` decimals, a dash where there is none."""
     return f"{value:.{digits}f}" if _is_number(value) else "–"
+
+
+def short(value: float | None) -> str:
+    """A number with four digits that count, a dash where there is none."""
+    return f"{value:.4g}" if _is_number(value) else "–"
 
 
 def share(value: float | None) -> str:
@@ -150,6 +193,20 @@ def _dash(index: int) -> str:
     return DASHES[index % len(DASHES)]
 
 
+def _headline(scores: Scores) -> Headline:
+    names = list(next(iter(scores.predictions.values())))
+    if scores.classes or CLASSES.key in names:
+        return CLASSES
+    return replace(IMAGES, key=next((name for name in names if name.startswith(IMAGES.key)), IMAGES.key))
+
+
+def _score_names(scores: Scores) -> dict[str, str]:
+    """The columns of the table of scores, by key."""
+    if _headline(scores) == CLASSES:
+        return SCORES
+    return {name: name for figures in scores.predictions.values() for name in figures}
+
+
 def _view(run: Run) -> dict[str, Any]:
     """Everything the template shows of one run."""
     main = run.main
@@ -158,6 +215,9 @@ def _view(run: Run) -> dict[str, Any]:
         "run": run,
         "main": main,
         "hues": {name: _hue(name, modalities) for name in [*modalities, *main.predictions]},
+        "headline": _headline(main),
+        "pictured": _headline(main) != CLASSES,
+        "score_names": _score_names(main),
         "classes": _class_bars(run),
         "legend": _legend(run.scenes),
         "scenes": _scene_tiles(run.scenes, modalities) if run.scenes else [],
@@ -204,12 +264,12 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
     inputs = [name for name in modalities if name in scenes.inputs]
     rest = [name for name in scenes.predictions if name not in inputs]
     columns = max(len(inputs) + 1, len(inputs) + len(rest))
-    paint, ignore = scenes.colors, scenes.ignore
+    paint, ignore, pictured = scenes.colors, scenes.ignore, scenes.target.ndim == 4
     grids = []
     for i, key in enumerate(scenes.keys):
         truth = scenes.target[i]
         shown = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
-        shown.append(Tile("truth", f"{key}: truth", class_map(truth, paint, ignore)))
+        shown.append(Tile("truth", f"{key}: truth", photograph(truth) if pictured else class_map(truth, paint, ignore)))
         said: list[Tile | None] = []
         wrong: list[Tile | None] = []
         for name in [*inputs, *rest]:
@@ -218,6 +278,12 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
                 wrong.append(None)
                 continue
             labels = scenes.predictions[name][i]
+            if pictured:
+                errors = short(float(np.abs(labels.astype(np.float32) - truth).mean() / 255))
+                said.append(Tile(f"{name} says", f"{key}: prediction of {name}", photograph(labels)))
+                marked = difference_map(labels, truth)
+                wrong.append(Tile(f"{errors} off", f"{key}: errors of {name}, {errors} of the range", marked))
+                continue
             judged = truth != ignore
             errors = share(float((labels != truth)[judged].mean()) if judged.any() else None)
             said.append(Tile(f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, ignore)))
@@ -292,8 +358,8 @@ def _histogram(scales: Scales, m: int) -> Markup:
     return scale_histogram(name, _hue(name, scales.modalities), start, end[part], end[~part], scales.threshold)
 
 
-def _curves(run: Run) -> dict[str, Markup | None]:
-    history, modalities = run.history, run.main.modalities
+def _curves(run: Run) -> dict[str, Any]:
+    history, modalities, headline = run.history, run.main.modalities, _headline(run.main)
 
     def lines(prefix: str, factor: float = 1.0) -> list[Series]:
         columns = [column for column in history if column.startswith(prefix)]
@@ -310,12 +376,23 @@ def _curves(run: Run) -> dict[str, Markup | None]:
     ]
     return {
         "loss": line_chart("Loss", losses, digits=2),
-        "mean IoU on val, %": line_chart("Mean IoU on val, per cent", lines("val/mean_iou/")),
+        "scores": {
+            f"{name} on val, {unit}": line_chart(f"{name} on val, {unit}", lines(f"val/{key}/"), digits=digits)
+            for key, name, unit, digits in (
+                (headline.logged, headline.name, headline.unit, headline.digits),
+                *((key, key, "less is better", 1) for key in _distances(history)),
+            )
+        },
         "exchanged channels, %": line_chart(
             "Share of exchanged channels, per cent", lines("exchanged/", 100), percent=True, digits=0
         ),
         "ensemble weight, %": line_chart("Weight in the ensemble, per cent", lines("weight/", 100), percent=True),
     }
+
+
+def _distances(history: Mapping[str, Any]) -> list[str]:
+    """The FIDs that were logged, whatever looked at the images."""
+    return list(dict.fromkeys(column.split("/")[1] for column in history if column.startswith("val/FID")))
 
 
 def _scaled(points: Mapping[int, float], factor: float) -> dict[int, float]:
@@ -328,29 +405,33 @@ def _comparison(runs: Sequence[Run]) -> dict[str, Any]:
     scores: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
     predictions = list(dict.fromkeys(p for s in scores for p in s.predictions))
     modalities = list(dict.fromkeys(m for s in scores for m in s.modalities))
-    figures = {p: [_number(s.predictions.get(p, {}).get("mean_iou")) for s in scores] for p in predictions}
-    best = {p: max((v for v in values if v is not None), default=None) for p, values in figures.items()}
-    column = f"val/mean_iou/{'ensemble' if 'ensemble' in predictions else predictions[0]}"
+    headline = _headline(scores[0])
+    figures = {p: [_number(s.predictions.get(p, {}).get(headline.key)) for s in scores] for p in predictions}
+    known = {p: [value for value in values if value is not None] for p, values in figures.items()}
+    column = f"val/{headline.logged}/{'ensemble' if 'ensemble' in predictions else predictions[0]}"
     curves = [Series(run.name, f"var(--r{i % 4})", run.history.get(column, {}), _dash(i)) for i, run in enumerate(runs)]
     return {
         "rows": list(zip(runs, scores, strict=True)),
         "split": shared,
         "predictions": predictions,
         "hues": {p: _hue(p, modalities) for p in predictions},
-        "best": best,
-        "difference": _difference(figures) if len(runs) == 2 else None,
+        "headline": headline,
+        "best": {p: headline.best(values) if values else None for p, values in known.items()},
+        "difference": _difference(figures, headline.digits) if len(runs) == 2 else None,
         "bars": [
             Bars(run.name, None, [(p, _hue(p, modalities), figures[p][i]) for p in predictions])
             for i, run in enumerate(runs)
         ],
-        "curve": line_chart(f"{column.rpartition('/')[2]} mean IoU on val, per cent", curves),
+        "curve": line_chart(
+            f"{column.rpartition('/')[2]} {headline.name} on val, {headline.unit}", curves, digits=headline.digits
+        ),
         "curve_of": column.rpartition("/")[2],
     }
 
 
-def _difference(figures: Mapping[str, Sequence[float | None]]) -> dict[str, str]:
+def _difference(figures: Mapping[str, Sequence[float | None]], digits: int) -> dict[str, str]:
     """First minus second run, signed."""
     return {
-        p: "–" if first is None or second is None else f"{first - second:+.1f}".replace("-", "−")
+        p: "–" if first is None or second is None else f"{first - second:+.{digits}f}".replace("-", "−")
         for p, (first, second) in figures.items()
     }
