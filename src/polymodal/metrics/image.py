@@ -7,7 +7,6 @@ Where a target has no truth, the prediction counts as right: the pixel is in no 
 the feature extractor. An image without any truth is in no score.
 """
 
-import math
 import warnings
 from typing import cast
 
@@ -234,7 +233,7 @@ def _marked(name: str, marks: list[str]) -> str:
 
 def _stretch(images: Tensor) -> Tensor:
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / torch.where(high > low, high - low, math.inf)
+    return (images - low) / torch.where(high > low, high - low, 1.0)
 
 
 def _pictures(images: Tensor) -> Tensor:
