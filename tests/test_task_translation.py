@@ -1,0 +1,286 @@
+"""Image-to-image translation: each step against a plain second opinion, runs that are kept, resumed, scored, shown."""
+
+import copy
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fixtures_data import make_folder
+from polymodal.data import Augment, FolderData, TargetSpec
+from polymodal.errors import ConfigError, DataError
+from polymodal.fusion import Aggregation, Alignment, Exchange, Fusion, RandomExchange
+from polymodal.tasks import Optimiser, Translation
+from polymodal.tasks.images import as_file, as_picture, masked_l1, truth_at, where_known
+from polymodal.tasks.predict import predict
+from polymodal.tasks.seeds import EpochSeeds
+from polymodal.tasks.training import fit, read_checkpoint, recipe
+from polymodal.tasks.validate import validate
+
+INPUTS = ["grey", "depth"]
+PLAIN = Augment(scale=(1.0, 1.0), flip=False, photometric=0.0)
+ADAM = Optimiser(name="adam", lr=1e-2, scales_factor=1.0, weight_decay=0.0, schedule="constant", betas=(0.5, 0.999))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "own"
+    splits = {"train": 4, "val": 2, "test": 2}
+    return make_folder(folder, size=(32, 32), splits=splits, modalities=("rgb", "grey", "depth"))
+
+
+def task(fusion: Fusion | None = None, **settings) -> Translation:
+    small = {"network_args": {"filters": 2}, "discriminator_filters": 2, "extractor": None, "optimiser": ADAM}
+    return Translation(fusion=fusion, **{**small, **settings})
+
+
+class Watch(Callback):
+    """Keeps the networks as they were, and the batch of the first step."""
+
+    def on_train_batch_start(self, trainer, model, batch, batch_idx):
+        self.before = copy.deepcopy(model.net), copy.deepcopy(model.discriminator)
+        self.batch = batch
+
+
+def step(model: Translation, root: Path, inputs=INPUTS, target="rgb", size=None, **settings) -> Watch:
+    """One batch of training, without a run folder."""
+    data = FolderData(str(root), inputs, target=target, batch_size=4, augment=PLAIN, size=size)
+    watch = Watch()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
+    Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=1, callbacks=[watch], **quiet, **settings).fit(
+        model, data
+    )
+    return watch
+
+
+def bce(logits: Tensor, value: float) -> Tensor:
+    """Written out, as the released code's sigmoid and binary cross-entropy."""
+    p = logits.sigmoid()
+    return -(value * p.log() + (1 - value) * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("inputs", [["grey"], INPUTS])
+def test_a_step_is_that_of_the_papers(root, inputs):
+    """If this breaks, another loss is minimised than the papers', or one network's step leaks into the other."""
+    model = task(Exchange(threshold=0.6, penalty=0.01))
+    watch = step(model, root, inputs)
+    generator, discriminator = watch.before
+    batch = watch.batch
+    real, valid = batch["target"], batch["target_valid"]
+    assert valid.all()
+    adam = {"lr": 1e-2, "betas": (0.5, 0.999)}
+    of_generator = torch.optim.Adam(generator.parameters(), **adam)
+    of_discriminator = torch.optim.Adam(discriminator.parameters(), **adam)
+
+    prediction = generator(batch["inputs"])
+    given = [image.repeat(1, 3, 1, 1) for image in batch["inputs"].values()]  # one channel each, tiled to three
+    made = list(prediction.per_modality.values())
+    judged = sum(
+        (bce(discriminator(x, real), 1) + bce(discriminator(x, y.detach()), 0)) / 2
+        for x, y in zip(given, made, strict=True)
+    )
+    judged.backward()
+    of_discriminator.step()
+    of_discriminator.zero_grad()
+
+    adversarial = sum(bce(discriminator(x, y), 1) for x, y in zip(given, made, strict=True))
+    l1 = sum((y - real).abs().mean() for y in made) + (prediction.ensemble - real).abs().mean()
+    scales = generator.scales().values()
+    parts = [torch.arange(s.shape[1]) * len(inputs) // s.shape[1] for s in scales]
+    penalty = sum(
+        s[m, part == m].abs().sum() for s, part in zip(scales, parts, strict=True) for m in range(len(inputs))
+    )
+    (adversarial + 100 * l1 + 0.01 * penalty).backward()
+    of_generator.step()
+
+    for ours, theirs in ((model.net, generator), (model.discriminator, discriminator)):
+        moved = 0
+        for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            # Adam's first step has the size of the rate whatever the gradient: where that is only rounding, it may
+            # point anywhere.
+            if b.grad is not None and b.grad.abs().max() > 1e-4:
+                firm = b.grad.abs() > 1e-4
+                assert torch.allclose(a[firm], b[firm], atol=2e-4), name
+                moved += 1
+        assert moved >= 8
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [None, RandomExchange(share=0.5), Alignment(), Aggregation("concat"), Aggregation("attention")],
+    ids=["none", "random", "alignment", "concat", "attention"],
+)
+def test_every_fusion_that_makes_sense_trains(root, fusion):
+    """If this breaks, a comparison of fusions for translation stops at this one."""
+    own = {"sites": "middle", "convolutions": "private"} if isinstance(fusion, Alignment | Aggregation) else {}
+    model = task(fusion, **own)
+    generator, discriminator = step(model, root).before
+    for after, before in ((model.net, generator), (model.discriminator, discriminator)):
+        pairs = list(zip(after.parameters(), before.parameters(), strict=True))
+        assert all(a.isfinite().all() for a, _ in pairs)
+        assert sum(not torch.equal(a, b) for a, b in pairs) > len(pairs) / 2
+
+
+def test_mixed_precision_trains(root):
+    model = task(Exchange(penalty=0.01))
+    step(model, root, precision="bf16-mixed")
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_inputs_of_any_channels_meet_one_discriminator(root):
+    """If this breaks, rgb beside depth cannot be judged by a shared discriminator."""
+    model = task(Exchange())
+    step(model, root, ["rgb", "depth"], "grey")
+    assert model.discriminator.convs[0].in_channels == 3 + 1
+    step(private := task(stems="private"), root, ["rgb", "depth"], "grey")
+    assert private.discriminator.convs[0].in_channels == 3 + 1
+
+
+def test_pixels_without_truth_are_in_no_loss():
+    """If this breaks, holes in the target are learned as if they were measured."""
+    image, target = torch.rand(2, 2, 3, 4), torch.rand(2, 2, 3, 4)
+    valid = torch.rand(2, 1, 3, 4) < 0.5
+    other = torch.where(valid, target, 9.0)
+    assert torch.equal(masked_l1(image, target, valid), masked_l1(image, other, valid))
+    expected = np.abs(image - target).numpy()[valid.expand_as(target).numpy()].mean()
+    assert masked_l1(image, target, valid).item() == pytest.approx(expected, rel=1e-5)
+    assert masked_l1(image, target, torch.zeros_like(valid)) == 0
+    shown = where_known(valid, image, target)
+    assert torch.equal(shown[~valid.expand_as(target)], target[~valid.expand_as(target)])
+
+
+def test_labels_are_refused_with_the_setting_that_helps(root):
+    with pytest.raises(ConfigError, match=r"--data\.target depth"):
+        step(task(), root, target=None)
+
+
+def test_sizes_that_cannot_be_halved_are_refused_before_training(root):
+    """If this breaks, odd sizes fail in the middle of a network, or after the first epoch."""
+    with pytest.raises(ConfigError, match=r"36x36 .*data\.size.*such as 32x32"):
+        step(task(), root, size=(36, 36))
+    with pytest.raises(ConfigError, match=r"32x32 .*6 down\s+blocks.*multiples of 64"):
+        step(task(network_args={"filters": 2, "depth": 6}), root)
+    with pytest.raises(DataError, match="24x24 or more"):
+        step(task(), root, size=(16, 16))
+
+
+SMALL = [
+    *("--data.modalities=[grey, depth]", "--data.batch_size=2", "--data.eval_batch_size=2"),
+    *("--model.network_args={filters: 2}", "--model.discriminator_filters=2", "--model.extractor=null"),
+]
+
+
+def train(root: Path, run: Path, epochs: int, *more: str) -> Path:
+    words = [f"--config={recipe('rooms-translation')}", f"--data.root={root}", f"--trainer.default_root_dir={run}"]
+    return fit([*words, f"--trainer.max_epochs={epochs}", "--trainer.check_val_every_n_epoch=1", *SMALL, *more])
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(root, tmp_path_factory.mktemp("runs") / "run", 3)
+
+
+def test_a_run_keeps_the_best_model_pictures_scores_and_a_page(root, finished):
+    """If this breaks, the model that is kept is not the best, or there is nothing to see of it."""
+    assert {file.name for file in (finished / "samples").iterdir()} == {f"epoch_000{n}.png" for n in (1, 2, 3)}
+    with Image.open(finished / "samples" / "epoch_0003.png") as sheet:
+        assert sheet.size == (6 * 32 + 5 * 4, 2 * 32 + 4)  # two inputs, two predictions, ensemble, target; two scenes
+    errors = [float(row["val/MAE/ensemble"]) for row in rows(finished)]
+    best = read_checkpoint(finished / "checkpoints" / "best.ckpt")
+    assert len(best["callbacks"]["Recorder"]["rows"]) == errors.index(min(errors)) + 1
+    scores = json.loads((finished / "scores.val.json").read_text())
+    assert set(scores["predictions"]) == {"grey", "depth", "ensemble"}
+    assert scores["predictions"]["ensemble"]["MAE"] == pytest.approx(min(errors), abs=1e-3)
+    page = (finished / "report.html").read_text()
+    assert "ensemble MAE" in page
+    assert "<h2>Classes</h2>" not in page
+    assert page.count("data:image/") == 2 * (3 + 3 + 3)  # a scene: inputs and truth, what each says, how far it is off
+
+
+def test_a_killed_run_continues_bit_for_bit(root, finished, tmp_path, monkeypatch):
+    """A break must not change results: both networks, both optimisers and both schedules go on as they were."""
+    broken = tmp_path / "broken"
+    seed_epoch = EpochSeeds.on_train_epoch_start
+
+    def die(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise OSError("power cut")
+        seed_epoch(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochSeeds, "on_train_epoch_start", die)
+        with pytest.raises(OSError, match="power cut"):
+            train(root, broken, 3)
+    last = broken / "checkpoints" / "last.ckpt"
+    train(root, broken, 3, f"--ckpt_path={last}")
+    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (broken, finished))
+    assert len(ours["optimizer_states"]) == len(ours["lr_schedulers"]) == 2
+    for key, value in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][key], value), key
+    assert rows(broken) == rows(finished)
+
+
+def test_a_trained_model_predicts_and_is_validated_from_its_folder(root, finished, tmp_path, capsys):
+    """If this breaks, a model is of no use after its training."""
+    inputs = {name: next((root / name).glob("0004.*")) for name in INPUTS}
+    written = predict(finished, inputs, tmp_path / "out")
+    assert {file.name for file in written} == {f"0004_{name}.png" for name in (*INPUTS, "ensemble")}
+    with Image.open(tmp_path / "out" / "0004_ensemble.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+    before = json.loads((finished / "scores.test.json").read_text())["predictions"]
+    assert validate(finished, "test")["predictions"] == before
+    assert "MAE" in capsys.readouterr().out
+
+
+def test_depth_is_written_in_the_units_of_its_files():
+    """If this breaks, predicted depth is off by the scale of the files, or says that nothing was measured."""
+    target = TargetSpec("depth", "depth", scale=0.001, unit="m", invalid=0, range=(0.0, 4.0), channels=1)
+    stored = np.asarray(as_file(torch.tensor([[[-1.0, 0.0, 0.5, 1.0]]]), target))
+    assert stored.dtype == np.uint16
+    assert stored.tolist() == [[1, 2000, 3000, 4000]]
+    colours = TargetSpec("image", "rgb", range=(0.0, 1.0), channels=3)
+    image = torch.tensor([-1.0, 0.0, 2.0]).view(3, 1, 1)
+    assert np.asarray(as_file(image, colours)).tolist() == [[[0, 128, 255]]]
+    assert as_picture(image).tolist() == [[[0, 128, 255]]]
+
+
+def test_depth_is_never_interpolated_and_its_holes_stay_holes():
+    """If this breaks, scores at another size invent depths between two surfaces."""
+    batch = {
+        "target": torch.tensor([[-1.0, -1.0, 1.0, 1.0]]).expand(1, 1, 4, 4),
+        "target_valid": torch.tensor([[True, True, False, False]]).expand(1, 1, 4, 4),
+    }
+    depth = TargetSpec("depth", "depth", range=(0.0, 4.0), channels=1)
+    image, valid = truth_at(batch, (2, 2), depth)
+    assert image[0, 0].tolist() == [[-1.0, 1.0]] * 2
+    assert valid[0, 0].tolist() == [[True, False]] * 2
+    smooth, _ = truth_at(batch, (4, 3), TargetSpec("image", "rgb", range=(0.0, 1.0), channels=1))
+    assert smooth[0, 0, 0, 1].abs() < 0.5
+    assert truth_at(batch, (4, 4), depth)[0] is batch["target"]
+
+
+def test_the_loss_of_the_discriminator_is_that_of_its_logits():
+    """The second opinion of this file and PyTorch's stable form agree."""
+    logits = torch.randn(3, 1, 4, 4)
+    for value in (0.0, 1.0):
+        stable = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, value))
+        assert bce(logits, value).item() == pytest.approx(stable.item(), rel=1e-5)
+
+
+def test_another_network_can_be_the_generator(root):
+    model = task(network="rooms-unet", network_args={"stem": 4, "widths": [4, 4], "decoder": 4})
+    step(model, root)
+    assert isinstance(model.fused.network, nn.Module)
+    assert model.arguments["classes"] == 3
