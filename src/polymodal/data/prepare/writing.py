@@ -6,7 +6,6 @@ name nor the dataset.yaml of a data set.
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ import yaml
 from PIL import Image
 
 from polymodal.data.check import Defect, check
-from polymodal.data.files import read_array
+from polymodal.data.files import read_array, write_file
 from polymodal.data.inputs import check_sizes
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE
@@ -126,10 +125,10 @@ def write_dataset(plan: Plan, out: Path, settings: Mapping[str, Any]) -> Summary
         if not (partial / LABEL / f"{key}.png").is_file():
             _write_scene(plan.read(key), key, partial)
     for split, names in plan.splits.items():
-        _write(partial / "splits" / f"{split}.txt", ("\n".join(names) + "\n").encode())
-    _write(partial / FILE, _description(plan).encode())
+        write_file(partial / "splits" / f"{split}.txt", ("\n".join(names) + "\n").encode())
+    write_file(partial / FILE, _description(plan).encode())
     summary = _verify(plan, partial, dict(settings))
-    _write(partial / RECORD, json.dumps(asdict(summary), indent=2, ensure_ascii=False).encode())
+    write_file(partial / RECORD, json.dumps(asdict(summary), indent=2, ensure_ascii=False).encode())
     if out.exists():
         out.rmdir()
     partial.replace(out)
@@ -157,7 +156,7 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> Path:
     elif partial.exists():
         raise DataError(f"{partial} is in the way: it holds no unfinished preparation. Remove it or name another OUT.")
     else:
-        _write(marker, json.dumps(dict(settings)).encode())
+        write_file(marker, json.dumps(dict(settings)).encode())
     return partial
 
 
@@ -236,22 +235,11 @@ def _write_scene(scene: Mapping[str, Content], key: str, root: Path) -> None:
     check_sizes(sizes)
     for folder, content in sorted(scene.items(), key=lambda part: part[0] == LABEL):
         if isinstance(content, Path):
-            _write(root / folder / f"{key}{content.suffix.lower()}", content.read_bytes())
+            write_file(root / folder / f"{key}{content.suffix.lower()}", content.read_bytes())
         else:
             stream = io.BytesIO()
             Image.fromarray(content).save(stream, "PNG")
-            _write(root / folder / f"{key}.png", stream.getvalue())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            write_file(root / folder / f"{key}.png", stream.getvalue())
 
 
 def _description(plan: Plan) -> str:
