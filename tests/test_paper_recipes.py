@@ -1,4 +1,4 @@
-"""The papers' recipes for segmentation: each is what the released code says, can be read, and one of each kind trains."""
+"""The papers' segmentation recipes: each is what the released code says, can be read, and one of each kind trains."""
 
 from pathlib import Path
 from typing import Any
