@@ -4,9 +4,8 @@
     python tools/theory.py --out docs/theory --parts theorem frozen        # some of it
     python tools/theory.py --out elsewhere --seeds 7 8                     # other seeds
 
-Every part writes PART.json, and PART.png or more of them, into the folder. It uses one thread, and the seeds decide
-everything else: the same machine and library versions give the same numbers. The data are the embedded rooms, colour
-and depth, made small.
+Every part writes PART.png and PART.json into the folder. It uses one thread, and the seeds decide everything else: the
+same machine and library versions give the same numbers. The data are the embedded rooms, colour and depth, made small.
 
 Source: Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005).
 """
