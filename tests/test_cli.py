@@ -18,7 +18,7 @@ from polymodal.data import DatasetSpec, FolderData
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.tasks import demo
 from polymodal.tasks.evaluation import save_model
-from polymodal.tasks.training import recipe
+from polymodal.tasks.training import fit, recipe
 
 TINY = [
     *("--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.precision", "32-true"),
@@ -227,20 +227,47 @@ def test_demo_trains_both_and_leaves_a_summary_and_a_page(root, tmp_path, capsys
     assert "mean IoU in per cent on 2 test scenes" in shown
 
 
+def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, capsys, monkeypatch):
+    """If this breaks, the demo no longer shows what a second modality adds to a translation."""
+    from polymodal.tasks import demo_translation
+
+    data = make_folder(
+        tmp_path / "set",
+        size=(32, 32),
+        splits={"train": 2, "val": 2, "test": 2},
+        modalities=["rgb", "depth", "grey", "normal"],
+    )
+    out, small = tmp_path / "demo", ["--model.network_args={filters: 2}", "--model.extractor=null"]
+
+    def train_here(commands):
+        for command in commands.values():
+            fit(command[command.index("fit") + 1 :])
+
+    # In this process: that trainings of their own are started and followed is tested above.
+    monkeypatch.setattr(demo_translation, "train_all", train_here)
+    monkeypatch.setattr(demo_translation, "TRANSLATIONS", {"rgb": ("grey", "normal")})
+    settings = [*TINY, "--data.augment.crop", "[32,32]", "--data.root", str(data), *small]
+    summary = demo_translation.run_translation_demo(out, 0, settings)
+    assert list(summary) == ["rgb-from-grey-normal", "rgb-from-grey", "rgb-from-normal"]
+    assert set(summary["rgb-from-grey-normal"]) == {"grey", "normal", "ensemble"}
+    assert "on 2 test scenes" in capsys.readouterr().out
+    assert (out / "report.html").is_file()
+
+
 def test_demo_replaces_only_a_demo_and_shows_why_a_training_failed(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "no demo made" in refused(capsys, "demo", "--out", tmp_path / "mine")
     out = tmp_path / "demo"
-    demo._make_room(out)
+    demo.make_room(out, list(demo.RUNS))
     (out / "exchange").mkdir()
     (out / "exchange" / "metrics.csv").write_text("")
-    demo._make_room(out)
+    demo.make_room(out, list(demo.RUNS))
     assert [file.name for file in out.iterdir()] == [demo.MADE_BY_DEMO]
     failing = [sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"]
     waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
     with pytest.raises(PolymodalError, match=r"(?s)'exchange' ended with status 3.*all is lost"):
-        demo._train({"exchange": failing, "none": waiting}, together=2, threads=1)
+        demo.train_all({"exchange": failing, "none": waiting})
 
 
 def test_recipes_by_name_are_those_of_the_package():

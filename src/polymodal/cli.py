@@ -74,8 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     demo = commands.add_parser("demo", help="train on the embedded rooms with and without exchange, and compare")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of it all (%(default)s)")
-    demo.add_argument("--seed", type=int, default=0, help="of both trainings (%(default)s)")
+    demo.add_argument("--out", type=Path, help="folder of it all (runs/demo, or runs/demo-translation)")
+    demo.add_argument("--seed", type=int, default=0, help="of all trainings (%(default)s)")
+    demo.add_argument(
+        "--task",
+        choices=("segmentation", "translation"),
+        default="segmentation",
+        help="predict classes, or images from images (%(default)s)",
+    )
     demo.set_defaults(run=_demo)
 
     commands.add_parser(
@@ -177,9 +183,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(parsed: argparse.Namespace) -> None:
+    if parsed.task == "translation":
+        from polymodal.tasks.demo_translation import run_translation_demo
+
+        run_translation_demo(parsed.out or Path("runs/demo-translation"), parsed.seed)
+        return
     from polymodal.tasks.demo import run_demo
 
-    run_demo(parsed.out, parsed.seed)
+    run_demo(parsed.out or Path("runs/demo"), parsed.seed)
 
 
 def _fit(words: list[str]) -> int:

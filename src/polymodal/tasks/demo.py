@@ -57,7 +57,7 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         ConfigError: The folder holds something that no demo made.
         PolymodalError: A training failed; with its last lines.
     """
-    _make_room(out)
+    make_room(out, list(RUNS))
     commands = {
         name: children.fit_command(
             [
@@ -69,10 +69,7 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         )
         for name, settings in RUNS.items()
     }
-    cores = children.cores()
-    together = len(commands) if cores >= len(commands) else 1
-    print(f"training {' and '.join(commands)} {'side by side' if together > 1 else 'one after the other'}", flush=True)
-    _train(commands, together, threads=max(1, cores // len(commands)))
+    train_all(commands)
 
     scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in RUNS}
     _show(scores)
@@ -82,23 +79,37 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
     return summary
 
 
-def _make_room(out: Path) -> None:
+def make_room(out: Path, runs: Sequence[str]) -> None:
+    """Clear a folder for a demo's runs.
+
+    Raises:
+        ConfigError: It holds something that no demo made.
+    """
     if out.exists() and not (out / MADE_BY_DEMO).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} holds something that no demo made; choose another folder with --out.")
-    for name in RUNS:
+    for name in runs:
         if (out / name).exists():
             shutil.rmtree(out / name)
     for file in ("summary.json", "report.html"):
         (out / file).unlink(missing_ok=True)
-    write_json(out / MADE_BY_DEMO, {"runs": list(RUNS)})
+    write_json(out / MADE_BY_DEMO, {"runs": list(runs)})
 
 
-def _train(commands: dict[str, list[str]], together: int, threads: int) -> None:
-    environment = children.environment(threads)
+def train_all(commands: dict[str, list[str]]) -> None:
+    """Train by commands, as many side by side as there are cores, and pass their epochs on.
+
+    Raises:
+        PolymodalError: A training failed; with its last lines.
+    """
+    cores = children.cores()
+    together = min(cores, len(commands))
+    print(f"training {', '.join(commands)}, {together} at a time", flush=True)
+    environment = children.environment(max(1, cores // len(commands)))
+    width = max(8, *map(len, commands))
     started: list[children.Child] = []
 
     def run(name: str, command: list[str]) -> None:
-        children.follow(name, command, environment, started, lambda line: print(f"{name:>8}  {line}", flush=True))
+        children.follow(name, command, environment, started, lambda line: print(f"{name:>{width}}  {line}", flush=True))
 
     with ThreadPoolExecutor(together) as pool:
         trainings = [pool.submit(run, name, command) for name, command in commands.items()]
