@@ -11,7 +11,8 @@ FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.
 
 
 def test_every_recipe_is_tried_here():
-    assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == {"folder", "nyudv2-lite0", "rooms"}
+    tried = {"folder", "nyudv2-lite0", "rooms", "rooms-translation"}
+    assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == tried
 
 
 @pytest.fixture
@@ -27,6 +28,25 @@ def run(name: str, folder: Path, *more: str) -> Path:
 @pytest.mark.usefixtures("unscored")
 def test_rooms(tmp_path):
     out = run("rooms", tmp_path / "run", "--data.cache=false", "--model.class_weights=null")
+    assert (out / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.usefixtures("unscored")
+def test_rooms_translation(tmp_path):
+    small = ["--data.cache=false", "--model.extractor=null", "--trainer.check_val_every_n_epoch=1"]
+    out = run("rooms-translation", tmp_path / "run", *small)
+    assert (out / "checkpoints" / "best.ckpt").is_file()
+    assert (out / "samples" / "epoch_0001.png").is_file()
+
+
+@pytest.mark.usefixtures("unscored")
+def test_the_papers_translation(tmp_path):
+    data = make_folder(
+        tmp_path / "own", size=(256, 256), splits={"train": 1, "val": 1}, modalities=("rgb", "grey", "normal")
+    )
+    small = ["--model.network_args.filters=1", "--model.discriminator_filters=1", "--model.extractor=null"]
+    named = [f"--data.root={data}", "--data.modalities=[grey, normal]"]
+    out = run("papers/taskonomy-rgb", tmp_path / "run", *small, *named)
     assert (out / "checkpoints" / "best.ckpt").is_file()
 
 
