@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--resize", default="bilinear", help="of logits: bilinear, or cubic as in CEN's code")
     validate.set_defaults(run=_validate)
 
-    predict = commands.add_parser("predict", help="class maps and overlays for files, or for folders matched by name")
+    predict = commands.add_parser("predict", help="predictions and pictures for files, or for folders matched by name")
     predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or model folder")
     predict.add_argument(
         "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
@@ -245,10 +245,12 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
     from polymodal import checkpoint, inspect, models
     from polymodal.errors import ConfigError
+    from polymodal.models.registry import TRANSLATION
 
     folder = Path(parsed.network)
     if parsed.network in models.names():
-        words = {"classes": "2"} | _pairs(parsed.arguments, "--arguments", "KEY=VALUE")
+        needed = {} if parsed.network == TRANSLATION else {"classes": "2"}
+        words = needed | _pairs(parsed.arguments, "--arguments", "KEY=VALUE")
         try:
             values = {name: yaml.safe_load(text) for name, text in words.items()}
         except yaml.YAMLError as error:
