@@ -250,7 +250,9 @@ def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, c
     summary = demo_translation.run_translation_demo(out, 0, settings)
     assert list(summary) == ["rgb-from-grey-normal", "rgb-from-grey", "rgb-from-normal"]
     assert set(summary["rgb-from-grey-normal"]) == {"grey", "normal", "ensemble"}
-    assert "on 2 test scenes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "on 2 test scenes" in shown
+    assert "FID[lite0]" in shown, "a FID without its extractor can be taken for the published kind"
     assert (out / "report.html").is_file()
 
 

@@ -244,6 +244,16 @@ def test_a_trained_model_predicts_and_is_validated_from_its_folder(root, finishe
     assert "MAE" in capsys.readouterr().out
 
 
+def test_a_score_is_printed_with_its_extractor(capsys):
+    """If this breaks, a FID by other features can be taken for the published kind."""
+    from polymodal.tasks.protocol import Protocol
+    from polymodal.tasks.validate import _show
+
+    predictions = {"rgb": {"FID[lite0]": 1.0}}
+    _show({"samples": 2, "split": "test", "classes": [], "scored_on": "a", "predictions": predictions}, Protocol())
+    assert "FID[lite0]" in capsys.readouterr().out
+
+
 def test_depth_is_written_in_the_units_of_its_files():
     """If this breaks, predicted depth is off by the scale of the files, or says that nothing was measured."""
     target = TargetSpec("depth", "depth", scale=0.001, unit="m", invalid=0, range=(0.0, 4.0), channels=1)

@@ -100,5 +100,6 @@ def _show(scores: dict[str, dict[str, Any]]) -> None:
             table.add_row(
                 name if number == 0 else "", prediction, *(short(figures.get(score)) for score in SCORES), *facts
             )
-    # Where no terminal says how wide it is, 80 columns would cut the headings short.
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    # Where no terminal says how wide it is, 80 columns would cut the headings short. As markup, "FID[lite0]" would be
+    # shown without its extractor.
+    Console(width=None if sys.stdout.isatty() else 110, markup=False).print(table)

@@ -102,4 +102,5 @@ def _show(scores: dict[str, Any], protocol: Protocol) -> None:
         table.add_column(title, justify="right")
     for name, values in scores["predictions"].items():
         table.add_row(name, *(f"{values[score]:{'.1f' if scores['classes'] else '.4g'}}" for score in names))
-    Console().print(table)
+    # As markup, "FID[lite0]" would be shown without its extractor.
+    Console(markup=False).print(table)
