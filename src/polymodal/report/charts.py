@@ -36,7 +36,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
     epochs = [e for s in finite for e in s.points]
     values = [v for s in finite for v in s.points.values()]
     first, last = min(epochs), max(epochs)
-    ticks = [0.0, 25.0, 50.0, 75.0, 100.0] if percent else _ticks(min(0.0, *values), max(values))
+    ticks = [0.0, 25.0, 50.0, 75.0, 100.0] if percent else tick_values(min(0.0, *values), max(values))
     plot_width, plot_height = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
 
     def x(epoch: float) -> float:
@@ -46,7 +46,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
         return TOP + plot_height * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
 
     parts = [_grid(y(t), f"{t:g}", right) for t in ticks]
-    whole = [t for t in _ticks(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
+    whole = [t for t in tick_values(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
     parts += [_x_label(x(t), f"{t:g}") for t in whole]
     parts.append(_x_title("epoch", LEFT + plot_width / 2))
     heights = _spread([y(s.points[max(s.points)]) for s in finite], gap=13)
@@ -75,7 +75,7 @@ def scale_histogram(
     # θ lies on an edge up to rounding: values equal to an edge belong to the bin above it.
     places = [np.floor(np.log10(v / floor) * BINS_PER_DECADE + 1e-9).astype(int).clip(0, bins - 1) for v in values]
     before, own, rest = (np.bincount(place, minlength=bins) for place in places)
-    ticks = _ticks(0, float(max((own + rest).max(), 1)), count=4)
+    ticks = tick_values(0, float(max((own + rest).max(), 1)), count=4)
     right, axis, depth = 12, HEIGHT - BOTTOM - 42, 36
     plot_width = WIDTH - LEFT - right
 
@@ -170,7 +170,7 @@ def _finite(points: Mapping[int, float]) -> dict[int, float]:
     return {epoch: value for epoch, value in points.items() if math.isfinite(value)}
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def tick_values(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers whose first and last enclose low..high."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polymodal.errors import ConfigError
-from polymodal.report.charts import _ticks
+from polymodal.report.charts import tick_values
 from polymodal.report.page import HUES, count, duration, share
 
 NONE = "–"
@@ -306,7 +306,7 @@ def score_chart(comparison: Comparison) -> Markup | None:
     values = [value for scored in found.values() for seeds in scored.values() for value in seeds]
     if not values:
         return None
-    ticks = _ticks(min(values), max(values), count=8)
+    ticks = tick_values(min(values), max(values), count=8)
     low, high = ticks[0], ticks[-1]
     height = TOP + LINE * len(rows) + 8
 
