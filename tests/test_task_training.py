@@ -4,6 +4,7 @@ import csv
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -50,6 +51,13 @@ def test_a_run_leaves_what_the_report_and_the_next_command_need(finished):
         "scales.npz", "scores.val.json",
     }  # fmt: skip
     assert {file.name for file in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_epochs_are_counted_as_on_the_terminal(finished):
+    """Else a curve of the report and the line that the terminal printed speak of different epochs."""
+    assert [row["epoch"] for row in rows(finished)] == ["1", "2", "3"]
+    with np.load(finished / "scales.npz") as scales:
+        assert scales["epochs"].tolist() == [1, 2, 3]
 
 
 def test_the_last_epoch_is_always_validated(finished):

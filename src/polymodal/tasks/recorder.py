@@ -55,7 +55,7 @@ class Recorder(Callback):
         self._validation = _floats(trainer.callback_metrics, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch to metrics.csv and scales.npz."""
+        """Add the epoch, counted from 1 as on the terminal, to metrics.csv and scales.npz."""
         net: Multimodal = pl_module.fused  # type: ignore[assignment]
         now = time.monotonic()
         self.seconds += now - self._since
@@ -64,7 +64,7 @@ class Recorder(Callback):
         facts = {f"exchanged/{name}": share for name, share in exchanged_shares(states, net.modalities).items()}
         facts |= {f"weight/{name}": weight for name, weight in net.weights().items()}
         pl_module.log_dict(facts)
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         measured = _floats(trainer.callback_metrics, "train/") | _floats(trainer.callback_metrics, "penalty")
         self.rows.append(row | measured | self._validation | facts)
         self._validation = {}
