@@ -89,7 +89,8 @@ def _metrics(file: Path, final: dict, exchanged: dict, weights: dict, epochs: in
     for epoch in range(epochs):
         t = (epoch + 1) / epochs
         rows.append({"epoch": epoch + 1, "step": 75 * epoch + 50, "train/loss": 1.2 + 5 * np.exp(-3 * t)})
-        row = {"epoch": epoch + 1, "step": 75 * epoch + 74, "val/loss": 1.6 + 4.6 * np.exp(-3 * t) + rng.normal(0, 0.05)}
+        loss = 1.6 + 4.6 * np.exp(-3 * t) + rng.normal(0, 0.05)
+        row = {"epoch": epoch + 1, "step": 75 * epoch + 74, "val/loss": loss}
         for p, value in final.items():
             row[f"val/mean_iou/{p}"] = value * (1 - np.exp(-3.5 * t)) / (1 - np.exp(-3.5)) + rng.normal(0, 0.6)
             row[f"val/pixel_accuracy/{p}"] = row[f"val/mean_iou/{p}"] + 28

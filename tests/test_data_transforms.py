@@ -128,6 +128,15 @@ def test_depth_keeps_its_metres_when_scaled():
     assert all(any(math.isclose(depth, known, rel_tol=1e-5) for known in (1, 2, 3)) for depth in found.tolist())
 
 
+def test_a_shorter_side_is_never_scaled_below_the_least():
+    """Else the released augmentation, which keeps 350 pixels, is another one: small scales show mostly padding."""
+    crop = (12, 16)  # the frame: what is padded tells the scaled size
+    for least, side in ((1, 6), (9, 9), (12, 12)):
+        _, _, labels = run(Augment(scale=(0.5, 0.5), min_side=least, crop=crop, flip=False, photometric=0.0))
+        assert (labels != IGNORE).any(1).sum() == side
+        assert (labels != IGNORE).any(0).sum() == side * 16 // 12
+
+
 def test_photometry_touches_images_alone():
     still, _, _ = run(Augment(**STILL))
     changed, _, _ = run(Augment(**STILL | {"photometric": 0.5}))
@@ -174,6 +183,7 @@ def test_seed_decides_everything():
     [
         {"scale": (0, 1)},
         {"scale": (2.0, 1.0)},
+        {"min_side": 0},
         {"crop": (0, 8)},
         {"photometric": -0.1},
         {"depth_noise": -1},

@@ -52,7 +52,8 @@ def test_a_recipe_says_what_the_released_code_says(name):
         assert model["fusion"] == {"class_path": "polymodal.fusion.Asymmetric"}
     assert (loader["batch_size"], loader["modalities"]) == (6, ["rgb", "depth"])
     crop = 768 if data == "cityscapes" else 500
-    assert loader["augment"] == {"scale": [0.5, 2.0], "crop": [crop, crop], "flip": True, "photometric": 0.0}
+    augment = {"scale": [0.5, 2.0], "min_side": 350, "crop": [crop, crop], "flip": True, "photometric": 0.0}
+    assert loader["augment"] == augment
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -32,6 +32,7 @@ class Augment:
 
     Args:
         scale: Range of the factor by which a sample is enlarged before it is cropped. Depth keeps its metric values.
+        min_side: The least length of the shorter side of a scaled sample, in pixels: a smaller factor is raised to it.
         crop: Height and width of the result; None keeps those of the unscaled sample. What lies outside of the sample
             counts as not measured in the inputs and as ignored in the target.
         flip: Whether half of the samples are mirrored left to right. In normal maps the first channel, the component
@@ -47,6 +48,7 @@ class Augment:
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
+    min_side: int = 1
     crop: Size | None = None
     flip: bool = True
     photometric: float = 0.2
@@ -58,6 +60,8 @@ class Augment:
         low, high = self.scale
         if not 0 < low <= high:
             raise ConfigError(f"augment.scale: expected two factors above 0, the smaller first, got {self.scale}.")
+        if self.min_side < 1:
+            raise ConfigError(f"augment.min_side: expected 1 or more, got {self.min_side}.")
         if self.crop is not None and min(self.crop) < 1:
             raise ConfigError(f"augment.crop: expected a height and a width above 0, got {self.crop}.")
         if self.depth_noise < 0:
@@ -167,7 +171,7 @@ class Augment:
 
     def _window(self, size: Size, resized: Size | None, generator: torch.Generator | None) -> "Window":
         frame = resized or size
-        scale = _uniform(*self.scale, generator)
+        scale = max(_uniform(*self.scale, generator), self.min_side / min(frame))
         rows = _axis(size[0], frame[0] * scale, (self.crop or frame)[0], generator)
         columns = _axis(size[1], frame[1] * scale, (self.crop or frame)[1], generator)
         flip = self.flip and _uniform(0, 1, generator) < 0.5
