@@ -1,7 +1,7 @@
 """The papers' networks for image-to-image translation: a U-Net generator and a discriminator of patches.
 
 Sources: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017 (arXiv 1611.07004),
-    appendix 6.1; with the norms of CEN (arXiv 2011.05005), instance norms with scales and running statistics.
+    appendix 6.1; with the norms of CEN (arXiv 2011.05005), instance norms with scales.
 """
 
 from collections.abc import Sequence
@@ -245,7 +245,9 @@ def draw_weights(network: nn.Module) -> None:
 
 
 def _norm(channels: int) -> nn.InstanceNorm2d:
-    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+    # The released code keeps running statistics and never uses them: it evaluates in training mode, as Isola et al. do.
+    # A network that was trained on each image's own statistics is far worse with the running ones.
+    return nn.InstanceNorm2d(channels, affine=True)
 
 
 def _rounded(side: int, step: int) -> int:
