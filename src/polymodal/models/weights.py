@@ -1,12 +1,12 @@
 """Pretrained encoders: weights from a file or an installed package into a network's encoder."""
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError
+from polymodal.pickled import load_tensors
 
 PACKAGED = "efficientnet-lite0"
 
@@ -53,26 +53,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, damaged, or holds anything but tensors in a dict.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"weights: there is no file {path}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged, and was not opened: loading it could run code. "
-            "Save it again as safetensors or as a plain state dict."
-        ) from error
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = load_tensors(path, "Save the weights as safetensors or as a plain state dict.")
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dict of tensors was expected")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
 
 
 def _path(source: str) -> Path:

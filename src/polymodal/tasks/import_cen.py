@@ -3,7 +3,6 @@
 Both papers' code saves the same tensors: one set of convolutions, and for every norm one set of values a modality.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from polymodal.data.prepare.nyu_classes import NYU40, SUN37
 from polymodal.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from polymodal.errors import CheckpointError
 from polymodal.fusion import Exchange, Fusion, make_fusion
+from polymodal.pickled import load_tensors
 from polymodal.surgery import Multimodal, fuse
 
 RELEASED_EXCHANGE = Exchange(threshold=2e-2, penalty=6e-4, within="all")
@@ -115,17 +115,8 @@ def read_released(file: Path) -> dict[str, Any]:
     """
     scalar = np.float64().__reduce__()[0]  # how the best score was saved; the name of its module has changed since
     numbers: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*numbers, np.dtype, np.dtypes.Float64DType]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {file}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} was not opened: it is damaged, or holds more than tensors and numbers, which could run code."
-        ) from error
-    except Exception as error:
-        raise CheckpointError(f"{file} cannot be read as a checkpoint: {error}") from error
+    with torch.serialization.safe_globals([*numbers, np.dtype, np.dtypes.Float64DType]):
+        content = load_tensors(file, "Use a checkpoint that the authors of CEN or AsymFusion released.")
     tensors = content.get("segmenter") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         found = f"the keys {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__

@@ -1,14 +1,12 @@
 """From a recipe to a finished run folder: train, keep the best model, score it, write the report."""
 
 import logging
-import pickle
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
@@ -17,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.pickled import load_tensors
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, write_scenes
 from polymodal.tasks.recorder import Recorder
@@ -219,17 +218,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, damaged, or holds more than tensors and plain values.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}; a run keeps its own in checkpoints/last.ckpt") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} was not opened: it is damaged, or holds more than tensors and plain values, which could run code. "
-            "Use a checkpoint that `polymodal fit` wrote."
-        ) from error
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    content = load_tensors(
+        path, "Use a checkpoint that `polymodal fit` wrote; a run keeps its own in checkpoints/last.ckpt."
+    )
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path} is no checkpoint of a training: it has no 'state_dict'")
     return content
