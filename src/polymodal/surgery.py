@@ -178,7 +178,7 @@ class Multimodal(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
         """
-        present = self._checked(inputs, subset)
+        present = check_inputs(inputs, self.stem.channels, subset=subset)
         if len(present) == len(self.modalities):
             return self.ensemble(self.network(self.stem(inputs)))
         with self.roster.only(present):
@@ -230,36 +230,52 @@ class Multimodal(nn.Module):
             "statistics": [name for name, norm in norms.items() if norm.frozen] or "batch",
         }
 
-    def _checked(self, inputs: Mapping[str, Tensor], subset: bool) -> tuple[int, ...]:
-        """The indices of the modalities that the inputs hold."""
-        unknown = [name for name in inputs if name not in self.modalities]
-        if unknown:
-            raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(self.modalities)}.")
-        present = tuple(m for m, name in enumerate(self.modalities) if name in inputs)
-        missing = [name for name in self.modalities if name not in inputs]
-        if missing and not (subset and present):
+
+def check_inputs(
+    inputs: Mapping[str, Any], channels: Mapping[str, int | None], *, subset: bool = False
+) -> tuple[int, ...]:
+    """Refuse images that a network cannot take.
+
+    Args:
+        inputs: Images by modality, tensors or arrays.
+        channels: The network's modalities with the channels of each; None where they were never said.
+        subset: Whether modalities may be absent.
+
+    Returns:
+        The indices of the modalities that the inputs hold.
+
+    Raises:
+        DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
+    """
+    modalities = list(channels)
+    unknown = [name for name in inputs if name not in modalities]
+    if unknown:
+        raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(modalities)}.")
+    present = tuple(m for m, name in enumerate(modalities) if name in inputs)
+    missing = [name for name in modalities if name not in inputs]
+    if missing and not (subset and present):
+        raise DataError(
+            f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(modalities)}, or "
+            "allow some to be absent with subset=True."
+        )
+    shapes = {name: inputs[name].shape for name in inputs}
+    open_ended = next((shape for name, shape in shapes.items() if channels[name] is None), None)
+    for name, shape in shapes.items():
+        # Modalities whose channels were never said all have those of the network, so at least each other's.
+        count = channels[name] or (open_ended[1] if open_ended and len(open_ended) == 4 else None)
+        if len(shape) != 4 or count not in (None, shape[1]):
             raise DataError(
-                f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(self.modalities)}, or "
-                "allow some to be absent with subset=True."
+                f"Modality {name!r}: expected an image (batch, {count or 'channels'}, height, width), got shape "
+                f"{tuple(shape)}."
             )
-        shapes = {name: inputs[name].shape for name in inputs}
-        open_ended = next((shape for name, shape in shapes.items() if self.stem.channels[name] is None), None)
-        for name, shape in shapes.items():
-            # Modalities whose channels were never said all have those of the network, so at least each other's.
-            count = self.stem.channels[name] or (open_ended[1] if open_ended and len(open_ended) == 4 else None)
-            if len(shape) != 4 or count not in (None, shape[1]):
-                raise DataError(
-                    f"Modality {name!r}: expected an image (batch, {count or 'channels'}, height, width), got shape "
-                    f"{tuple(shape)}."
-                )
-        first = self.modalities[present[0]]
-        for name, shape in shapes.items():
-            if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
-                raise DataError(
-                    f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
-                    f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
-                )
-        return present
+    first = modalities[present[0]]
+    for name, shape in shapes.items():
+        if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
+            raise DataError(
+                f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
+                f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
+            )
+    return present
 
 
 def _checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:

@@ -74,10 +74,11 @@ class PrivateConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own."""
         images = unfold(x, len(self.roster.present)).unbind(1)
-        convolutions = [self._of(self.roster.names[m]) for m in self.roster.present]
+        convolutions = [self.of(self.roster.names[m]) for m in self.roster.present]
         return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
 
-    def _of(self, name: str) -> nn.Conv2d:
+    def of(self, name: str) -> nn.Conv2d:
+        """The convolution of a modality, its own or the shared one."""
         conv = dict(self.private).get(f"of_{name}", self.shared)
         assert isinstance(conv, nn.Conv2d)
         return conv
