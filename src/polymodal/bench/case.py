@@ -1,0 +1,243 @@
+"""What is measured: one network, its modalities, its images, and scales of which a stated share is exchanged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal import models
+from polymodal.bench.machine import check_device
+from polymodal.costs import cost
+from polymodal.errors import ConfigError
+from polymodal.functional import keep_over_share, own_parts
+from polymodal.fusion import Exchange
+from polymodal.nn.norm import PrivateNorm2d, is_batch_norm_2d
+from polymodal.surgery import Multimodal, fuse
+from polymodal.tasks.import_cen import IGNORE, RELEASED_EXCHANGE
+from polymodal.tasks.recorder import exchanged_shares
+
+_SMALL = 128
+"""Height and width that the norms' statistics are taken at: enough for that, and soon done."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The settings of a measurement.
+
+    Args:
+        network: Name of the plain network, see `polymodal.models.create`.
+        arguments: Its arguments, without `classes`.
+        classes: Number of classes.
+        modalities: M.
+        size: Height and width of the images.
+        batch: Samples of each modality.
+        device: "cpu", "cuda" or "cuda:N".
+        share: Share in 0..1 of the penalised channels that is exchanged.
+        statistics: What norms normalise by in training, "frozen" as in the papers or "batch".
+        peer: Folder of the released code, for the variant `peer`.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    network: str = "refinenet"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    classes: int = 40
+    modalities: int = 2
+    size: tuple[int, int] = (480, 640)
+    batch: int = 1
+    device: str = "cpu"
+    share: float = 0.3
+    statistics: Literal["frozen", "batch"] = "frozen"
+    peer: Path | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--classes", self.classes, 2),
+            ("--modalities", self.modalities, 1),
+            ("--size", min(self.size), 1),
+            ("--batch", self.batch, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{option}: expected {least} or more, got {value}.")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"--share: expected a share from 0 to 1, got {self.share}.")
+        if self.statistics == "batch" and self.batch == 1:
+            raise ConfigError("--statistics batch: a norm learns nothing from a single sample; use --batch 2 or more.")
+        check_device(self.device)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The channels of each modality: the first has those of the network, as colours do; all others one."""
+        names = ["rgb", "depth", *(f"modality{m}" for m in range(3, self.modalities + 1))][: self.modalities]
+        return {name: 1 if m else self.arguments.get("in_channels", 3) for m, name in enumerate(names)}
+
+    def facts(self) -> dict[str, Any]:
+        """The settings, for people to read."""
+        height, width = self.size
+        return {
+            "network": self.network,
+            "arguments": dict(self.arguments),
+            "images": f"{self.batch} of {height}×{width} for each modality",
+            "classes": self.classes,
+            "modalities": self.modalities,
+            "statistics": self.statistics,
+        }
+
+    def plain(self) -> nn.Module:
+        """A plain network, freshly initialised, the same at every call."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            return models.create(self.network, **self.arguments, classes=self.classes)
+
+
+class Networks:
+    """The networks of a case, of equal values, each built when it is first asked for.
+
+    Attributes:
+        case: The settings.
+        inputs: Images (batch, C_m, H, W) by modality.
+        target: Labels (batch, H, W), a few rows of which are ignored.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        generator = torch.Generator().manual_seed(0)
+        self.inputs = {
+            name: _scene(case.batch, count, case.size, generator).to(case.device)
+            for name, count in case.channels.items()
+        }
+        target = torch.randint(case.classes, (case.batch, *case.size), generator=generator)
+        target[:, :1] = IGNORE
+        self.target = target.to(case.device)
+        self._optimisers: dict[int, torch.optim.Optimizer] = {}
+
+    @cached_property
+    def exchange(self) -> Multimodal:
+        """All modalities in one network, with exchange.
+
+        Raises:
+            ConfigError: When there is no such network.
+            FusionError: When channels cannot be exchanged in it.
+        """
+        plain = self.case.plain()
+        _calibrate(plain, self.inputs)
+        rule = Exchange(RELEASED_EXCHANGE.threshold, RELEASED_EXCHANGE.penalty)
+        net = fuse(plain, self.case.channels, rule, statistics=self.case.statistics, inplace=True)
+        _tell_apart(net, rule.threshold, self.case.share)
+        return net.to(self.case.device)
+
+    @cached_property
+    def folded(self) -> Multimodal:
+        """All modalities in one network, without exchange."""
+        net = fuse(self.case.plain(), self.case.channels, None, statistics=self.case.statistics, inplace=True)
+        net.load_state_dict(self.exchange.state_dict())
+        return net.to(self.case.device)
+
+    @cached_property
+    def unimodal(self) -> list[nn.Module]:
+        """For each modality a plain network of its own."""
+        return [self._of(m) for m in range(self.case.modalities)]
+
+    @cached_property
+    def first(self) -> nn.Module:
+        """The plain network of the first modality."""
+        return self._of(0)
+
+    def optimiser(self, net: nn.Module, build: Callable[[nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """The optimiser of one of these networks, the same for all that train it: its state is as large as they are."""
+        if id(net) not in self._optimisers:
+            self._optimisers[id(net)] = build(net)
+        return self._optimisers[id(net)]
+
+    def exchanged(self) -> dict[str, float]:
+        """For each modality the share in 0..1 of its penalised channels that is exchanged."""
+        return exchanged_shares(self.exchange.exchange_state(), self.exchange.modalities)
+
+    def tiled(self) -> dict[str, Tensor]:
+        """The images with the channels that a plain network takes."""
+        width = max(self.case.channels.values())
+        return {
+            name: image.repeat(1, width // image.shape[1], 1, 1) if image.shape[1] < width else image
+            for name, image in self.inputs.items()
+        }
+
+    def _of(self, m: int) -> nn.Module:
+        plain = self.case.plain()
+        values = self.exchange.network.state_dict()
+        own = {
+            name: values[name][m] if values[name].dim() > value.dim() else values[name]
+            for name, value in plain.state_dict().items()
+        }
+        plain.load_state_dict(own)
+        return plain.to(self.case.device)
+
+
+def check_size(case: Case) -> int:
+    """Try the case's network on images of its size, without computing anything.
+
+    Returns:
+        The multiply-accumulates of one sample with all its modalities.
+
+    Raises:
+        ConfigError: There is no such network, or it cannot take the size.
+        FusionError: Channels cannot be exchanged in it.
+    """
+    with torch.device("meta"):
+        net = fuse(case.plain(), case.channels, "exchange", inplace=True)
+    try:
+        return cost(net, case.size).macs
+    except (RuntimeError, ValueError) as error:
+        height, width = case.size
+        raise ConfigError(
+            f"--size {height} {width}: {case.network} cannot take images of this size ({error}); choose a larger one, "
+            "or multiples of 32."
+        ) from error
+
+
+def _scene(batch: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Images that are smooth but for some noise, as pictures are."""
+    coarse = torch.randn(batch, channels, 8, 8, generator=generator)
+    noise = torch.randn(batch, channels, *size, generator=generator)
+    return F.interpolate(coarse, size=size, mode="bilinear") + 0.1 * noise
+
+
+def _calibrate(plain: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Give the batch norms the statistics of these images: with those they start from, deep networks overflow."""
+    norms = [module for module in plain.modules() if is_batch_norm_2d(module)]
+    momenta = [norm.momentum for norm in norms]
+    plain.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    width = max(image.shape[1] for image in inputs.values())
+    images = [image[..., :_SMALL, :_SMALL].cpu() for image in inputs.values()]
+    with torch.no_grad():
+        plain(torch.cat([image.expand(-1, width, -1, -1) for image in (*images, images[0].flip(-1))]))
+    plain.train()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _tell_apart(net: Multimodal, threshold: float, share: float) -> None:
+    """Let the modalities' norms differ, and bring the scales of a share of the penalised channels below θ."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(like.shape, generator=generator)
+
+    with torch.no_grad():
+        for norm in net.network.modules():
+            if isinstance(norm, PrivateNorm2d) and norm.weight is not None and norm.bias is not None:
+                norm.weight.mul_(uniform(norm.weight, 0.8, 1.2))
+                norm.bias.add_(uniform(norm.bias, -0.1, 0.1))
+        for scale in net.scales().values():
+            lots = torch.rand(scale.shape, generator=generator)
+            keep = keep_over_share(lots, share, own_parts(*scale.shape))
+            scale.copy_(torch.where(keep, scale, uniform(scale, 0.1, 0.9) * threshold))

@@ -1,0 +1,139 @@
+"""`polymodal bench`: variants of one network against each other, in turns, with their memory and whether they agree."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from statistics import median
+
+from torch import Tensor
+
+from polymodal.bench.case import Case, Networks, check_size
+from polymodal.bench.equality import Equality, equality
+from polymodal.bench.machine import machine
+from polymodal.bench.memory import peak_memory
+from polymodal.bench.progress import check_counts, tell, tell_turn
+from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
+from polymodal.bench.timing import Timing, take_turns
+from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Candidate, Task, Variant, candidate
+
+DEFAULT = ("plain", "apart", "folded", "exchange", "exchange+amp", "exchange+compile", "exchange+amp+compile")
+"""What is measured when nothing is named; with a peer, that first."""
+
+
+def bench(
+    case: Case,
+    words: Sequence[str] = (),
+    tasks: Sequence[Task] = TASKS,
+    repeats: int = 5,
+    warmup: int = 1,
+    *,
+    with_memory: bool = True,
+) -> Report:
+    """Measure variants of a network against each other in one process.
+
+    Args:
+        case: The network and its images.
+        words: Variants by name, the first of which the others are compared with; `DEFAULT` when none is given.
+        tasks: "inference", "training" or both.
+        repeats: Rounds; in each, every variant runs once.
+        warmup: How often each runs before.
+        with_memory: Whether the memory of each is measured, too, in a process of its own.
+
+    Returns:
+        One table for each task.
+
+    Raises:
+        ConfigError: A variant is unknown or named twice, a number is out of its range, or the network cannot take the
+            size; nothing was measured.
+        PolymodalError: A variant cannot be built.
+    """
+    check_counts(repeats, warmup)
+    variants = Variant.parse_all(words or (*(("peer",) if case.peer else ()), *DEFAULT))
+    macs = check_size(case)
+    networks = Networks(case)
+    candidates = {}
+    for variant in variants:
+        tell(f"building {variant}")
+        candidates[variant] = candidate(variant, networks)
+    tables = []
+    for task in tasks:
+        agreed = _equalities(candidates, networks) if task == "inference" else {}
+        steps = {str(variant): made.ready(task, case.device) for variant, made in candidates.items()}
+        times = take_turns(steps, repeats, warmup, partial(tell_turn, f"{task}:"))
+        needed = {}
+        for variant in variants if with_memory else ():
+            tell(f"{task}: memory of {variant}")
+            needed[variant] = peak_memory(case, variant, task)
+        tables.append(_table(task, {variant: times[str(variant)] for variant in variants}, needed, agreed))
+    facts = {
+        **case.facts(),
+        "multiply-accumulates of a sample": f"{macs / 1e9:.4g} G",
+        "exchanged": {name: share(part) for name, part in networks.exchanged().items()},
+        "repeats": repeats,
+        "warm-up": warmup,
+    }
+    return Report("polymodal bench", facts, machine(case.device), tables)
+
+
+def _equalities(candidates: Mapping[Variant, Candidate], networks: Networks) -> dict[Variant, Equality]:
+    """How near the variants are to the eager networks in float32."""
+    expected: dict[bool, dict[str, Tensor]] = {}
+    found = {}
+    for variant, made in candidates.items():
+        exchanges = BASES[variant.base].exchanges
+        if exchanges not in expected:
+            eager = candidate(Variant("exchange" if exchanges else "folded"), networks)
+            eager.train(False)
+            expected[exchanges] = eager.predict()
+        tell(f"predictions of {variant}")
+        made.train(False)
+        found[variant] = equality(made.predict(), expected[exchanges])
+    return found
+
+
+def _table(
+    task: Task,
+    times: Mapping[Variant, Timing],
+    needed: Mapping[Variant, int | None],
+    agreed: Mapping[Variant, Equality],
+) -> Table:
+    first, *_ = times
+    headings = ["variant", "median", "quartiles", "processor", "speed"]
+    headings += ["memory", "of the first's"] if needed else []
+    headings += ["same class", "difference"] if agreed else []
+    rows, records = [], []
+    for variant, own in times.items():
+        low, high = own.quartiles
+        speed = own.speed(times[first])
+        row = [str(variant), *timing(own), seconds(median(own.processor)), f"{speed:.2f}×"]
+        record = {
+            "variant": str(variant),
+            "median": own.median,
+            "quartiles": [low, high],
+            "seconds": list(own.seconds),
+            "processor": list(own.processor),
+            "speed": speed,
+        }
+        if needed:
+            bytes_, of = needed[variant], needed[first]
+            ratio = bytes_ / of if bytes_ and of else None
+            row += [memory(bytes_), NONE if ratio is None else f"{ratio:.2f}×"]
+            record |= {"memory": bytes_, "memory ratio": ratio}
+        if agreed:
+            row += [share(agreed[variant].classes), f"{agreed[variant].difference:.1e}"]
+            record |= {"same class": agreed[variant].classes, "difference": agreed[variant].difference}
+        rows.append(row)
+        records.append(record)
+    names = [f"`{name}`: {BASES[name].about}" for name in dict.fromkeys(variant.base for variant in times)]
+    used = frozenset().union(*(variant.modifiers for variant in times))
+    names += [f"`+{name}`: {about}" for name, about in MODIFIERS.items() if name in used]
+    note = "processor: the time of all threads together. "
+    note += f"speed: how many times as fast as `{first}`, the median over the rounds of the ratio within a round."
+    if agreed:
+        note += (
+            " same class, difference: the share of pixels with the same most probable class, and the largest "
+            "difference of a logit relative to the largest logit, against the eager network in float32 "
+            "(`exchange`; of variants without exchange `folded`)."
+        )
+    if needed:
+        note += " memory: the peak in a process of its own, parameters included."
+    return Table(task, f"{note} {'; '.join(names)}.", headings, rows, records)

@@ -1,0 +1,174 @@
+"""The released code of CEN beside ours: its own network and its own training step, in a folder that the user names.
+
+Nothing of that code is here; what it is called with is from reading it (github.com/yikaiw/CEN).
+"""
+
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polymodal.bench.case import Case, Networks
+from polymodal.errors import ConfigError
+from polymodal.tasks.base import ENSEMBLE
+from polymodal.tasks.import_cen import IGNORE, INPUTS, RELEASED_EXCHANGE, released_names
+
+MODULE = Path("models", "model.py")
+DEPTHS = (50, 101, 152)
+PENALTY = RELEASED_EXCHANGE.penalty / 3
+"""λ as the released code has it, which adds the term once for each of its three predictions."""
+
+
+class Peer:
+    """The released network with the values of ours, and what the released loops do with it.
+
+    Args:
+        networks: Ours.
+        lr: Learning rate of its two optimisers.
+
+    Raises:
+        ConfigError: The case is none that the released code knows, or the folder does not hold it.
+    """
+
+    def __init__(self, networks: Networks, lr: float) -> None:
+        case = networks.case
+        self.net = released_network(_folder(case.peer), _depth(case), case.classes, RELEASED_EXCHANGE.threshold)
+        self._take_over(networks, case.peer)
+        self.net.to(case.device)
+        self.statistics = case.statistics
+        self.images = [image.contiguous() for image in networks.tiled().values()]
+        self.target = networks.target
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.net.named_parameters():
+            groups[any(part in name for part in ("conv1", "bn1", "layer"))].append(parameter)
+        self.optimisers = [
+            torch.optim.SGD(group, lr, momentum=0.9, weight_decay=1e-5) for group in groups.values() if group
+        ]
+        scales = [p for name, p in self.net.named_parameters() if name.endswith("weight") and "bn2" in name]
+        # Those of the two modalities take turns; each is penalised on its half.
+        self.penalised = [
+            scale[len(scale) // 2 :] if m % 2 else scale[: len(scale) // 2] for m, scale in enumerate(scales)
+        ]
+
+    def train(self, training: bool) -> None:
+        """Set the mode; in training the released loop leaves the norms in that of evaluation."""
+        self.net.train(training)
+        if self.statistics == "frozen":
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def predict(self) -> dict[str, Tensor]:
+        """The logits of both modalities and of the ensemble, each (B, classes, H / 4, W / 4)."""
+        with torch.no_grad():
+            outputs, _ = self.net(self.images)
+        return dict(zip((*INPUTS, ENSEMBLE), outputs, strict=True))
+
+    def step(self) -> None:
+        """What the released loop does with a batch."""
+        outputs, _ = self.net(self.images)
+        loss: Any = 0
+        for output in outputs:
+            logits = F.interpolate(output, size=self.target.shape[1:], mode="bilinear", align_corners=False)
+            loss = loss + F.nll_loss(F.log_softmax(logits, 1), self.target, ignore_index=IGNORE)
+            loss = loss + PENALTY * sum(scale.abs().sum() for scale in self.penalised)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+        # The loop keeps a mean of the losses.
+        loss.item()
+
+    def _take_over(self, networks: Networks, folder: Path | None) -> None:
+        state: dict[str, Tensor] = {}
+        for name, value in networks.exchange.state_dict().items():
+            names = released_names(name)
+            private = len(names) > 1 and not name.endswith("num_batches_tracked")
+            state |= dict(zip(names, value if private else [value] * len(names), strict=True))
+        try:
+            self.net.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(f"--peer: {folder} holds another network than the released one: {error}") from error
+
+
+def released_network(code: Path, depth: int, classes: int, threshold: float | None) -> nn.Module:
+    """The released RefineNet of two modalities; its helpers for downloads and pictures are not loaded.
+
+    Args:
+        code: The folder with models/model.py of CEN or AsymFusion. The code in it is run.
+        depth: Of the ResNet: 50, 101 or 152.
+        classes: Number of classes.
+        threshold: θ of CEN; None for AsymFusion, which has none.
+
+    Raises:
+        ConfigError: The folder does not hold that code.
+    """
+    warnings.filterwarnings("ignore", "Implicit dimension choice")
+    arguments = {} if threshold is None else {"bn_threshold": threshold}
+    with _importable(code):
+        try:
+            network = importlib.import_module("models.model").refinenet(depth, classes, 2, **arguments)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{_needed(code)}; this one cannot be used: {error}") from error
+    assert isinstance(network, nn.Module)
+    return network
+
+
+@contextmanager
+def _importable(code: Path) -> Iterator[None]:
+    """Within the context, the modules of the released code can be imported; later ones of that name are others."""
+    helpers = types.ModuleType("utils.helpers")
+    helpers.maybe_download = None  # type: ignore[attr-defined]
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("models", "utils")}
+    for name in before:
+        del sys.modules[name]
+    sys.modules |= {"utils": types.ModuleType("utils"), "utils.helpers": helpers}
+    sys.path.insert(0, str(code))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(code))
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("models", "utils")]:
+            del sys.modules[name]
+        sys.modules |= before
+
+
+def _folder(given: Path | None) -> Path:
+    if given is None:
+        raise ConfigError(f"the variant 'peer' needs --peer PATH. {_needed(Path('PATH'))}.")
+    for folder in (given, given / "semantic_segmentation"):
+        if (folder / MODULE).is_file():
+            return folder
+    raise ConfigError(f"{_needed(given)}, which it does not.")
+
+
+def _needed(folder: Path) -> str:
+    return (
+        f"--peer: {folder} must hold the released code of CEN (git clone https://github.com/yikaiw/CEN), "
+        f"semantic_segmentation/{MODULE} with its function refinenet"
+    )
+
+
+def _depth(case: Case) -> int:
+    """The depth of the ResNet, of a network that the released code has, too."""
+    given = case.arguments.get("encoder_name", "resnet101")
+    depths = {f"resnet{depth}": depth for depth in DEPTHS}
+    others = sorted(case.arguments.keys() - {"encoder_name"})
+    if case.network != "refinenet" or given not in depths or others or case.modalities != 2:
+        raise ConfigError(
+            f"--peer: the released code knows --network refinenet with encoder_name={', '.join(depths)} and "
+            f"--modalities 2 alone; got {case.network} with "
+            f"{', '.join(f'{key}={value}' for key, value in case.arguments.items()) or 'its defaults'} and "
+            f"{case.modalities} modalities."
+        )
+    return depths[given]
