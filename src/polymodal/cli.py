@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fit(words[1:])
         parser = _parser()
         parsed, settings = parser.parse_known_args(words)
-        if settings and parsed.run is not _compare:
+        if settings and parsed.run not in (_compare, _bench_data):
             parser.error(f"unrecognized arguments: {' '.join(settings)}")
         parsed.settings = settings
         return int(parsed.run(parsed) or 0)
@@ -151,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="the page; report.html in the first run folder if not given")
     report.set_defaults(run=_report)
 
+    _add_bench(commands)
+
     data = commands.add_parser("data", help="check, measure or prepare a data set, or unpack the embedded one")
     tools = data.add_subparsers(metavar="TOOL", required=True)
     check = tools.add_parser("check", help="read every file once and name each defect; exit status 1 if there is any")
@@ -180,6 +182,55 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--depth", metavar="KIND", help="nyudv2 and sunrgbd: filled or raw (filled)")
     prepare.set_defaults(run=_prepare)
     return parser
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="measure how fast a network is in several ways, beside each other")
+    tools = bench.add_subparsers(metavar="TOOL", help="measure a network in several ways if not given")
+    scaling = tools.add_parser("scaling", help="time and memory for each modality, from one modality to several")
+    for parser in (bench, scaling):
+        parser.add_argument("--network", default="refinenet", metavar="NAME", help="name of a network (%(default)s)")
+        parser.add_argument("--network-args", nargs="+", default=[], metavar="KEY=VALUE", help="its arguments")
+        parser.add_argument("--classes", type=int, default=40, metavar="N", help="(%(default)s)")
+        parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="(480 640)")
+        parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (%(default)s)")
+        parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+        parser.add_argument(
+            "--task", choices=("inference", "training", "both"), default="both", help="what to measure (%(default)s)"
+        )
+        parser.add_argument(
+            "--share", type=float, default=0.3, metavar="S", help="of the penalised channels is exchanged (%(default)s)"
+        )
+        parser.add_argument(
+            "--statistics", choices=("frozen", "batch"), default="frozen", help="of the norms in training (%(default)s)"
+        )
+        parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (%(default)s)")
+        parser.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before (%(default)s)")
+        parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
+    bench.add_argument("--modalities", type=int, default=2, metavar="M", help="(%(default)s)")
+    bench.add_argument("--variants", metavar="NAME,NAME", help="the first is what the others are compared with")
+    bench.add_argument(
+        "--peer", type=Path, metavar="PATH", help="folder of the released code of CEN, for a variant peer"
+    )
+    bench.set_defaults(run=_bench)
+    scaling.add_argument("--modalities", type=int, default=6, metavar="M", help="the most of them (%(default)s)")
+    scaling.add_argument("--variant", default="exchange", metavar="NAME", help="(%(default)s)")
+    scaling.set_defaults(run=_bench_scaling)
+    data = tools.add_parser(
+        "data",
+        usage="polymodal bench data --config RECIPE.yaml [--SETTING VALUE ...]",
+        help="samples a second of a recipe's loader alone",
+        description="Load the training samples of a recipe for some epochs. Every setting of the recipe can be "
+        "overridden by its dotted name.",
+        allow_abbrev=False,
+    )
+    data.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what is loaded, and how")
+    data.add_argument("--cache", default="false,true", metavar="V,V", help="values of data.cache (%(default)s)")
+    data.add_argument("--workers", default="0", metavar="N,N", help="values of data.workers (%(default)s)")
+    data.add_argument("--repeats", type=int, default=3, metavar="N", help="timed epochs (%(default)s)")
+    data.set_defaults(run=_bench_data)
+    for parser in (bench, scaling, data):
+        parser.add_argument("--out", type=Path, metavar="DIR", help="folder for bench.md and bench.json, too")
 
 
 def _demo(parsed: argparse.Namespace) -> None:
@@ -240,22 +291,60 @@ def _import_cen(parsed: argparse.Namespace) -> None:
     print(f"{import_cen(parsed.file, parsed.out, parsed.fusion)}: {parsed.out}")
 
 
-def _inspect(parsed: argparse.Namespace) -> None:
-    import yaml
+def _bench(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench
 
+    case = _case(parsed, peer=parsed.peer)
+    words = [word.strip() for word in (parsed.variants or "").split(",") if word.strip()]
+    _show(bench(case, words, _tasks(parsed), parsed.repeats, parsed.warmup, with_memory=parsed.memory), parsed.out)
+
+
+def _bench_scaling(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench_scaling
+
+    case, tasks = _case(parsed), _tasks(parsed)
+    found = bench_scaling(case, parsed.variant, tasks, parsed.repeats, parsed.warmup, with_memory=parsed.memory)
+    _show(found, parsed.out)
+
+
+def _bench_data(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench_data
+
+    caches = [word.strip() for word in parsed.cache.split(",") if word.strip()]
+    workers = _numbers(parsed.workers, int, "--workers")
+    _show(bench_data(parsed.config, caches, workers, parsed.repeats, parsed.settings), parsed.out)
+
+
+def _case(parsed: argparse.Namespace, **more: Any) -> Any:
+    """What a benchmark's options describe."""
+    from polymodal.bench import Case
+
+    arguments = _values(parsed.network_args, "--network-args")
+    names = ("network", "classes", "modalities", "batch", "device", "share", "statistics")
+    given = {name: getattr(parsed, name) for name in names}
+    return Case(arguments=arguments, size=tuple(parsed.size), **given, **more)
+
+
+def _tasks(parsed: argparse.Namespace) -> Any:
+    return ("inference", "training") if parsed.task == "both" else (parsed.task,)
+
+
+def _show(report: Any, out: Path | None) -> None:
+    """Print what a benchmark found, and write it."""
+    print(report.markdown(), end="")
+    if out is not None:
+        report.write(out)
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
     from polymodal import checkpoint, inspect, models
     from polymodal.errors import ConfigError
     from polymodal.models.registry import TRANSLATION
 
     folder = Path(parsed.network)
     if parsed.network in models.names():
-        needed = {} if parsed.network == TRANSLATION else {"classes": "2"}
-        words = needed | _pairs(parsed.arguments, "--arguments", "KEY=VALUE")
-        try:
-            values = {name: yaml.safe_load(text) for name, text in words.items()}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--arguments: expected values as in YAML, got {' '.join(parsed.arguments)}.") from error
-        print(inspect(models.create(parsed.network, **values)))
+        needed = {} if parsed.network == TRANSLATION else {"classes": 2}
+        print(inspect(models.create(parsed.network, **needed | _values(parsed.arguments, "--arguments"))))
     elif folder.is_dir():
         from polymodal.tasks.predict import model_folder
 
@@ -333,6 +422,18 @@ def _numbers(text: str | None, convert: Callable[[str], Any], option: str) -> tu
         return () if text is None else tuple(convert(word) for word in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option}: expected numbers between commas, got {text!r}.") from error
+
+
+def _values(words: Sequence[str], option: str) -> dict[str, Any]:
+    """The words KEY=VALUE behind an option, the values as in YAML."""
+    import yaml
+
+    from polymodal.errors import ConfigError
+
+    try:
+        return {name: yaml.safe_load(text) for name, text in _pairs(words, option, "KEY=VALUE").items()}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option}: expected values as in YAML, got {' '.join(words)}.") from error
 
 
 def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:
