@@ -45,7 +45,11 @@ class Score:
         return f"{value:.{self.digits}f}"
 
 
-SCORES = (Score("mean_iou", "mean IoU", "per cent", higher_is_better=True, digits=1),)
+SCORES = (
+    Score("mean_iou", "mean IoU", "per cent", higher_is_better=True, digits=1),
+    Score("MAE", "MAE", "parts of the target's range", higher_is_better=False, digits=4),
+    Score("MAE[stretched]", "MAE[stretched]", "parts of the target's range", higher_is_better=False, digits=4),
+)
 """One for each kind of task: the first that a run's predictions have is the one that counts."""
 
 

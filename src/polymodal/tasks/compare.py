@@ -97,7 +97,8 @@ def compare(
 
     Args:
         config: The recipe.
-        words: Methods or groups of methods, see `polymodal.tasks.methods`.
+        words: Methods or groups of methods, see `polymodal.tasks.methods`. Of a group, what the recipe's network cannot
+            carry is left out, which is said; a method that is named itself must work.
         seeds: One run of each method for each.
         out: The folder of it all: a new or empty one, or that of the same recipe, to which methods and seeds are added.
         jobs: Runs at a time; None for one on every GPU, or one where there is none.
@@ -129,7 +130,10 @@ def compare(
         record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
         asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
-        _check_networks({name: recipes[name] for name in chosen if any(run.method == name for run in pending)})
+        untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
+        for name in _check_networks(untried, named=words):
+            del recipes[name], record["methods"][name]
+        asked, pending = ([run for run in runs if run.method in recipes] for runs in (asked, pending))
         write_json(out / RECORD, record)
         for name, recipe in recipes.items():
             _write(out / name / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
@@ -242,18 +246,35 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
     return [] if there == here else [f"{path} is {there} there and {here} here"]
 
 
-def _check_networks(recipes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Build every method's network once, so that what cannot work is refused before anything trains."""
+def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> list[str]:
+    """Build every method's network once, so that what cannot work is refused before anything trains.
+
+    Args:
+        recipes: By method.
+        named: The methods that were named themselves, not by their group.
+
+    Returns:
+        Those that are left out because they cannot be used; each is printed with the reason.
+
+    Raises:
+        ConfigError: One that was named cannot be used, or none can.
+    """
     data: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     for name, recipe in recipes.items():
         try:
             prepared = Prepared(["--config", yaml.safe_dump(recipe)])
             # Methods that read the same data share them, and the class frequencies that were counted.
             prepared.build(data.setdefault(json.dumps(recipe["data"]), prepared.datamodule))
         except PolymodalError as error:
-            raise ConfigError(f"the method {name!r} cannot be used with this recipe: {error}") from error
+            left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
+            if name in named or len(left_out) == len(recipes):
+                raise ConfigError(left_out[name]) from error
         except SystemExit as error:
             raise ConfigError(f"the method {name!r} cannot be used with this recipe; see above") from error
+    for reason in left_out.values():
+        print(f"left out: {reason}")
+    return list(left_out)
 
 
 def _train(
