@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polymodal.checkpoint import load, save
     from polymodal.costs import Cost, cost
-    from polymodal.errors import CheckpointError, ConfigError, DataError, FusionError, PolymodalError
+    from polymodal.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ExportError,
+        FusionError,
+        PolymodalError,
+    )
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
     from polymodal.nn import Prediction
@@ -23,6 +30,7 @@ __all__ = [
     "Cost",
     "DataError",
     "Exchange",
+    "ExportError",
     "Fusion",
     "FusionError",
     "Multimodal",
@@ -39,7 +47,14 @@ __all__ = [
 _HOMES = {
     "polymodal.checkpoint": ("load", "save"),
     "polymodal.costs": ("Cost", "cost"),
-    "polymodal.errors": ("CheckpointError", "ConfigError", "DataError", "FusionError", "PolymodalError"),
+    "polymodal.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "ExportError",
+        "FusionError",
+        "PolymodalError",
+    ),
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),
     "polymodal.nn": ("Prediction",),

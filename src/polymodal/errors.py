@@ -19,3 +19,7 @@ class FusionError(PolymodalError):
 
 class CheckpointError(PolymodalError):
     """A saved model that is corrupted, incomplete or belongs to another network."""
+
+
+class ExportError(PolymodalError):
+    """A network that cannot leave Python the way that was asked for."""

@@ -1,5 +1,7 @@
 """A trained network leaves Python: folded, exported to a file, and run from it."""
 
 from polymodal.export.fold import Folded, Saving, fold, saving
+from polymodal.export.formats import FORMATS, save
+from polymodal.export.session import Session
 
-__all__ = ["Folded", "Saving", "fold", "saving"]
+__all__ = ["FORMATS", "Folded", "Saving", "Session", "fold", "save", "saving"]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
-from polymodal.errors import FusionError
+from polymodal import functional
+from polymodal.errors import DataError, ExportError
 from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.fusion.alignment import Watch
 from polymodal.fusion.asymmetric import Meeting
@@ -97,7 +98,7 @@ def capture(net: Multimodal, present: Sequence[int]) -> Capture:
         present: The indices of the modalities.
 
     Raises:
-        FusionError: When a module knows of modalities in a way that has no static form, or the network has no static
+        ExportError: When a module knows of modalities in a way that has no static form, or the network has no static
             graph.
     """
     roster = Roster(net.modalities)
@@ -115,10 +116,35 @@ def capture(net: Multimodal, present: Sequence[int]) -> Capture:
     return Capture(program.run_decompositions({}), plain.places, private, channels, step)
 
 
+def settled(net: Multimodal) -> Multimodal:
+    """A copy whose exchange is decided: the scales do not change any more, so nothing is compared or sorted."""
+    own = copy.deepcopy(net)
+    for module in own.network.modules():
+        if isinstance(module, PrivateNorm2d) and (keep := kept(module, own.roster)) is not None:
+            module.fusion = _Settled(keep.to(module.weight.device))
+    return own
+
+
+def kept(norm: PrivateNorm2d, roster: Roster) -> Tensor | None:
+    """Which channels are kept behind a norm, boolean `(K, C)`; None where nothing is exchanged."""
+    exchange = norm.fusion
+    if not isinstance(exchange, ChannelExchange) or len(roster.present) == 1:
+        return None
+    if not (roster.fusing and exchange.rule.exchanges):
+        return None
+    return exchange.choose(roster.select(norm.weight)).cpu()
+
+
 def image_channels(net: Multimodal, name: str) -> int:
     """The channels of a modality's images; those of the network where `fuse` was not told."""
     private = next((m.of(name).in_channels for m in net.network.modules() if isinstance(m, PrivateConv2d)), None)
     return net.channels[name] or private or net.stem.width
+
+
+def example_size(step: int, *, smaller: bool = False) -> tuple[int, int]:
+    """Height and width for an example, odd multiples of the step; or smaller ones, even multiples, for another."""
+    height, width = (step * max(3, side // step | 1) for side in EXAMPLE)
+    return (height - step, width - step) if smaller else (height, width)
 
 
 def captured(module: nn.Module, example: Example, shapes: Any) -> tuple[ExportedProgram, int]:
@@ -133,7 +159,7 @@ def captured(module: nn.Module, example: Example, shapes: Any) -> tuple[Exported
         The program, and what height and width must be multiples of.
 
     Raises:
-        FusionError: When it has no static graph for images of every size.
+        ExportError: When it has no static graph for images of every size.
     """
     ghost = copy.deepcopy(module).to("meta")
     problems = {step: _problem(ghost, example, step) for step in STEPS}
@@ -143,16 +169,31 @@ def captured(module: nn.Module, example: Example, shapes: Any) -> tuple[Exported
     for step in dict.fromkeys([*possible[:1], *(step for step in possible if step >= PROVABLE)]):
         try:
             return _exported(module, example, shapes, step), step
-        except FusionError:
+        except ExportError:
             raise
         except Exception as error:  # torch.export raises whatever the network's own code does
             problem = error
     reason = (str(problem).strip() or repr(problem)).splitlines()[0]
-    raise FusionError(
+    raise ExportError(
         f"The network {type(module).__name__} has no static graph for images of every size, as its computation depends "
         f"on more than their shape: {reason} It cannot leave Python; predict with the "
         "model folder instead."
     ) from problem
+
+
+def check_size(size: Sequence[int], step: int) -> None:
+    """Refuse a height and width that are no multiples of what a graph takes.
+
+    Raises:
+        DataError: With the nearest size that fits.
+    """
+    height, width = size
+    if height % step or width % step:
+        near = [max(1, round(side / step)) * step for side in (height, width)]
+        raise DataError(
+            f"An image of {width}x{height} (width x height) is no input of this exported network, whose sides must be "
+            f"multiples of {step}. Resize or pad it, such as to {near[1]}x{near[0]}, or predict with the model folder."
+        )
 
 
 def _exported(module: nn.Module, example: Example, shapes: Any, step: int) -> ExportedProgram:
@@ -160,20 +201,14 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int) -> Ex
     dynamic = tree_map(lambda dims: dims | sides, shapes, is_leaf=lambda node: isinstance(node, dict) and 0 in node)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.export.export(module, example(_size(step)), dynamic_shapes=dynamic, strict=False)
-
-
-def _size(step: int) -> tuple[int, int]:
-    """Height and width near those of the example: odd multiples of the step, not the smallest ones."""
-    height, width = (step * max(3, side // step | 1) for side in EXAMPLE)
-    return height, width
+        return torch.export.export(module, example(example_size(step)), dynamic_shapes=dynamic, strict=False)
 
 
 def _problem(ghost: nn.Module, example: Example, step: int) -> Exception | None:
     """Why a module on the meta device does not run on images of a size; None when it does."""
     try:
         with torch.no_grad():
-            ghost(*tree_map(lambda image: image.to("meta"), example(_size(step))))
+            ghost(*tree_map(lambda image: image.to("meta"), example(example_size(step))))
     except Exception as error:  # whatever a network of somebody else's raises
         return error
     return None
@@ -253,6 +288,25 @@ class _Plain:
                     raise _no_static_form(name, owner)
 
 
+class _Settled(nn.Module):
+    """An exchange that was decided.
+
+    Args:
+        keep: Which channels are kept, boolean `(M, C)`.
+    """
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Exchange folded features `(B*M, C, H, W)`, whatever the scales."""
+        del scale
+        return functional.exchange(functional.unfold(x, len(self.keep)), self.keep).flatten(0, 1)
+
+
 class _Mark(nn.Module):
     """A mark in the graph.
 
@@ -302,8 +356,8 @@ class _MarkedMeeting:
         self.seen = None
 
 
-def _no_static_form(name: str, owner: Any) -> FusionError:
-    return FusionError(
+def _no_static_form(name: str, owner: Any) -> ExportError:
+    return ExportError(
         f"At '{name}' a {type(owner).__name__} makes the modalities meet in a way that has no static form, so the "
         "network cannot be folded. Export it unfolded."
     )

@@ -17,11 +17,10 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from polymodal import functional
 from polymodal.costs import Cost, cost
-from polymodal.errors import DataError, FusionError
-from polymodal.export.capture import Capture, ShiftBack, Shuffle, capture, image_channels
+from polymodal.errors import ExportError
+from polymodal.export.capture import Capture, ShiftBack, Shuffle, capture, check_size, image_channels, kept
 from polymodal.export.liveness import Liveness, channels_of, computed_by, needed
 from polymodal.fusion.aggregation import Aggregate, Mix
-from polymodal.fusion.exchange import ChannelExchange
 from polymodal.nn import Prediction, PrivateBatchNorm2d, PrivateNorm2d, Roster
 from polymodal.surgery import Multimodal, check_inputs
 
@@ -46,12 +45,12 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
         A network for inference alone, on the device and in the dtype of `net`.
 
     Raises:
-        FusionError: When a fusion has no static form, the network has no static graph, or a modality is unknown.
+        ExportError: When a fusion has no static form, the network has no static graph, or a modality is unknown.
     """
     chosen = list(net.modalities if modalities is None else modalities)
     unknown = [name for name in chosen if name not in net.modalities]
     if unknown or not chosen:
-        raise FusionError(
+        raise ExportError(
             f"modalities: expected some of {', '.join(net.modalities)}, got {', '.join(unknown) or 'none of them'}."
         )
     present = tuple(m for m, name in enumerate(net.modalities) if name in chosen)
@@ -116,21 +115,6 @@ class Folded(nn.Module):
         return tree_unflatten(sums, self._form)
 
 
-def check_size(size: Sequence[int], step: int) -> None:
-    """Refuse a height and width that are no multiples of what a graph takes.
-
-    Raises:
-        DataError: With the nearest size that fits.
-    """
-    height, width = size
-    if height % step or width % step:
-        near = [max(1, round(side / step)) * step for side in (height, width)]
-        raise DataError(
-            f"An image of {width}x{height} (width x height) is no input of this exported network, whose sides must be "
-            f"multiples of {step}. Resize or pad it, such as to {near[1]}x{near[0]}, or predict with the model folder."
-        )
-
-
 @dataclass(frozen=True)
 class Saving:
     """What folding saves.
@@ -190,7 +174,7 @@ class _Streams:
         keep = {
             index: choice
             for index, place in enumerate(seen.places)
-            if isinstance(place, PrivateNorm2d) and (choice := _kept(place, roster)) is not None
+            if isinstance(place, PrivateNorm2d) and (choice := kept(place, roster)) is not None
         }
         self.liveness = Liveness(self.form, seen.places, self.constants, len(roster.present), keep)
         self.folded = {node: norm for node in self.liveness.convolutions if (norm := self._foldable(node)) is not None}
@@ -498,16 +482,6 @@ def _constants(seen: Capture) -> dict[fx.Node, list[Tensor]]:
         for spec in program.graph_signature.input_specs
         if spec.target is not None and isinstance(stored.get(spec.target), Tensor)
     }
-
-
-def _kept(norm: PrivateNorm2d, roster: Roster) -> Tensor | None:
-    """Which channels are kept behind a norm, boolean `(K, C)`; None where nothing is exchanged."""
-    exchange = norm.fusion
-    if not isinstance(exchange, ChannelExchange) or len(roster.present) == 1:
-        return None
-    if not (roster.fusing and exchange.rule.exchanges):
-        return None
-    return exchange.choose(roster.select(norm.weight)).cpu()
 
 
 def _affine(norm: PrivateNorm2d, m: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The learned ensemble of the modalities' predictions, and what a multimodal network returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +53,8 @@ class Ensemble(nn.Module):
         """
         weights = self.roster.select(self.alpha).softmax(0)
         present = [self.roster.names[m] for m in self.roster.present]
-
-        def unfolded(x: Tensor) -> Tensor:
-            return unfold(x, len(present))
-
-        return Prediction(
-            per_modality={
-                name: map_tensors(lambda x, k=k: unfolded(x)[:, k], output) for k, name in enumerate(present)
-            },
-            ensemble=map_tensors(lambda x: ensemble(unfolded(x), weights.to(x.dtype)), output),
-            weights=weights,
-        )
+        mean = map_tensors(lambda x: ensemble(unfold(x, len(present)), weights.to(x.dtype)), output)
+        return Prediction(dict(zip(present, _apart(output, len(present)), strict=True)), mean, weights)
 
 
 class OneStream(nn.Module):
@@ -71,6 +63,20 @@ class OneStream(nn.Module):
     def forward(self, output: Any) -> Prediction:
         """A network's output `(B, ...)` as it is."""
         return Prediction(per_modality={}, ensemble=map_tensors(lambda x: x, output), weights=torch.empty(0))
+
+
+def _apart(output: Any, modalities: int) -> list[Any]:
+    """One output for each modality, of the form of the folded one."""
+    if isinstance(output, Tensor):
+        # Not one index after the other: the backward pass of each would fill a whole folded tensor with zeros.
+        return list(unfold(output, modalities).unbind(1))
+    if isinstance(output, dict):
+        named = {key: _apart(value, modalities) for key, value in output.items()}
+        return [{key: parts[m] for key, parts in named.items()} for m in range(modalities)]
+    if isinstance(output, list | tuple):
+        listed = [_apart(value, modalities) for value in output]
+        return [[parts[m] for parts in listed] for m in range(modalities)]
+    return [output] * modalities
 
 
 def map_tensors(function: Any, output: Any) -> Any:
@@ -87,3 +93,13 @@ def map_tensors(function: Any, output: Any) -> Any:
         "A network can be made multimodal when it returns tensors, or lists, tuples or dicts of them; this one "
         f"returned a {type(output).__name__}."
     )
+
+
+def main_output(output: Any) -> Tensor:
+    """The prediction in a network's output: a tensor itself, under "out" in a dict, the first one in a list."""
+    if isinstance(output, Mapping):
+        output = output["out"]
+    elif not isinstance(output, Tensor):
+        output = output[0]
+    assert isinstance(output, Tensor)
+    return output

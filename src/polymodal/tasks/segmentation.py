@@ -12,6 +12,7 @@ from polymodal.errors import ConfigError
 from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
+from polymodal.nn.ensemble import main_output
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.optim import Optimiser
@@ -201,13 +202,10 @@ def logits_of(output: Any, size: Sequence[int] | None) -> Tensor:
     Returns:
         (B, classes, H, W).
     """
-    if isinstance(output, Mapping):
-        output = output["out"]
-    elif not isinstance(output, Tensor):
-        output = output[0]
-    if size is None or output.shape[-2:] == tuple(size):
-        return output
-    return F.interpolate(output, size=tuple(size), mode="bilinear")
+    logits = main_output(output)
+    if size is None or logits.shape[-2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear")
 
 
 def named_logits(prediction: Prediction, size: Sequence[int] | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,242 @@
+"""Writing a network to a file that runs without polymodal: ONNX, PyTorch's own exported programs, and OpenVINO."""
+
+import json
+import os
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from polymodal.errors import ExportError
+from polymodal.export.capture import captured, example_size, image_channels, settled
+from polymodal.export.fold import Folded
+from polymodal.export.session import DESCRIPTION, Session, needed_package
+from polymodal.nn.ensemble import main_output
+from polymodal.surgery import Multimodal
+
+ENSEMBLE = "ensemble"
+
+TOLERANCE = 1e-4
+"""Of an exported network's predictions against those of the network itself, relative to the largest value."""
+
+Run = Callable[[dict[str, Tensor]], dict[str, Any]]
+"""From images by modality to predictions by name."""
+
+
+def save(
+    net: Multimodal | Folded,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Export a network in eval mode, check the file against it, and only then put it in its place.
+
+    The file takes one image `(B, C_m, H, W)` for every modality, under its name, of any B, and any H and W that the
+    network takes. It returns what every modality predicts and their ensemble, at the network's own resolution, under
+    the names `prediction_<modality>` and `prediction_ensemble`; where the fusion makes one stream, the latter alone.
+
+    Args:
+        net: A multimodal network, or what `fold` made of one.
+        path: The file; its name ends in `.onnx`, `.pt2` or `.xml`, as the format wants it.
+        format: `"onnx"`; `"pt2"`, which `torch.export.load` reads; `"openvino"`, an .xml with a .bin beside it.
+        metadata: Anything in types that JSON knows, kept in the file, such as how inputs were normalised.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, or the
+            file does not predict what the network does. Nothing is written then.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    writer = _writer(format, path)
+    module = _Named(net if isinstance(net, Folded) else settled(net)).eval()
+    like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
+    if like.dtype != torch.float32:
+        raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
+    channels = {name: _channels(net, name) for name in net.modalities}
+
+    def example(size: tuple[int, int], batch: int = 2) -> tuple[dict[str, Tensor]]:
+        return ({name: like.new_zeros(batch, count, *size) for name, count in channels.items()},)
+
+    shapes = ({name: {0: Dim.DYNAMIC} for name in channels},)
+    program, step = captured(module, example, shapes)
+    description = {
+        "format": 1,
+        "modalities": channels,
+        "outputs": [*net.outputs, ENSEMBLE],
+        "multiple": step,
+        "folded": isinstance(net, Folded),
+        "metadata": dict(metadata or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
+        file = Path(scratch, path.name)
+        run = writer.write(program, file, description)
+        for batch, size in ((1, example_size(step)), (3, example_size(step, smaller=True))):
+            images = {name: torch.randn_like(image) for name, image in example(size, batch)[0].items()}
+            _check(module, run, images, format)
+        for written in sorted(Path(scratch).iterdir(), key=lambda file: file.suffix == path.suffix):
+            written.replace(path.parent / written.name)
+    return path
+
+
+class Format(ABC):
+    """One kind of file."""
+
+    name: ClassVar[str]
+    ending: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What has to be installed beside torch."""
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
+        """Write the file.
+
+        Returns:
+            What runs the file.
+        """
+
+
+class Onnx(Format):
+    """For ONNX Runtime and all that reads ONNX."""
+
+    name = "onnx"
+    ending = ".onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
+        """See `Format`."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                made = torch.onnx.export(
+                    program,
+                    dynamo=True,
+                    input_names=list(description["modalities"]),
+                    output_names=[output_name(name) for name in description["outputs"]],
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                reason = str(error.__cause__ or error).strip().splitlines()[0]
+                raise ExportError(
+                    f"The network has an operation that ONNX has no word for: {reason} Export it as pt2 instead."
+                ) from error
+        assert made is not None
+        made.model.metadata_props[DESCRIPTION] = json.dumps(description)
+        made.save(file, external_data=False)
+        session = Session(file)
+        return lambda images: dict(session(images))
+
+
+class Pt2(Format):
+    """For PyTorch without this library, from Python or C++."""
+
+    name = "pt2"
+    ending = ".pt2"
+
+    def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
+        """See `Format`."""
+        torch.export.save(program, file, extra_files={f"{DESCRIPTION}.json": json.dumps(description)})
+        module = torch.export.load(file).module()
+
+        def run(images: dict[str, Tensor]) -> dict[str, Any]:
+            with torch.no_grad():
+                found = module(images)
+            return {name: found[output_name(name)] for name in description["outputs"]}
+
+        return run
+
+
+class OpenVino(Format):
+    """For OpenVINO, which converts the ONNX file, whose names and free sizes it keeps."""
+
+    name = "openvino"
+    ending = ".xml"
+    packages = (*Onnx.packages, "openvino")
+
+    def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
+        """See `Format`."""
+        import openvino
+
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            onnx = Path(scratch, "network.onnx")
+            Onnx().write(program, onnx, description)
+            model = openvino.convert_model(onnx)
+        model.set_rt_info(json.dumps(description), [DESCRIPTION])
+        openvino.save_model(model, file, compress_to_fp16=False)
+        compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+        def run(images: dict[str, Tensor]) -> dict[str, Any]:
+            found = compiled({name: image.cpu().numpy() for name, image in images.items()})
+            return {name: found[output_name(name)] for name in description["outputs"]}
+
+        return run
+
+
+FORMATS: dict[str, type[Format]] = {kind.name: kind for kind in (Onnx, Pt2, OpenVino)}
+"""Every format by its name."""
+
+
+class _Named(nn.Module):
+    """A network with its predictions under the names that they have in a file.
+
+    Args:
+        net: The network.
+    """
+
+    def __init__(self, net: Multimodal | Folded) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images by modality to predictions by name."""
+        prediction = self.net(inputs)
+        named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+        return {output_name(name): main_output(output) for name, output in named.items()}
+
+
+def output_name(prediction: str) -> str:
+    """What a prediction, by the name of its modality or "ensemble", is called in a file."""
+    return f"prediction_{prediction}"
+
+
+def _writer(name: str, path: Path) -> Format:
+    if name not in FORMATS:
+        raise ExportError(f"format: there is no {name!r}; there are {', '.join(FORMATS)}.")
+    kind = FORMATS[name]
+    if path.suffix != kind.ending:
+        raise ExportError(
+            f"{path}: a file of format {name} is expected to end in {kind.ending}, such as model{kind.ending}."
+        )
+    for package in kind.packages:
+        needed_package(package, f"format {name}")
+    return kind()
+
+
+def _channels(net: Multimodal | Folded, name: str) -> int:
+    return image_channels(net, name) if isinstance(net, Multimodal) else net.channels[name]
+
+
+def _check(module: _Named, run: Run, images: dict[str, Tensor], format: str) -> None:
+    """Refuse a file that does not predict what the network does."""
+    with torch.no_grad():
+        expected = module(images)
+    for name, got in run(images).items():
+        ours = expected[output_name(name)].cpu()
+        theirs = torch.as_tensor(got).cpu()
+        off = float((theirs - ours).abs().max() / ours.abs().max()) if theirs.shape == ours.shape else float("inf")
+        if not off <= TOLERANCE:
+            raise ExportError(
+                f"The file of format {format} does not predict what the network does: {name!r} differs by {off:.1e} of "
+                f"its largest value, where {TOLERANCE:.0e} is allowed. Nothing was written. Choose another of "
+                f"{', '.join(FORMATS)}, or predict with the model folder."
+            )

@@ -1,0 +1,95 @@
+"""Running an exported ONNX file."""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from polymodal.errors import CheckpointError, ExportError
+from polymodal.export.capture import check_size
+from polymodal.surgery import check_inputs
+
+DESCRIPTION = "polymodal"
+"""The key under which an exported file describes itself, in JSON."""
+
+
+class Session:
+    """A network in an ONNX file, run by ONNX Runtime on the CPU.
+
+    Args:
+        path: A file that `save` wrote.
+        threads: How many it uses; as ONNX Runtime sees fit if not given.
+
+    Attributes:
+        modalities: The channels of each modality.
+        outputs: The names of the predictions: the modalities' and "ensemble".
+        step: What height and width must be multiples of.
+        folded: Whether the network was folded.
+        metadata: What `save` was given.
+
+    Raises:
+        ExportError: ONNX Runtime is not installed.
+        CheckpointError: The file is not there, or is no network of polymodal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        runtime = needed_package("onnxruntime", "running an ONNX file")
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: there is no such file.")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            described = json.loads(self._session.get_modelmeta().custom_metadata_map[DESCRIPTION])
+            self.modalities: dict[str, int] = dict(described["modalities"])
+            self.outputs: tuple[str, ...] = tuple(described["outputs"])
+            self.step: int = described["multiple"]
+            self.folded: bool = described["folded"]
+            self.metadata: dict[str, Any] = described["metadata"]
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{path} is no network that `polymodal export` wrote, or it is damaged: {reason}"
+            ) from error
+
+    def __call__(self, inputs: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray]:
+        """Predict.
+
+        Args:
+            inputs: A float32 image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
+
+        Returns:
+            The predictions `(B, ...)` of every modality and of the ensemble, by name.
+
+        Raises:
+            DataError: A modality is unknown or missing, or an image does not fit.
+        """
+        check_inputs(inputs, self.modalities)
+        check_size(next(iter(inputs.values())).shape[-2:], self.step)
+        images = {
+            name: np.asarray(image.cpu() if isinstance(image, Tensor) else image, np.float32)
+            for name, image in inputs.items()
+        }
+        return dict(zip(self.outputs, self._session.run(None, images), strict=True))
+
+
+def needed_package(name: str, purpose: str) -> ModuleType:
+    """A package of the extra `export`.
+
+    Raises:
+        ExportError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(
+            f"{purpose} needs the package {name}, which is not installed ({error}). Install it by "
+            "pip install 'polymodal[export]'."
+        ) from error
