@@ -9,11 +9,8 @@ docs/released-checkpoints.md.
 """
 
 import argparse
-import importlib
 import sys
 import tempfile
-import types
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import Multimodal, checkpoint
+from polymodal.bench.peer import released_network
 from polymodal.tasks.import_cen import import_cen, released_names
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
@@ -44,7 +42,8 @@ def main() -> int:
     dtype = getattr(torch, parsed.dtype)
     nn.Dropout.forward = _dropped  # type: ignore[method-assign]
 
-    theirs = released_network(parsed.code, parsed.encoder, parsed.fusion).to(dtype)
+    threshold = THRESHOLD if parsed.fusion == "exchange" else None
+    theirs = released_network(parsed.code, parsed.encoder, CLASSES, threshold).to(dtype)
     exchanged = randomise(theirs)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "model-best.pth.tar")
@@ -65,17 +64,6 @@ def main() -> int:
     worst = max(value for figures in found for value in figures.values())
     print(f"largest relative difference {worst:.1e}, tolerance {TOLERANCE[parsed.dtype]:.0e}")
     return int(not worst <= TOLERANCE[parsed.dtype])
-
-
-def released_network(code: Path, encoder: int, fusion: str) -> nn.Module:
-    """The released network; its helpers for downloads and pictures are not loaded."""
-    warnings.filterwarnings("ignore", "Implicit dimension choice")
-    helpers = types.ModuleType("utils.helpers")
-    helpers.maybe_download = None  # type: ignore[attr-defined]
-    sys.modules.update({"utils": types.ModuleType("utils"), "utils.helpers": helpers})
-    sys.path.insert(0, str(code))
-    arguments = {"bn_threshold": THRESHOLD} if fusion == "exchange" else {}
-    return importlib.import_module("models.model").refinenet(encoder, CLASSES, 2, **arguments)
 
 
 def randomise(network: nn.Module) -> float:

@@ -10,6 +10,7 @@ from polymodal.bench.case import Case, Networks, check_size
 from polymodal.bench.equality import Equality, equality
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
+from polymodal.bench.peer import check_peer
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
 from polymodal.bench.timing import Timing, take_turns
@@ -48,6 +49,8 @@ def bench(
     """
     check_counts(repeats, warmup)
     variants = Variant.parse_all(words or (*(("peer",) if case.peer else ()), *DEFAULT))
+    if any(variant.base == "peer" for variant in variants):
+        check_peer(case)
     macs = check_size(case)
     networks = Networks(case)
     candidates = {}

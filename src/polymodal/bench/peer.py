@@ -22,7 +22,9 @@ from polymodal.tasks.base import ENSEMBLE
 from polymodal.tasks.import_cen import IGNORE, INPUTS, RELEASED_EXCHANGE, released_names
 
 MODULE = Path("models", "model.py")
-DEPTHS = (50, 101, 152)
+SEGMENTATION = "semantic_segmentation"
+_NEEDED = f"the released code (git clone https://github.com/yikaiw/CEN), {SEGMENTATION}/{MODULE} with its refinenet()"
+
 PENALTY = RELEASED_EXCHANGE.penalty / 3
 """λ as the released code has it, which adds the term once for each of its three predictions."""
 
@@ -40,8 +42,9 @@ class Peer:
 
     def __init__(self, networks: Networks, lr: float) -> None:
         case = networks.case
-        self.net = released_network(_folder(case.peer), _depth(case), case.classes, RELEASED_EXCHANGE.threshold)
-        self._take_over(networks, case.peer)
+        folder, depth = check_peer(case)
+        self.net = released_network(folder, depth, case.classes, RELEASED_EXCHANGE.threshold)
+        self._take_over(networks, folder)
         self.net.to(case.device)
         self.statistics = case.statistics
         self.images = [image.contiguous() for image in networks.tiled().values()]
@@ -88,7 +91,7 @@ class Peer:
         # The loop keeps a mean of the losses.
         loss.item()
 
-    def _take_over(self, networks: Networks, folder: Path | None) -> None:
+    def _take_over(self, networks: Networks, folder: Path) -> None:
         state: dict[str, Tensor] = {}
         for name, value in networks.exchange.state_dict().items():
             names = released_names(name)
@@ -98,6 +101,36 @@ class Peer:
             self.net.load_state_dict(state)
         except RuntimeError as error:
             raise ConfigError(f"--peer: {folder} holds another network than the released one: {error}") from error
+
+
+def check_peer(case: Case) -> tuple[Path, int]:
+    """Whether a case can be run by the released code.
+
+    Returns:
+        The folder with models/model.py, and the depth of the ResNet.
+
+    Raises:
+        ConfigError: There is no such folder, or the released code does not know the case's network.
+    """
+    if case.peer is None:
+        raise ConfigError(f"the variant 'peer' needs --peer PATH: {_NEEDED}.")
+    folder = next((folder for folder in (case.peer, case.peer / SEGMENTATION) if (folder / MODULE).is_file()), None)
+    if folder is None:
+        raise ConfigError(f"--peer: there is no {MODULE} in {case.peer} or its {SEGMENTATION}; expected {_NEEDED}.")
+    depths = {f"resnet{depth}": depth for depth in (50, 101, 152)}
+    encoder = case.arguments.get("encoder_name", "resnet101")
+    if (
+        case.network != "refinenet"
+        or encoder not in depths
+        or case.arguments.keys() - {"encoder_name"}
+        or case.modalities != 2
+    ):
+        given = ", ".join(f"{key}={value}" for key, value in case.arguments.items())
+        raise ConfigError(
+            f"--peer: the released code knows --network refinenet with encoder_name={' or '.join(depths)} and "
+            f"--modalities 2 alone; got {case.network} with {given or 'its defaults'} and {case.modalities} modalities."
+        )
+    return folder, depths[encoder]
 
 
 def released_network(code: Path, depth: int, classes: int, threshold: float | None) -> nn.Module:
@@ -118,7 +151,7 @@ def released_network(code: Path, depth: int, classes: int, threshold: float | No
         try:
             network = importlib.import_module("models.model").refinenet(depth, classes, 2, **arguments)
         except (ImportError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{_needed(code)}; this one cannot be used: {error}") from error
+            raise ConfigError(f"--peer: {code / MODULE} cannot be used: {error}; expected {_NEEDED}.") from error
     assert isinstance(network, nn.Module)
     return network
 
@@ -141,34 +174,3 @@ def _importable(code: Path) -> Iterator[None]:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("models", "utils")]:
             del sys.modules[name]
         sys.modules |= before
-
-
-def _folder(given: Path | None) -> Path:
-    if given is None:
-        raise ConfigError(f"the variant 'peer' needs --peer PATH. {_needed(Path('PATH'))}.")
-    for folder in (given, given / "semantic_segmentation"):
-        if (folder / MODULE).is_file():
-            return folder
-    raise ConfigError(f"{_needed(given)}, which it does not.")
-
-
-def _needed(folder: Path) -> str:
-    return (
-        f"--peer: {folder} must hold the released code of CEN (git clone https://github.com/yikaiw/CEN), "
-        f"semantic_segmentation/{MODULE} with its function refinenet"
-    )
-
-
-def _depth(case: Case) -> int:
-    """The depth of the ResNet, of a network that the released code has, too."""
-    given = case.arguments.get("encoder_name", "resnet101")
-    depths = {f"resnet{depth}": depth for depth in DEPTHS}
-    others = sorted(case.arguments.keys() - {"encoder_name"})
-    if case.network != "refinenet" or given not in depths or others or case.modalities != 2:
-        raise ConfigError(
-            f"--peer: the released code knows --network refinenet with encoder_name={', '.join(depths)} and "
-            f"--modalities 2 alone; got {case.network} with "
-            f"{', '.join(f'{key}={value}' for key, value in case.arguments.items()) or 'its defaults'} and "
-            f"{case.modalities} modalities."
-        )
-    return depths[given]
