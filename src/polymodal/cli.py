@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from polymodal.allocator import keep_freed_memory
+
 DESCRIPTION = "Several aligned images of one scene in, one dense map out: any batch-norm CNN made multimodal."
 
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    keep_freed_memory()
     try:
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
         if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):

@@ -26,16 +26,8 @@ def fit_command(words: Sequence[str]) -> list[str]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a training's process is given: this process's own, so many threads, and memory that is kept."""
-    given = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    if sys.platform == "linux":
-        # glibc gives the memory of every large tensor back to the system and asks for it again a moment later; the page
-        # faults cost a tenth to a quarter of a training step's CPU time. This keeps the memory.
-        given.setdefault(
-            "GLIBC_TUNABLES",
-            "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
-        )
-    return given
+    """What a training's process is given: this process's own, and so many threads."""
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
 def follow(

@@ -1,0 +1,22 @@
+"""How the C library treats memory that tensors on the CPU give back."""
+
+import ctypes
+import sys
+
+# The numbers of mallopt's parameters in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_NEVER = -1
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory for the next tensor instead of giving it back to the system, where glibc is the C library.
+
+    glibc maps every tensor above 32 MiB anew and unmaps it when it is freed, and trims its heap; the page faults of
+    doing so at every step cost a tenth to a half of the CPU time. The process keeps the size of its peak.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
