@@ -1,8 +1,11 @@
 """What training a fused network is, whatever it predicts."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -12,6 +15,25 @@ from polymodal.surgery import Multimodal
 
 ENSEMBLE = "ensemble"
 """What the prediction of all modalities together is called beside theirs."""
+
+
+@dataclass(frozen=True)
+class LossOfBatch:
+    """What a training needs to know to say which batch spoilt it.
+
+    Attributes:
+        value: The loss, on the CPU.
+        copied: When it is there; None when it is there already.
+        epoch: Counted from 1.
+        step: Optimisation steps before it.
+        samples: The keys of the batch.
+    """
+
+    value: Tensor
+    copied: torch.cuda.Event | None
+    epoch: int
+    step: int
+    samples: Sequence[str]
 
 
 class Task(LightningModule):
@@ -34,6 +56,8 @@ class Task(LightningModule):
     scoring: dict[str, Any]
     net: Multimodal | None
 
+    _last_loss: LossOfBatch | None = None
+
     @property
     def fused(self) -> Multimodal:
         """The fused network, once `configure_model` has built it."""
@@ -47,13 +71,36 @@ class Task(LightningModule):
     def check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
         """Stop a training whose loss is no number any more.
 
+        A GPU's answer is read at the next call or at the end of the epoch, before a checkpoint is written: to ask for
+        it at once would make the host wait for the device in every step.
+
         Raises:
             PolymodalError: With the samples of the batch.
         """
-        if not loss.isfinite().all():
+        self._refuse_if_not_finite()
+        late = loss.is_cuda
+        value = loss.detach().sum().to("cpu", non_blocking=late)
+        copied = torch.cuda.Event() if late else None
+        if copied is not None:
+            copied.record()
+        self._last_loss = LossOfBatch(value, copied, self.current_epoch + 1, self.global_step, batch["key"])
+        if not late:
+            self._refuse_if_not_finite()
+
+    def on_train_epoch_end(self) -> None:
+        """Read the last answer of `check_finite`; checkpoints are written after this."""
+        self._refuse_if_not_finite()
+
+    def _refuse_if_not_finite(self) -> None:
+        last, self._last_loss = self._last_loss, None
+        if last is None:
+            return
+        if last.copied is not None:
+            last.copied.synchronize()
+        if not math.isfinite(last.value):
             raise PolymodalError(
-                f"the loss is {loss.sum().item()} in epoch {self.current_epoch + 1}, step {self.global_step}, for the "
-                f"samples {', '.join(batch['key'])}. Look at these files (polymodal data check), or lower "
+                f"the loss is {last.value.item()} in epoch {last.epoch}, step {last.step}, for the samples "
+                f"{', '.join(last.samples)}. Look at these files (polymodal data check), or lower "
                 "--model.optimiser.lr; the last good checkpoint is kept."
             )
 
