@@ -13,6 +13,7 @@ from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
+from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.optim import Optimiser
@@ -40,6 +41,9 @@ class Segmentation(Task):
         optimiser: Optimiser, learning rates and schedule.
         class_weights: None; "sqrt" for weights proportional to the class frequency in the training split to the power
             -0.5, with mean 1; or one weight for each class.
+        speed: How the training runs, without changing what is trained beyond rounding: "auto", "off" for debugging, or
+            "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The precision is the
+            trainer's.
 
     Raises:
         ConfigError: A setting cannot work with the data, found before training starts.
@@ -63,6 +67,7 @@ class Segmentation(Task):
         statistics: str | list[str] = "batch",
         optimiser: Optimiser = Optimiser(),  # noqa: B008 (frozen)
         class_weights: Literal["sqrt"] | list[float] | None = None,
+        speed: Speed = "auto",
     ) -> None:
         super().__init__()
         self.network = network
@@ -76,6 +81,7 @@ class Segmentation(Task):
         self.statistics = statistics
         self.optimiser = optimiser
         self.class_weights = class_weights
+        self.speed: Speed = speed
         self.scoring = {}
         self.net = None
 
@@ -97,7 +103,7 @@ class Segmentation(Task):
             plain = models.create(self.network, **self.arguments)
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
-        self.net = fuse(
+        net = fuse(
             plain,
             data.channels,
             self.fusion,
@@ -108,6 +114,7 @@ class Segmentation(Task):
             statistics=self.statistics,
             inplace=True,
         )
+        self.net = accelerate(net, self.speed)
         self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
@@ -136,19 +143,27 @@ class Segmentation(Task):
             A scalar, 0 when every pixel is ignored.
         """
         size = target.shape[-2:]
-        losses = [self._cross_entropy(logits, target) for logits in named_logits(prediction, size).values()]
+        total = self._weight_of(target)
+        losses = [self._cross_entropy(logits, target, total) for logits in named_logits(prediction, size).values()]
         for output in prediction.per_modality.values() if prediction.per_modality else [prediction.ensemble]:
             if isinstance(output, Mapping) and "aux" in output:
-                losses.append(AUXILIARY_WEIGHT * self._cross_entropy(logits_of(output["aux"], size), target))
+                auxiliary = self._cross_entropy(logits_of(output["aux"], size), target, total)
+                losses.append(AUXILIARY_WEIGHT * auxiliary)
         return torch.stack(losses).sum()
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        ignore = -100 if self.target.ignore is None else self.target.ignore
-        known = target != ignore
-        weight: Tensor = self.class_weight
+    @property
+    def _ignored(self) -> int:
+        return -100 if self.target.ignore is None else self.target.ignore
+
+    def _weight_of(self, target: Tensor) -> Tensor:
+        """The weights of all labelled pixels together."""
+        known = target != self._ignored
+        return self.class_weight[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, total_weight: Tensor) -> Tensor:
         # Not reduction="mean", which is 0 / 0 in a batch without any labelled pixel.
-        total = F.cross_entropy(logits.float(), target, weight, ignore_index=ignore, reduction="sum")
-        return total / weight[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
+        total = F.cross_entropy(logits.float(), target, self.class_weight, ignore_index=self._ignored, reduction="sum")
+        return total / total_weight
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One batch: forward, loss, the check that it is finite."""
@@ -167,7 +182,8 @@ class Segmentation(Task):
         del batch_idx
         target = batch["target"]
         predictions = named_logits(self(batch["inputs"]), target.shape[-2:])
-        loss = torch.stack([self._cross_entropy(logits, target) for logits in predictions.values()]).sum()
+        total = self._weight_of(target)
+        loss = torch.stack([self._cross_entropy(logits, target, total) for logits in predictions.values()]).sum()
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(loss, batch)
         self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
