@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
     from polymodal.nn import Prediction
+    from polymodal.speed import accelerate
     from polymodal.surgery import Multimodal, fuse
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Multimodal",
     "PolymodalError",
     "Prediction",
+    "accelerate",
     "cost",
     "fuse",
     "inspect",
@@ -58,6 +60,7 @@ _HOMES = {
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),
     "polymodal.nn": ("Prediction",),
+    "polymodal.speed": ("accelerate",),
     "polymodal.surgery": ("Multimodal", "fuse"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
