@@ -1,10 +1,11 @@
 """What a network costs: its parameters and the multiply-accumulates of one sample, counted, never estimated by hand."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from polymodal.surgery import Multimodal
 
@@ -32,15 +33,21 @@ def cost(net: Multimodal, size: Sequence[int]) -> Cost:
     Raises:
         FusionError: When the network cannot take images of this size.
     """
+    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
+    return count(net, {n: torch.empty(1, c or net.stem.width, *size, dtype=dtype) for n, c in net.channels.items()})
+
+
+def count(network: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
+    """As `cost`, for any network that takes images by modality.
+
+    Args:
+        network: The network; it is not changed.
+        inputs: One sample.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    ghost = copy.deepcopy(net).to("meta").eval()
-    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
-    inputs = {
-        name: torch.empty(1, count or net.stem.width, *size, dtype=dtype, device="meta")
-        for name, count in net.channels.items()
-    }
+    ghost = copy.deepcopy(network).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost(inputs)
+        ghost({name: image.to("meta") for name, image in inputs.items()})
     # The counter counts a multiply-accumulate as two operations.
-    return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
+    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

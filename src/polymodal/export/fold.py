@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from polymodal import functional
-from polymodal.costs import Cost, cost
+from polymodal.costs import Cost, cost, count
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, ShiftBack, Shuffle, capture, check_size, image_channels, kept
-from polymodal.export.liveness import Liveness, channels_of, computed_by, needed
+from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by, needed
 from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.nn import Prediction, PrivateBatchNorm2d, PrivateNorm2d, Roster
 from polymodal.surgery import Multimodal, check_inputs
@@ -105,8 +105,11 @@ class Folded(nn.Module):
     def _ensemble(self, streams: Sequence[Any]) -> Any:
         """The weighted sum of the predictions, in the form that each of them has (CEN eq. 4)."""
         flat: list[list[Tensor]] = [tree_leaves(stream) for stream in streams]
-        sums = []
+        sums: list[Tensor | None] = []
         for predictions in zip(*flat, strict=True):
+            if predictions[0] is None:  # an auxiliary head that is switched off
+                sums.append(None)
+                continue
             weights = self.weights.to(predictions[0].dtype)
             total = weights[0] * predictions[0]
             for weight, prediction in zip(weights[1:], predictions[1:], strict=True):
@@ -149,7 +152,9 @@ def saving(net: Multimodal, folded: Folded, size: Sequence[int]) -> Saving:
         folded: What `fold` made of it.
         size: Height and width of the images.
     """
-    return Saving(cost(net, size), cost(folded, size))
+    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
+    images = {name: torch.empty(1, channels, *size, dtype=dtype) for name, channels in folded.channels.items()}
+    return Saving(cost(net, size), count(folded, images))
 
 
 Channels = dict[int, tuple[fx.Node, int]]
@@ -195,8 +200,10 @@ class _Streams:
         """The graph, from one image of each modality to a list of output tensors for each of them, or for all."""
         for node in self.form.nodes:
             self.values[node] = self._write(node)
-        self.graph.eliminate_dead_code()
-        return fx.GraphModule(self.root, self.graph)
+        module = fx.GraphModule(self.root, self.graph)
+        module.graph.eliminate_dead_code()
+        # Made once more, it holds only the tensors that are left.
+        return fx.GraphModule(module, module.graph)
 
     def _write(self, node: fx.Node) -> list[Any]:
         """A node's values, one for each of its streams."""
@@ -230,16 +237,18 @@ class _Streams:
         return self._whole(self.graph.placeholder(f"image_{m}"), range(channels))
 
     def _output(self, node: fx.Node) -> fx.Node:
-        outputs = node.args[0]
-        assert isinstance(outputs, tuple | list)
+        outputs = arguments(node)[0]
         streams = max(self.liveness.streams[output] for output in outputs if isinstance(output, fx.Node))
         return self.graph.output(
-            tuple(tuple(self._node(self._of(output, m)) for output in outputs) for m in range(streams))
+            tuple(
+                tuple(self._node(self._of(output, m)) if isinstance(output, fx.Node) else output for output in outputs)
+                for m in range(streams)
+            )
         )
 
     def _norm(self, node: fx.Node, norm: PrivateNorm2d) -> list[Channels]:
         """Normalise, where that is not in the convolution already, and exchange."""
-        [[image], _] = node.args
+        image = arguments(node)[0][0]
         live, keep = self.liveness.live[node], self.liveness.keep(node)
         if image in self.folded:
             normalised = [self._of(image, m) for m in range(len(live))]
@@ -281,7 +290,7 @@ class _Streams:
     def _meeting(self, node: fx.Node, place: Aggregate | Mix | Shuffle | ShiftBack) -> list[Any]:
         """A fusion that reads all streams together."""
         count = len(self.roster.present)
-        sets = [[self._node(self._of(value, m)) for m in range(count)] for value in node.args[0]]  # type: ignore[union-attr]
+        sets = [[self._node(self._of(value, m)) for m in range(count)] for value in arguments(node)[0]]
         channels = range(channels_of(node) or 0)
         if isinstance(place, Aggregate | Mix):
             name = f"meeting_{node.args[1]}"
@@ -347,7 +356,7 @@ class _Streams:
     def _concatenation(self, node: fx.Node, m: int) -> Channels:
         joined: Channels = {}
         start = 0
-        for map_ in node.args[0]:  # type: ignore[union-attr]
+        for map_ in arguments(node)[0]:
             joined |= {start + channel: held for channel, held in self._of(map_, m).items()}
             start += channels_of(map_) or 0
         return joined
@@ -355,13 +364,12 @@ class _Streams:
     def _on_each_tensor(self, node: fx.Node, m: int) -> Channels:
         """What treats every channel alike is done to the tensors that hold them, before any choice of channels."""
         done: Channels = {}
-        image = node.args[0]
-        assert isinstance(image, fx.Node)
+        image = arguments(node)[0]
         for channel, (tensor, row) in self._of(image, m).items():
             key = (node, tensor)
             if key not in self._made:
                 others = fx.map_arg((node.args[1:], node.kwargs), lambda read: self._node(self._of(read, m)))
-                self._made[key] = self.graph.call_function(node.target, (tensor, *others[0]), others[1])
+                self._made[key] = self.graph.create_node(node.op, node.target, (tensor, *others[0]), others[1])
                 self.widths[self._made[key]] = self.widths[tensor]
             done[channel] = (self._made[key], row)
         return done

@@ -57,7 +57,7 @@ def save(
         OSError: The file cannot be written.
     """
     path = Path(path)
-    writer = _writer(format, path)
+    writer = format_for(format, path)
     module = _Named(net if isinstance(net, Folded) else settled(net)).eval()
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
@@ -165,8 +165,7 @@ class OpenVino(Format):
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
-        import openvino
-
+        openvino = needed_package("openvino", "format openvino")
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             onnx = Path(scratch, "network.onnx")
             Onnx().write(program, onnx, description)
@@ -209,7 +208,12 @@ def output_name(prediction: str) -> str:
     return f"prediction_{prediction}"
 
 
-def _writer(name: str, path: Path) -> Format:
+def format_for(name: str, path: Path) -> Format:
+    """The format of a name, if it can be written to a file of this name here.
+
+    Raises:
+        ExportError: The format or the ending is unknown, or a package is missing.
+    """
     if name not in FORMATS:
         raise ExportError(f"format: there is no {name!r}; there are {', '.join(FORMATS)}.")
     kind = FORMATS[name]

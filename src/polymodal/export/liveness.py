@@ -147,11 +147,12 @@ class Liveness:
     def _convolution(self, node: fx.Node) -> Convolution | None:
         if _packet(node) not in _CONVOLUTIONS:
             return None
-        names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-        settings = dict(zip(names, node.args, strict=False)) | node.kwargs
+        target: Any = node.target
+        names = [argument.name for argument in target._schema.arguments]
+        settings: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
         image, weight, bias = (settings.pop(name, None) for name in ("input", "weight", "bias"))
         constant = weight in self._constants and (bias is None or bias in self._constants)
-        found = Convolution(image, weight, bias, settings, _CONVOLUTIONS[_packet(node)])  # type: ignore[arg-type]
+        found = Convolution(image, weight, bias, settings, _CONVOLUTIONS[_packet(node)])
         return found if constant and channels_of(image) and not (found.transposed and found.groups > 1) else None
 
     def _demand(self, node: fx.Node) -> None:
@@ -161,13 +162,13 @@ class Liveness:
         if isinstance(place, PrivateNorm2d):
             assert live is not None
             keep = self.keep(node)
-            self._read(node.args[0][0], live if keep is None else needed(live, keep))  # type: ignore[index]
+            self._read(arguments(node)[0][0], live if keep is None else needed(live, keep))
         elif node in self.convolutions:
             assert live is not None
             self._read(self.convolutions[node].image, read_by(live, self.convolutions[node]))
         elif live is not None and self.concatenates(node):
             start = 0
-            for map_ in node.args[0]:  # type: ignore[union-attr]
+            for map_ in arguments(node)[0]:
                 end = start + (channels_of(map_) or 0)
                 self._read(map_, live[:, start:end])
                 start = end
@@ -219,6 +220,11 @@ def channels_of(node: Any) -> int | None:
     if not isinstance(value, Tensor) or value.dim() != 4 or not value.is_floating_point():
         return None
     return value.shape[1] if isinstance(value.shape[1], int) else None
+
+
+def arguments(node: fx.Node) -> list[Any]:
+    """A node's arguments by position."""
+    return list(node.args)
 
 
 def is_mark(node: fx.Node) -> bool:

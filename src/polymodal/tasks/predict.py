@@ -1,6 +1,6 @@
 """From files to predictions and pictures of them, with a model folder alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,17 @@ from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.export import Session
 from polymodal.tasks.evaluation import best_device, described, viewable
 from polymodal.tasks.files import complete_file
 from polymodal.tasks.kinds import kind_of
-from polymodal.tasks.segmentation import named_logits
+from polymodal.tasks.segmentation import logits_of, named_logits
+
+ONNX = ".onnx"
+"""The ending of exported files."""
+
+Run = Callable[[dict[str, Tensor], Sequence[int]], dict[str, Tensor]]
+"""From images (1, C, H, W) by modality, and a size, to predictions of this size by name."""
 
 SHOWN_STEMS = 8
 """How many names of files a message lists."""
@@ -45,7 +52,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     `<stem>_<prediction>_picture.png`. Every file is read and checked before the first one is written.
 
     Args:
-        model: A run folder or a model folder.
+        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
         inputs: By modality, all files, or all folders whose files are matched by their names without ending.
         out: The folder for the pictures; made when it is not there.
         subset: Whether modalities of the model may be absent.
@@ -55,16 +62,26 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
 
     Raises:
         CheckpointError: The model cannot be used.
+        ExportError: A package that runs exported files is missing.
         ConfigError: The model has no such modality, or one is missing.
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
         OSError: A picture cannot be written.
     """
+    session = None if model.suffix != ONNX else Session(model)
     folder = model_folder(model)
-    specs, target, size = read_model_description(checkpoint.read_config(folder), folder)
+    config = checkpoint.read_config(folder) if session is None else {"metadata": session.metadata}
+    specs, target, size = read_model_description(config, folder)
+    if session is not None:
+        specs = {name: specs[name] for name in session.modalities}
     _check_names(list(inputs), list(specs), subset)
+    if session is not None and len(inputs) < len(specs):
+        raise ConfigError(
+            f"{model}: an exported network takes every modality, {', '.join(specs)}. Predict with the model folder, or "
+            "export a network that was folded for some: polymodal.export.fold(net, modalities)."
+        )
     specs = {name: spec for name, spec in specs.items() if name in inputs}
     scenes = find_scenes({name: inputs[name] for name in specs})
-    net = checkpoint.load(folder).to(best_device())
+    run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
         _tensors(_read(scene, specs), scene, specs, None)
 
@@ -73,13 +90,30 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     for scene in track(scenes, "predicting"):
         raw = _read(scene, specs)
         tensors = _tensors(raw, scene, specs, size)
-        with torch.inference_mode():
-            prediction = net({name: image[None].to(best_device()) for name, image in tensors.items()}, subset=subset)
         picture = _picture(raw, scene, specs)
-        for name, logits in named_logits(prediction, picture.shape[:2]).items():
+        for name, logits in run({name: image[None] for name, image in tensors.items()}, picture.shape[:2]).items():
             for suffix, image in kind_of(target).files(logits, picture, title=name).items():
                 written.append(_write(image, out / f"{scene.stem}_{name}{suffix}.png"))
     return written
+
+
+def _network(folder: Path, subset: bool) -> Run:
+    """What predicts with a model folder."""
+    net = checkpoint.load(folder).to(best_device())
+
+    def run(images: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            prediction = net({name: image.to(best_device()) for name, image in images.items()}, subset=subset)
+            return named_logits(prediction, size)
+
+    return run
+
+
+def _exported(session: Session) -> Run:
+    """What predicts with an exported file."""
+    return lambda images, size: {
+        name: logits_of(torch.from_numpy(output), size) for name, output in session(images).items()
+    }
 
 
 def model_folder(folder: Path) -> Path:

@@ -1,0 +1,41 @@
+"""From a trained run to a file that predicts without Python."""
+
+from pathlib import Path
+
+from polymodal import checkpoint, export
+from polymodal.export.formats import format_for
+from polymodal.tasks.predict import model_folder
+
+REFERENCE_SIZE = (480, 640)
+"""Height and width that savings are told for, where a model has no size of its own."""
+
+
+def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
+    """Export a trained network with all that `predict` must know of it.
+
+    Args:
+        model: A run folder or a model folder.
+        out: The file.
+        format: One of `polymodal.export.FORMATS`.
+        folded: Whether to fold norms and exchange into the convolutions first.
+
+    Returns:
+        What was written, a sentence for people.
+
+    Raises:
+        CheckpointError: The model cannot be read.
+        ExportError: The network or the format does not allow it; nothing is written then.
+        OSError: The file cannot be written.
+    """
+    format_for(format, out)
+    folder = model_folder(model)
+    metadata = checkpoint.read_config(folder)["metadata"]
+    net = checkpoint.load(folder)
+    if not folded:
+        export.save(net, out, format=format, metadata=metadata)
+        return f"{out} ({out.stat().st_size / 1e6:.1f} MB)"
+    plain = export.fold(net)
+    export.save(plain, out, format=format, metadata=metadata)
+    height, width = metadata.get("size") or REFERENCE_SIZE
+    saved = export.saving(net, plain, (height, width))
+    return f"{out} ({out.stat().st_size / 1e6:.1f} MB), folded; for {width}x{height} (width x height) {saved}"

@@ -1,0 +1,197 @@
+"""Networks that leave Python: files that predict what the network does, or no file at all."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from core_tools import assert_equal, randomize_norms
+from polymodal import Exchange, checkpoint, export, fuse, models
+from polymodal.cli import main
+from polymodal.data import InputSpec, TargetSpec, palette
+from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError
+from polymodal.export import formats
+from polymodal.tasks.evaluation import save_model
+from polymodal.tasks.predict import predict
+
+ENDINGS = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+
+
+def need(*packages: str) -> None:
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'polymodal[export]'")
+
+
+@dataclass
+class Described:
+    """As much of a data module as a model folder remembers."""
+
+    size: tuple[int, int] | None = None
+
+    @property
+    def inputs(self):
+        return {
+            "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
+            "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
+        }
+
+    @property
+    def target(self):
+        return TargetSpec("label", "label", 255, ("wall", "floor", "rug"), palette(3))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of a small network that exchanges."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    arguments = {"classes": 3, "stem": 4, "widths": [6, 8], "decoder": 4}
+    net = fuse(models.create("rooms-unet", **arguments), {"depth": 1, "rgb": 3}, Exchange(share=0.5))
+    facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
+    save_model(randomize_norms(net).eval(), "rooms-unet", arguments, Described(), facts, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(run, tmp_path_factory):
+    """Its network as ONNX, by whether it is folded."""
+    need("onnx", "onnxscript", "onnxruntime")
+    folder = tmp_path_factory.mktemp("exported")
+    for name, words in (("plain", []), ("folded", ["--fold"])):
+        assert main(["export", str(run), str(folder / f"{name}.onnx"), *words]) == 0
+    return {False: folder / "plain.onnx", True: folder / "folded.onnx"}
+
+
+def tiny() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    return randomize_norms(fuse(network, ["a", "b"], Exchange(threshold=0.6), sites="1")).eval()
+
+
+def refused(words, capsys):
+    """The one message of a command that must end with status 2."""
+    assert main([str(word) for word in words]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("polymodal: ")
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_session_predicts_what_the_network_does_for_any_batch_and_size(run, files, folded):
+    """If this breaks, a deployed network gives other numbers, or takes one size alone."""
+    net, session = checkpoint.load(run / "model"), export.Session(files[folded], threads=1)
+    assert session.modalities == {"depth": 1, "rgb": 3}
+    assert session.outputs == ("depth", "rgb", "ensemble")
+    assert session.folded == folded
+    for batch, size in ((1, (31, 45)), (2, (64, 40))):
+        inputs = {"rgb": torch.randn(batch, 3, *size), "depth": torch.randn(batch, 1, *size)}
+        with torch.no_grad():
+            expected = net(inputs)
+        found = session({name: image.numpy() for name, image in inputs.items()})
+        for name, output in {**expected.per_modality, "ensemble": expected.ensemble}.items():
+            assert_equal([torch.from_numpy(found[name])], [output], 1e-4, name)
+
+
+def test_file_names_its_inputs_and_outputs_and_says_how_to_prepare_them(run, files):
+    """If this breaks, nobody can use the file without the folder that it came from."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(files[True], providers=["CPUExecutionProvider"])
+    assert [put.name for put in session.get_inputs()] == ["depth", "rgb"]
+    assert [put.name for put in session.get_outputs()] == [
+        f"prediction_{name}" for name in ("depth", "rgb", "ensemble")
+    ]
+    described = json.loads(session.get_modelmeta().custom_metadata_map["polymodal"])
+    assert described["metadata"] == checkpoint.read_config(run / "model")["metadata"]
+    assert described["multiple"] == 1
+
+
+def test_masks_of_a_file_are_those_of_the_run(run, files, tmp_path):
+    """If this breaks, `predict` says something else of an exported network than of the network itself."""
+    numbers = np.random.default_rng(0)
+    Image.fromarray(numbers.integers(0, 256, (37, 50, 3), np.uint8)).save(tmp_path / "rgb.png")
+    Image.fromarray(numbers.integers(0, 4000, (37, 50)).astype(np.uint16)).save(tmp_path / "depth.png")
+    words = ["--input", f"rgb={tmp_path / 'rgb.png'}", f"depth={tmp_path / 'depth.png'}"]
+    for name, model in {"run": run, "plain": files[False], "folded": files[True]}.items():
+        assert main(["predict", "--model", str(model), *words, "--out", str(tmp_path / name)]) == 0
+    for file in (tmp_path / "run").iterdir():
+        mask = np.array(Image.open(file))
+        for name in ("plain", "folded"):
+            assert (np.array(Image.open(tmp_path / name / file.name)) == mask).mean() > 0.999
+    with pytest.raises(ConfigError, match=r"takes every modality, depth, rgb.*model folder"):
+        predict(files[True], {"rgb": tmp_path / "rgb.png"}, tmp_path / "out", subset=True)
+
+
+def test_saving_is_told(run, tmp_path, capsys):
+    """If this breaks, a user does not know what folding was good for."""
+    assert main(["export", str(run), str(tmp_path / "new" / "net.pt2"), "--format", "pt2", "--fold"]) == 0
+    assert "multiply-accumulates" in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["net.pt2"]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_pt2_runs_without_this_library(folded, tmp_path):
+    """If this breaks, the exported program needs polymodal, or predicts something else."""
+    net = tiny()
+    file = export.save(export.fold(net) if folded else net, tmp_path / "net.pt2", format="pt2")
+    inputs = {name: torch.randn(3, 2, 9, 14) for name in ("a", "b")}
+    with torch.no_grad():
+        found, expected = torch.export.load(file).module()(inputs), net(inputs)
+    assert_equal([found["prediction_ensemble"]], [expected.ensemble], 1e-5)
+    assert_equal([found["prediction_b"]], [expected.per_modality["b"]], 1e-5)
+
+
+def test_openvino_file_is_checked_and_whole(tmp_path):
+    """If this breaks, an OpenVINO model is written that nobody compared with the network."""
+    need("onnx", "onnxscript", "onnxruntime", "openvino")
+    export.save(export.fold(tiny()), tmp_path / "net.xml", format="openvino")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+
+
+def test_failed_check_writes_no_file(tmp_path, monkeypatch):
+    """If this breaks, a wrong file takes the place of a good one."""
+    monkeypatch.setattr(formats, "TOLERANCE", -1.0)
+    (tmp_path / "net.pt2").write_text("the good one")
+    with pytest.raises(ExportError, match=r"does not predict what the network does: 'a'.*Nothing was written"):
+        export.save(tiny(), tmp_path / "net.pt2", format="pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
+    assert (tmp_path / "net.pt2").read_text() == "the good one"
+
+
+def test_unknown_format_wrong_ending_and_missing_package_are_named(run, tmp_path, capsys, monkeypatch):
+    """If this breaks, a user waits for an export that cannot end well."""
+    assert "there are onnx, pt2, openvino" in refused(["export", run, tmp_path / "n.tflite", "--format", "x"], capsys)
+    assert "end in .pt2" in refused(["export", run, tmp_path / "n.onnx", "--format", "pt2"], capsys)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnx", "openvino"):
+        words = ["export", run, tmp_path / f"n{ENDINGS[name]}", "--format", name]
+        assert "pip install 'polymodal[export]'" in refused(words, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_others_are_refused(tmp_path):
+    """If this breaks, any ONNX file ends in an error from inside ONNX Runtime."""
+    need("onnxruntime")
+    (tmp_path / "net.onnx").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="no network that `polymodal export` wrote"):
+        export.Session(tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match="no such file"):
+        export.Session(tmp_path / "other.onnx")
+
+
+def test_images_that_do_not_fit_are_refused(files):
+    """If this breaks, the user reads ONNX Runtime's words about a node in the middle of the graph."""
+    session = export.Session(files[True], threads=1)
+    with pytest.raises(DataError, match="Missing modality depth"):
+        session({"rgb": np.zeros((1, 3, 16, 16), np.float32)})
+    with pytest.raises(DataError, match=r"'depth': expected an image \(batch, 1"):
+        session({name: np.zeros((1, 3, 16, 16), np.float32) for name in ("depth", "rgb")})
+    session.step = 32
+    with pytest.raises(DataError, match=r"20x16 .*multiples of 32.*model folder"):
+        session({"rgb": np.zeros((1, 3, 16, 20), np.float32), "depth": np.zeros((1, 1, 16, 20), np.float32)})

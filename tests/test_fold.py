@@ -1,0 +1,256 @@
+"""Folding for inference: whatever is folded, chosen or left out, the predictions are those of the network itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from core_tools import assert_equal, assert_same_state, images, randomize_norms
+from polymodal import Exchange, cost, fuse, models
+from polymodal.errors import DataError, ExportError
+from polymodal.export import Folded, fold, saving
+from polymodal.fusion import Aggregation, Alignment, Asymmetric, NoFusion, RandomExchange
+from polymodal.nn import PrivateNorm2d
+from polymodal.surgery import Multimodal
+
+NAMES = ("a", "b", "c", "d")
+SITES = ("norm1", "norm2", "norm3", "norm5")
+
+
+class Zoo(nn.Module):
+    """One of each: bias, depthwise and grouped convolutions, a gate, a norm that reads what others read, a skip."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, 3, 2, 1)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.expand = nn.Conv2d(8, 16, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False)
+        self.norm3 = nn.BatchNorm2d(16)
+        self.gate = nn.Conv2d(16, 16, 1)
+        self.project = nn.Conv2d(16, 8, 1, bias=False)
+        self.norm4 = nn.BatchNorm2d(8, affine=False)
+        self.grouped = nn.Conv2d(8, 8, 3, 1, 1, groups=4)
+        self.norm5 = nn.BatchNorm2d(8)
+        self.up = nn.ConvTranspose2d(8, 6, 2, 2)
+        self.norm6 = nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(14, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        first = self.conv1(x)
+        x = F.relu(self.norm1(first))
+        y = F.hardswish(self.norm2(self.expand(x)))
+        y = F.relu6(self.norm3(self.depthwise(y)))
+        y = y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        # A convolution that others read keeps its own values: the norm behind it stays.
+        x = x + self.norm4(self.project(y)) + first
+        x = F.max_pool2d(F.relu(self.norm5(self.grouped(x))), 2)
+        up = F.interpolate(self.norm6(self.up(x)), size=first.shape[-2:], mode="bilinear")
+        return [self.head(torch.cat([up, first], 1)), x]
+
+
+def build(modalities: int, fusion=None, **settings) -> Multimodal:
+    channels = settings.pop("channels", dict.fromkeys(NAMES[:modalities], 2))
+    settings.setdefault("sites", SITES)
+    return randomize_norms(fuse(Zoo(), channels, fusion, **settings).double()).eval()
+
+
+def assert_folds(net: Multimodal, folded: Folded | None = None, names=None, sizes=((24, 32), (21, 19))) -> Folded:
+    folded = fold(net, names) if folded is None else folded
+    names = net.modalities if names is None else names
+    for batch, size in enumerate(sizes, 1):
+        inputs = {
+            name: torch.randn(batch, folded.channels[name], *size, dtype=torch.float64) for name in folded.modalities
+        }
+        with torch.no_grad():
+            expected, got = net(inputs, subset=True), folded(inputs)
+        assert list(got.per_modality) == list(expected.per_modality)
+        for name, output in expected.per_modality.items():
+            assert_equal(got.per_modality[name], output, 1e-11, f"{name} {size}")
+        assert_equal(got.ensemble, expected.ensemble, 1e-11, f"ensemble {size}")
+        assert_equal([got.weights], [expected.weights], 0)
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("modalities", "fusion"),
+    [
+        (1, Exchange(threshold=0.6)),
+        (2, None),
+        (2, Exchange(threshold=0.6)),
+        (2, Exchange(threshold=0.7, within="all")),
+        (2, Exchange(share=1.0, within="all")),
+        (3, Exchange(share=0.5)),
+        (3, RandomExchange(share=0.7, within="all")),
+        (4, Exchange(threshold=0.8, within="all")),
+    ],
+    ids=str,
+)
+def test_folded_network_predicts_what_the_network_does(modalities, fusion):
+    """If this breaks, a deployed network is another one than was evaluated."""
+    assert_folds(build(modalities, fusion))
+
+
+def test_nothing_of_the_network_is_changed_and_nothing_of_the_folded_one_trains():
+    """If this breaks, exporting in the middle of a training spoils it."""
+    net = build(2, Exchange(threshold=0.6)).train()
+    before = copy.deepcopy(net)
+    folded = fold(net)
+    assert_same_state(net, before)
+    assert net.training
+    assert net.network.norm1.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert_folds(net.eval(), folded)
+
+
+def test_some_of_the_modalities_and_no_exchange_among_them():
+    """If this breaks, a device that lacks a sensor gets other predictions than `subset=True` gave."""
+    net = build(3, Exchange(threshold=0.7))
+    assert assert_folds(net, names=("a", "c")).modalities == ("a", "c")
+    with net.fusion_disabled():
+        assert_folds(net)
+    with pytest.raises(ExportError, match="expected some of a, b, c, got z"):
+        fold(net, ("a", "z"))
+
+
+def macs(net: nn.Module, size: tuple[int, int]) -> int:
+    return cost(net, size).macs
+
+
+def test_what_is_saved_is_what_exchanged_channels_cost():
+    """If this breaks, channels that nobody reads are still computed, or the report of it is wrong."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.conv1 = nn.Conv2d(4, 10, 3, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(10)
+            self.conv2 = nn.Conv2d(10, 12, 1, bias=False)
+            self.norm2 = nn.BatchNorm2d(12)
+            self.conv3 = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+            self.norm3 = nn.BatchNorm2d(12)
+            self.head = nn.Conv2d(12, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(self.norm1(self.conv1(self.stem(x))))
+            x = F.relu(self.norm2(self.conv2(x)))
+            return self.head(F.relu(self.norm3(self.conv3(x))))
+
+    net = fuse(Chain(), ["a", "b"], Exchange(threshold=0.5), sites=["norm1", "norm3"]).double().eval()
+    with torch.no_grad():
+        net.network.norm1.weight[0, :3] = 0.0  # three of a's own five channels
+        net.network.norm3.weight[1, 6:10] = 0.1  # four of b's own six
+        net.network.norm3.weight[1, 0] = 0.1  # not its own, so that it stays
+    folded = assert_folds(net)
+    saved = saving(net, folded, (8, 8))
+    # A depthwise row that nobody reads was the only reader of a row of the convolution before it.
+    assert saved.before.macs - saved.after.macs == 64 * (3 * 4 * 9 + 4 * 9 + 4 * 10)
+    assert saved.before.macs == macs(net, (8, 8))
+    assert f"{saved}".startswith("multiply-accumulates")
+    assert not any(isinstance(module, PrivateNorm2d) for module in folded.modules())
+
+
+@pytest.mark.parametrize(
+    ("fusion", "settings"),
+    [
+        (Asymmetric(), {}),
+        (Asymmetric(shift=False), {"convolutions": "private"}),
+        (Aggregation("concat"), {"sites": "middle", "convolutions": "private"}),
+        (Aggregation("attention"), {"sites": "all"}),
+        (Alignment(), {"convolutions": "private"}),
+    ],
+    ids=str,
+)
+def test_every_fusion_has_a_static_form(fusion, settings):
+    """If this breaks, the baselines cannot be deployed, or predict something else once they are."""
+    network = models.create("rooms-unet", classes=3, stem=4, widths=(5, 10), decoder=4)
+    net = fuse(network, {"a": 3, "b": 3}, fusion, **settings).double()
+    for parameter in net.parameters():  # modalities' copies are alike at first
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    assert_folds(randomize_norms(net).eval(), sizes=((32, 48), (35, 29)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channels": {"a": 2, "b": 1, "c": 5}, "stems": {"c": "private"}},
+        {"convolutions": "private"},
+        {"norms": "shared", "fusion": NoFusion(), "sites": "auto"},
+    ],
+    ids=str,
+)
+def test_private_stems_private_convolutions_and_shared_norms(settings):
+    """If this breaks, one way to build a network cannot be deployed."""
+    fusion = settings.pop("fusion", Exchange(threshold=0.6))
+    net = build(3, fusion, **settings)
+    for parameter in net.network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    assert_folds(net)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_norms_that_look_at_each_image_stay_and_others_are_folded(tracked):
+    """If this breaks, a network with instance norms predicts by statistics that it was not trained with."""
+    layers = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True, track_running_stats=tracked), nn.Conv2d(8, 2, 1)]
+    net = fuse(nn.Sequential(*layers), {"a": 3, "b": 3}, Exchange(share=0.5), sites="1").double().eval()
+    for parameter in net.parameters():
+        parameter.data += torch.randn_like(parameter)
+    folded = assert_folds(net)
+    norms = [node for node in folded.graph.graph.nodes if node.target is F.instance_norm]
+    assert len(norms) == (0 if tracked else 2)
+
+
+def test_norm_with_activation_is_folded_too():
+    """If this breaks, timm's networks lose their activations, or keep their norms."""
+    from timm.layers import BatchNormAct2d
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU), nn.Conv2d(8, 2, 1))
+    net = randomize_norms(fuse(network, {"a": 3, "b": 3}, Exchange(threshold=0.6), sites="1").double()).eval()
+    folded = assert_folds(net)
+    assert {str(n.target) for n in folded.graph.graph.nodes} >= {"aten.conv2d.default", "aten.silu.default"}
+    assert not any("norm" in str(node.target) for node in folded.graph.graph.nodes)
+
+
+def test_sizes_that_the_network_does_not_take_are_refused():
+    """If this breaks, a size that was never checked gives an error from inside a graph, or a wrong prediction."""
+    network = models.create("translation-unet", depth=3, filters=4)
+    net = randomize_norms(fuse(network, {"a": 3, "b": 3}, Exchange(share=0.5)).double()).eval()
+    folded = assert_folds(net, sizes=((16, 24), (32, 8)))
+    assert folded.step == 8
+    with pytest.raises(DataError, match=r"20x16 .*multiples of 8.*16x16"):
+        folded(images(("a", "b"), 1, 3, 16, 20))
+    with pytest.raises(DataError, match="Missing modality b"):
+        folded(images("a", 1, 3, 16, 16))
+
+
+def test_what_has_no_static_form_is_refused_with_the_alternative():
+    """If this breaks, a fusion of somebody's own is dropped in silence."""
+
+    class Meet(nn.Module):
+        def __init__(self, roster) -> None:
+            super().__init__()
+            self.roster = roster
+
+        def forward(self, x, scale):
+            return x.flip(0)
+
+    net = build(2, Exchange())
+    net.network.norm1.fusion = Meet(net.roster)
+    with pytest.raises(ExportError, match=r"'norm1'.*Meet.*Export it unfolded"):
+        fold(net)
+
+
+def test_network_that_decides_by_its_values_is_refused():
+    """If this breaks, one branch is deployed, whatever the images are."""
+
+    class Moody(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if bool(x.sum() > 0) else -super().forward(x)
+
+    net = fuse(Moody(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), ["a", "b"], None)
+    with pytest.raises(ExportError, match=r"Moody.*model folder"):
+        fold(net)
