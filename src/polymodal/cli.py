@@ -125,13 +125,22 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(run=_validate)
 
     predict = commands.add_parser("predict", help="predictions and pictures for files, or for folders matched by name")
-    predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or model folder")
+    predict.add_argument(
+        "--model", type=Path, required=True, metavar="RUN", help="run folder, model folder or exported .onnx file"
+    )
     predict.add_argument(
         "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
     )
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
     predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
     predict.set_defaults(run=_predict)
+
+    export = commands.add_parser("export", help="write a run's network as a file that runs without polymodal")
+    export.add_argument("model", type=Path, metavar="RUN", help="run folder or model folder")
+    export.add_argument("out", type=Path, metavar="OUT", help="the file: .onnx, .pt2, or .xml for openvino")
+    export.add_argument("--format", default="onnx", help="onnx, pt2 or openvino (%(default)s)")
+    export.add_argument("--fold", action="store_true", help="fold norms and exchange into the convolutions")
+    export.set_defaults(run=_export)
 
     import_cen = commands.add_parser("import-cen", help="turn a released checkpoint of CEN or AsymFusion into a model")
     import_cen.add_argument("file", type=Path, metavar="FILE", help="a .pth.tar of RefineNet on colour and depth")
@@ -286,6 +295,12 @@ def _predict(parsed: argparse.Namespace) -> None:
     paths = {name: Path(path) for name, path in _pairs(parsed.input, "--input", "MODALITY=PATH").items()}
     written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
     print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.export import export_model
+
+    print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold))
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:
