@@ -19,12 +19,14 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.peer import Peer
 from polymodal.bench.report import Report, Table
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import BASES, Variant, candidate
+from polymodal.bench.variants import BASES, Variant, predictor, prepare
 from polymodal.cli import main
 from polymodal.errors import ConfigError
 from polymodal.functional import own_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
+
+INFERENCE = ["exchange+fold", "exported", "exported+fold"]
 
 TINY = {"stem": 4, "widths": [6, 6], "decoder": 4}
 SMALL = ["--network", "rooms-unet", "--network-args", "stem=4", "widths=[6,6]", "decoder=4", "--classes", "3"]
@@ -72,6 +74,11 @@ def peer(tmp_path, monkeypatch):
 
 def released(folder, **settings):
     return Case(**{"network": "refinenet", "classes": 3, "size": (24, 32), "batch": 2, "peer": folder} | settings)
+
+
+@pytest.fixture
+def networks(tmp_path):
+    return lambda **settings: Networks(small(**settings), tmp_path)
 
 
 def clock(monkeypatch, costs):
@@ -136,8 +143,8 @@ def test_agreement_is_the_worst_of_all_predictions():
     assert worse.difference == pytest.approx(float(change / expected["depth"].abs().max()))
 
 
-def test_a_share_of_the_penalised_channels_is_exchanged_and_no_other():
-    net = Networks(small(modalities=3, share=0.5)).exchange
+def test_a_share_of_the_penalised_channels_is_exchanged_and_no_other(networks):
+    net = networks(modalities=3, share=0.5).exchange
     for name, scale in net.scales().items():
         below = scale.detach().abs() < net.fusion.threshold
         part = own_parts(*scale.shape)
@@ -145,53 +152,52 @@ def test_a_share_of_the_penalised_channels_is_exchanged_and_no_other():
         assert below.sum(1).tolist() == [1, 1, 1]
 
 
-def test_all_networks_hold_the_same_values_and_modalities_differ():
+def test_all_networks_hold_the_same_values_and_modalities_differ(networks):
     """Were the networks different ones, their times would still look fine."""
-    networks = Networks(small(share=0.5))
-
-    def predict(base):
-        made = candidate(Variant(base), networks)
-        made.train(False)
-        return made.predict()
-
-    expected = predict("folded")
+    ours = networks(share=0.5)
+    found = {base: predictor(Variant(base), ours)() for base in ("folded", "plain", "apart", "exchange")}
+    assert (len(found["plain"]), len(found["apart"])) == (1, 2)
     for base in ("plain", "apart"):
-        for name, logits in predict(base).items():
-            torch.testing.assert_close(logits, expected[name])
-    assert not torch.allclose(predict("exchange")["depth"], expected["depth"])
-    norm = networks.exchange.network.encoder.bn1
+        for name, logits in found[base].items():
+            torch.testing.assert_close(logits, found["folded"][name])
+    assert not torch.allclose(found["exchange"]["depth"], found["folded"]["depth"])
+    norm = ours.exchange.network.encoder.bn1
     assert not torch.equal(norm.weight[0], norm.weight[1])
 
 
 @pytest.mark.parametrize("base", ["plain", "apart", "folded", "exchange"])
 @pytest.mark.parametrize("statistics", ["frozen", "batch"])
-def test_a_training_step_trains_every_parameter(base, statistics):
+def test_a_training_step_trains_every_parameter(base, statistics, networks):
     """A step that leaves gradients out would be fast."""
-    networks = Networks(small(statistics=statistics))
-    made = candidate(Variant(base), networks)
-    nets = {"plain": [networks.first], "apart": networks.unimodal}.get(base) or [getattr(networks, base)]
-    step = made.ready("training", "cpu")
-    norms = [
-        net.get_buffer(f"{'' if base in ('plain', 'apart') else 'network.'}encoder.bn1.running_mean") for net in nets
-    ]
-    before = [norm.clone() for norm in norms]
+    ours = networks(statistics=statistics)
+    step = prepare(Variant(base), ours, "training")
+    nets = {"plain": [ours.first], "apart": ours.unimodal}.get(base) or [getattr(ours, base).network]
+    statistics_of = [net.get_buffer("encoder.bn1.running_mean") for net in nets]
+    before = [mean.clone() for mean in statistics_of]
     step()
     for net in nets:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters()), base
-    moved = [not torch.equal(a, b) for a, b in zip(before, norms, strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, statistics_of, strict=True)]
     assert all(moved) if statistics == "batch" else not any(moved)
 
 
+def test_what_makes_a_variant_faster_leaves_the_others_as_they_were(networks):
+    """The eager network is what all are compared with; it must stay eager, in its own order of memory."""
+    ours = networks()
+    prepare(Variant("exchange", frozenset({"auto"})), ours, "inference")
+    assert all(p.is_contiguous() for p in ours.exchange.parameters())
+
+
 def test_every_asked_variant_is_in_the_report(tmp_path, capsys):
-    words = ["exchange", "plain", "apart", "folded", "exchange+amp"]
-    options = ["--size", "24", "32", "--batch", "2", "--repeats", "2", "--no-memory", "--out", str(tmp_path / "out")]
+    words = ["exchange", "plain", "apart", "folded", "exchange+auto", "exchange+amp", *INFERENCE]
+    options = ["--size", "32", "32", "--batch", "2", "--repeats", "2", "--no-memory", "--out", str(tmp_path / "out")]
     assert main(["bench", *SMALL, *options, "--variants", ",".join(words)]) == 0
     shown = capsys.readouterr().out
     assert shown == (tmp_path / "out" / "bench.md").read_text(encoding="utf-8")
     found = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
     assert [table["title"] for table in found["tables"]] == ["inference", "training"]
-    for table in found["tables"]:
-        assert [row["variant"] for row in table["rows"]] == words
+    for table, able in zip(found["tables"], (words, words[: -len(INFERENCE)]), strict=True):
+        assert [row["variant"] for row in table["rows"]] == able
         assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in table["rows"])
         assert table["rows"][0]["speed"] == 1
     for row in found["tables"][0]["rows"]:
@@ -201,7 +207,8 @@ def test_every_asked_variant_is_in_the_report(tmp_path, capsys):
     assert found["machine"]["threads"] == 1
     assert found["machine"]["torch"] == torch.__version__
     for word in words:
-        assert len(re.findall(rf"^\| {re.escape(word)} \|", shown, re.M)) == 2
+        assert len(re.findall(rf"^\| {re.escape(word)} \|", shown, re.M)) == 2 - (word in INFERENCE)
+    assert re.search(r"^- folding: multiply-accumulates .* G to .* G", shown, re.M)
 
 
 def test_a_table_without_a_figure_says_so():
@@ -211,7 +218,7 @@ def test_a_table_without_a_figure_says_so():
     assert json.loads(report.json())["tables"][0]["rows"][0]["memory"] is None
 
 
-def test_memory_is_what_a_training_step_keeps():
+def test_memory_is_what_a_training_step_keeps(tmp_path):
     """The figure counts activations: those that autograd keeps, by torch's own account, are its lower bound."""
     case = small(size=(192, 256), batch=8)
     kept = {}
@@ -222,9 +229,9 @@ def test_memory_is_what_a_training_step_keeps():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        candidate(Variant("exchange"), Networks(case)).ready("training", "cpu")()
+        prepare(Variant("exchange"), Networks(case, tmp_path), "training")()
     activations = sum(size for _, size in kept.values())
-    peak = peak_memory(case, Variant("exchange"), "training")
+    peak = peak_memory(case, Variant("exchange"), "training", tmp_path)
     assert activations > 2**25
     assert activations < peak < 2 * activations + 2**26
 
@@ -256,9 +263,9 @@ def test_the_loader_is_measured_with_every_setting(tmp_path):
         assert row["samples per second"] == pytest.approx(4 / row["median"])
 
 
-def test_the_peer_gets_our_values_by_its_names(peer):
+def test_the_peer_gets_our_values_by_its_names(peer, tmp_path):
     """A peer with other values would be compared with a network that exchanges other channels."""
-    networks = Networks(released(peer))
+    networks = Networks(released(peer), tmp_path)
     given = Peer(networks, 1e-3).net.given
     ours = networks.exchange.state_dict()
     for m in range(2):
@@ -267,8 +274,8 @@ def test_the_peer_gets_our_values_by_its_names(peer):
     assert torch.equal(given["alpha"], ours["ensemble.alpha"])
 
 
-def test_the_peer_does_the_released_step(peer):
-    made = Peer(Networks(released(peer)), 1e-2)
+def test_the_peer_does_the_released_step(peer, tmp_path):
+    made = Peer(Networks(released(peer), tmp_path), 1e-2)
     made.train(True)
     net = made.net
     assert net.training
@@ -283,7 +290,7 @@ def test_the_peer_does_the_released_step(peer):
     before = [parameter.detach().clone() for parameter in net.parameters()]
     made.step()
     for parameter, gradient, start in zip(net.parameters(), expected, before, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient + 1e-5 * 0 * start)
+        torch.testing.assert_close(parameter.grad, gradient)
         torch.testing.assert_close(parameter.detach(), start - 1e-2 * (gradient + 1e-5 * start))
     made.step()
 
@@ -298,10 +305,12 @@ def test_a_peer_that_predicts_something_else_shows(peer):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--variants", "exchange,fast"], r"no variant 'fast'; there are .*plain\[\+amp\]\[\+compile\]"),
+        (["--variants", "exchange,fast"], r"no variant 'fast'; there are .*plain\[\+auto\]\[\+compile\]\[\+amp\]"),
         (["--variants", "peer+amp"], "no variant 'peer\\+amp'"),
         (["--variants", "folded,folded"], "'folded' is named twice"),
         (["--variants", "peer"], "needs --peer PATH.*git clone https://github.com/yikaiw/CEN.*models/model.py"),
+        (["--variants", "exchange+auto+compile"], "\\+compile includes \\+auto"),
+        (["--variants", "exported", "--task", "training"], "none of exported can be trained"),
         (["--device", "cuda:7"], "no device 'cuda:7' here; there are cpu"),
         (["--device", "warp"], "no device 'warp' here"),
         (["--repeats", "-1"], "--repeats: expected 1 or more, got -1"),
@@ -332,10 +341,10 @@ def test_the_peer_is_refused_where_it_cannot_be_compared(peer, tmp_path):
         (released(peer, arguments={"encoder_name": "resnet18"}), "encoder_name=resnet18"),
     ):
         with pytest.raises(ConfigError, match=told):
-            Peer(Networks(case), 1e-3)
+            Peer(Networks(case, tmp_path), 1e-3)
     (peer / "semantic_segmentation" / "models" / "model.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ConfigError, match="cannot be used: No module named"):
-        Peer(Networks(released(peer)), 1e-3)
+        Peer(Networks(released(peer), tmp_path), 1e-3)
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_before_it_is_built():

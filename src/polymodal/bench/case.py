@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -99,14 +100,18 @@ class Case:
 class Networks:
     """The networks of a case, of equal values, each built when it is first asked for.
 
-    Attributes:
+    Args:
         case: The settings.
+        exports: Folder of exported files, which are written once and read by all who share it.
+
+    Attributes:
         inputs: Images (batch, C_m, H, W) by modality.
         target: Labels (batch, H, W), a few rows of which are ignored.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, exports: Path) -> None:
         self.case = case
+        self.exports = exports
         generator = torch.Generator().manual_seed(0)
         self.inputs = {
             name: _scene(case.batch, count, case.size, generator).to(case.device)
@@ -115,7 +120,7 @@ class Networks:
         target = torch.randint(case.classes, (case.batch, *case.size), generator=generator)
         target[:, :1] = IGNORE
         self.target = target.to(case.device)
-        self._optimisers: dict[int, torch.optim.Optimizer] = {}
+        self._optimisers: WeakKeyDictionary[nn.Module, torch.optim.Optimizer] = WeakKeyDictionary()
 
     @cached_property
     def exchange(self) -> Multimodal:
@@ -150,10 +155,10 @@ class Networks:
         return self._of(0)
 
     def optimiser(self, net: nn.Module, build: Callable[[nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
-        """The optimiser of one of these networks, the same for all that train it: its state is as large as they are."""
-        if id(net) not in self._optimisers:
-            self._optimisers[id(net)] = build(net)
-        return self._optimisers[id(net)]
+        """The optimiser of a network, the same for all that train it: its state is as large as the network is."""
+        if net not in self._optimisers:
+            self._optimisers[net] = build(net)
+        return self._optimisers[net]
 
     def exchanged(self) -> dict[str, float]:
         """For each modality the share in 0..1 of its penalised channels that is exchanged."""

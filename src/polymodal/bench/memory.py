@@ -11,18 +11,24 @@ from pathlib import Path
 import torch
 
 from polymodal.bench.case import Case, Networks, check_size
-from polymodal.bench.variants import Task, Variant, candidate
+from polymodal.bench.variants import Task, Variant, prepare
 
 _STEPS = 2
 """The first one makes the optimiser's state, the second has it and the gradients."""
 
 
-def peak_memory(case: Case, variant: Variant, task: Task) -> int | None:
+def peak_memory(case: Case, variant: Variant, task: Task, exports: Path) -> int | None:
     """The bytes that a variant needs at its peak, with parameters, activations, gradients and the optimiser's state.
 
     On a GPU the peak of torch's allocator. On a CPU the peak of the resident memory of a process of its own, less what
     it had after importing and before it built the network; freed memory goes back to the system at once there, so that
     resident is in use. What a compiled network's code takes counts there, too.
+
+    Args:
+        case: The network and its images.
+        variant: What runs.
+        task: What it does.
+        exports: Folder with the exported file, should it run one.
 
     Returns:
         The bytes; None where the system does not tell, or the process was ended for want of memory.
@@ -31,12 +37,12 @@ def peak_memory(case: Case, variant: Variant, task: Task) -> int | None:
         return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
-            return process.submit(_peak, case, variant, task, torch.get_num_threads()).result()
+            return process.submit(_peak, case, variant, task, exports, torch.get_num_threads()).result()
         except BrokenProcessPool:
             return None
 
 
-def _peak(case: Case, variant: Variant, task: Task, threads: int) -> int:
+def _peak(case: Case, variant: Variant, task: Task, exports: Path, threads: int) -> int:
     torch.set_num_threads(threads)
     on_gpu = torch.device(case.device).type == "cuda"
     if not on_gpu:
@@ -44,7 +50,7 @@ def _peak(case: Case, variant: Variant, task: Task, threads: int) -> int:
     # On images of no content: what it imports is not the network's.
     check_size(case)
     before = 0 if on_gpu else _resident("VmRSS")
-    step = candidate(variant, Networks(case)).ready(task, case.device)
+    step = prepare(variant, Networks(case, exports), task)
     gc.collect()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(case.device)

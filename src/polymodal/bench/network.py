@@ -1,8 +1,10 @@
 """`polymodal bench`: variants of one network against each other, in turns, with their memory and whether they agree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
@@ -14,9 +16,11 @@ from polymodal.bench.peer import check_peer
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Candidate, Task, Variant, candidate
+from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Task, Variant, predictor, prepare
+from polymodal.errors import ConfigError
+from polymodal.export import fold, saving
 
-DEFAULT = ("plain", "apart", "folded", "exchange", "exchange+amp", "exchange+compile", "exchange+amp+compile")
+DEFAULT = ("plain", "apart", "folded", "exchange", "exchange+auto", "exchange+auto+amp")
 """What is measured when nothing is named; with a peer, that first."""
 
 
@@ -43,53 +47,57 @@ def bench(
         One table for each task.
 
     Raises:
-        ConfigError: A variant is unknown or named twice, a number is out of its range, or the network cannot take the
-            size; nothing was measured.
+        ConfigError: A variant is unknown or named twice, none can do a task, a number is out of its range, or the
+            network cannot take the size; nothing was measured.
         PolymodalError: A variant cannot be built.
     """
     check_counts(repeats, warmup)
     variants = Variant.parse_all(words or (*(("peer",) if case.peer else ()), *DEFAULT))
+    for task in tasks:
+        if not any(task == "inference" or variant.trains for variant in variants):
+            raise ConfigError(f"--task {task}: none of {', '.join(map(str, variants))} can be trained.")
     if any(variant.base == "peer" for variant in variants):
         check_peer(case)
     macs = check_size(case)
-    networks = Networks(case)
-    candidates = {}
-    for variant in variants:
-        tell(f"building {variant}")
-        candidates[variant] = candidate(variant, networks)
     tables = []
-    for task in tasks:
-        agreed = _equalities(candidates, networks) if task == "inference" else {}
-        steps = {str(variant): made.ready(task, case.device) for variant, made in candidates.items()}
-        times = take_turns(steps, repeats, warmup, partial(tell_turn, f"{task}:"))
-        needed = {}
-        for variant in variants if with_memory else ():
-            tell(f"{task}: memory of {variant}")
-            needed[variant] = peak_memory(case, variant, task)
-        tables.append(_table(task, {variant: times[str(variant)] for variant in variants}, needed, agreed))
-    facts = {
-        **case.facts(),
-        "multiply-accumulates of a sample": f"{macs / 1e9:.4g} G",
-        "exchanged": {name: share(part) for name, part in networks.exchanged().items()},
-        "repeats": repeats,
-        "warm-up": warmup,
-    }
+    with TemporaryDirectory() as exports:
+        networks = Networks(case, Path(exports))
+        for task in tasks:
+            able = [variant for variant in variants if task == "inference" or variant.trains]
+            runs = {}
+            for variant in able:
+                tell(f"{task}: building {variant}")
+                runs[variant] = prepare(variant, networks, task)
+            agreed = _equalities(runs, networks) if task == "inference" else {}
+            times = take_turns(runs, repeats, warmup, partial(tell_turn, f"{task}:"))
+            runs.clear()
+            needed = {}
+            for variant in able if with_memory else ():
+                tell(f"{task}: memory of {variant}")
+                needed[variant] = peak_memory(case, variant, task, Path(exports))
+            tables.append(_table(task, times, needed, agreed))
+        facts = {
+            **case.facts(),
+            "multiply-accumulates of a sample": f"{macs / 1e9:.4g} G",
+            "exchanged": {name: share(part) for name, part in networks.exchanged().items()},
+            "repeats": repeats,
+            "warm-up": warmup,
+        }
+        if any("fold" in variant.modifiers for variant in variants):
+            facts["folding"] = str(saving(networks.exchange, fold(networks.exchange), case.size))
     return Report("polymodal bench", facts, machine(case.device), tables)
 
 
-def _equalities(candidates: Mapping[Variant, Candidate], networks: Networks) -> dict[Variant, Equality]:
+def _equalities(runs: Mapping[Variant, Callable[[], dict[str, Tensor]]], networks: Networks) -> dict[Variant, Equality]:
     """How near the variants are to the eager networks in float32."""
     expected: dict[bool, dict[str, Tensor]] = {}
     found = {}
-    for variant, made in candidates.items():
+    for variant, run in runs.items():
         exchanges = BASES[variant.base].exchanges
         if exchanges not in expected:
-            eager = candidate(Variant("exchange" if exchanges else "folded"), networks)
-            eager.train(False)
-            expected[exchanges] = eager.predict()
+            expected[exchanges] = predictor(Variant("exchange" if exchanges else "folded"), networks)()
         tell(f"predictions of {variant}")
-        made.train(False)
-        found[variant] = equality(made.predict(), expected[exchanges])
+        found[variant] = equality(run(), expected[exchanges])
     return found
 
 

@@ -10,7 +10,7 @@ def tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def tell_turn(what: str, name: str, round_: int) -> None:
+def tell_turn(what: str, name: object, round_: int) -> None:
     """Say whose turn it is."""
     tell(f"{what} {name}, {f'round {round_}' if round_ else 'warm-up'}")
 

@@ -1,17 +1,21 @@
 """`polymodal bench scaling`: one network with one to M modalities, its time and memory for each of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from polymodal.bench.case import Case, Networks, check_size
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
-from polymodal.bench.timing import take_turns
-from polymodal.bench.variants import TASKS, Task, Variant, candidate
+from polymodal.bench.timing import Timing, take_turns
+from polymodal.bench.variants import TASKS, Task, Variant, prepare
+from polymodal.errors import ConfigError
 
 
 def bench_scaling(
@@ -43,45 +47,25 @@ def bench_scaling(
     """
     check_counts(repeats, warmup)
     variant = Variant.parse(word)
-    counts = range(1, case.modalities + 1)
-    cases = {str(count): dataclasses.replace(case, modalities=count) for count in counts}
-    macs = check_size(cases["1"])
-    candidates = {}
-    for count, one in cases.items():
-        tell(f"building {variant} of {count}")
-        candidates[count] = candidate(variant, Networks(one))
+    cases = {count: dataclasses.replace(case, modalities=count) for count in range(1, case.modalities + 1)}
+    macs = check_size(cases[1])
+    if "training" in tasks and not variant.trains:
+        raise ConfigError(f"--task training: {variant} cannot be trained.")
     tables = []
-    for task in tasks:
-        steps = {count: made.ready(task, case.device) for count, made in candidates.items()}
-        times = take_turns(steps, repeats, warmup, partial(tell_turn, f"{task}: M ="))
-        rows, records = [], []
-        for count, own in times.items():
-            each = own.median / int(count)
-            relative = 1 / (own.speed(times["1"]) * int(count))
-            row = [count, *timing(own), seconds(median(own.processor)), seconds(each), f"{relative:.2f}×"]
-            record = {
-                "modalities": int(count),
-                "median": own.median,
-                "quartiles": list(own.quartiles),
-                "seconds": list(own.seconds),
-                "processor": list(own.processor),
-                "seconds per modality": each,
-                "relative": relative,
-            }
-            if with_memory:
+    with TemporaryDirectory() as folder:
+        exports = {count: Path(folder, str(count)) for count in cases}
+        for task in tasks:
+            steps = {}
+            for count, one in cases.items():
+                tell(f"{task}: building M = {count}")
+                steps[count] = prepare(variant, Networks(one, exports[count]), task)
+            times = take_turns(steps, repeats, warmup, partial(tell_turn, f"{task}: M ="))
+            steps.clear()
+            needed = {}
+            for count, one in cases.items() if with_memory else ():
                 tell(f"{task}: memory of M = {count}")
-                needed = peak_memory(cases[count], variant, task)
-                row += [memory(needed), NONE if needed is None else memory(needed // int(count))]
-                record |= {"memory": needed}
-            rows.append(row)
-            records.append(record)
-        headings = ["M", "median", "quartiles", "processor", "per modality", "relative to M = 1"]
-        headings += ["memory", "per modality"] if with_memory else []
-        note = (
-            "processor: the time of all threads together. relative: the time for one modality, the median over the "
-            "rounds of the ratio within a round."
-        )
-        tables.append(Table(task, note, headings, rows, records))
+                needed[count] = peak_memory(one, variant, task, exports[count])
+            tables.append(_table(task, times, needed))
     facts = {
         **case.facts(),
         "variant": str(variant),
@@ -90,3 +74,33 @@ def bench_scaling(
         "warm-up": warmup,
     }
     return Report("polymodal bench scaling", facts, machine(case.device), tables)
+
+
+def _table(task: Task, times: Mapping[int, Timing], needed: Mapping[int, int | None]) -> Table:
+    rows, records = [], []
+    for count, own in times.items():
+        each = own.median / count
+        relative = 1 / (own.speed(times[1]) * count)
+        row = [str(count), *timing(own), seconds(median(own.processor)), seconds(each), f"{relative:.2f}×"]
+        record: dict[str, Any] = {
+            "modalities": count,
+            "median": own.median,
+            "quartiles": list(own.quartiles),
+            "seconds": list(own.seconds),
+            "processor": list(own.processor),
+            "seconds per modality": each,
+            "relative": relative,
+        }
+        if needed:
+            used = needed[count]
+            row += [memory(used), NONE if used is None else memory(used // count)]
+            record |= {"memory": used}
+        rows.append(row)
+        records.append(record)
+    headings = ["M", "median", "quartiles", "processor", "per modality", "relative to M = 1"]
+    headings += ["memory", "per modality"] if needed else []
+    note = (
+        "processor: the time of all threads together. relative: the time for one modality, the median over the rounds "
+        "of the ratio within a round."
+    )
+    return Table(task, note, headings, rows, records)

@@ -1,9 +1,12 @@
 """Timing in turns: what disturbs the machine for a while disturbs every candidate alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 Step = Callable[[], object]
 """What is timed; it returns when the work is done."""
@@ -45,11 +48,11 @@ class Timing:
 
 
 def take_turns(
-    steps: Mapping[str, Step],
+    steps: Mapping[Name, Step],
     rounds: int,
     warmup: int,
-    on_turn: Callable[[str, int], None],
-) -> dict[str, Timing]:
+    on_turn: Callable[[Name, int], None],
+) -> dict[Name, Timing]:
     """Run every candidate once in each round, each round beginning with the next candidate.
 
     Args:
@@ -66,7 +69,7 @@ def take_turns(
         for _ in range(warmup):
             on_turn(name, 0)
             steps[name]()
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    taken: dict[Name, list[tuple[float, float]]] = {name: [] for name in names}
     for round_ in range(rounds):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:

@@ -1,22 +1,27 @@
 """The ways to run the same modalities that are measured against each other, by name."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymodal import export
 from polymodal.bench.case import Networks
 from polymodal.bench.peer import Peer
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
+from polymodal.export import Session
+from polymodal.export import fold as fold_norms
 from polymodal.functional import fold, unfold
-from polymodal.nn import Prediction
 from polymodal.nn.norm import is_batch_norm_2d
+from polymodal.speed import Speed, accelerate
 from polymodal.surgery import Multimodal
 from polymodal.tasks.import_cen import IGNORE
 from polymodal.tasks.optim import Optimiser
@@ -35,32 +40,38 @@ class Base:
 
     Attributes:
         about: What it is.
-        exchanges: Whether it predicts what the network with exchange predicts; else what that without does.
         modifiers: What can make it faster.
+        exchanges: Whether it predicts what the network with exchange predicts; else what that without does.
     """
 
     about: str
-    exchanges: bool
-    modifiers: tuple[str, ...] = ("amp", "compile")
+    modifiers: tuple[str, ...] = ("auto", "compile", "amp")
+    exchanges: bool = False
 
 
 BASES = {
-    "peer": Base("the released code of CEN in the folder --peer, eager, float32", exchanges=True, modifiers=()),
-    "plain": Base("a plain network on the images of all modalities in one batch, as if they were one", exchanges=False),
-    "apart": Base("a plain network for each modality, one after the other", exchanges=False),
-    "folded": Base("all modalities in one network with private norms, which do not meet", exchanges=False),
-    "exchange": Base("the same with channel exchange", exchanges=True),
+    "peer": Base("the released code of CEN in the folder --peer, eager, float32", (), exchanges=True),
+    "plain": Base("a plain network on the images of all modalities in one batch, as if they were one"),
+    "apart": Base("a plain network for each modality, one after the other"),
+    "folded": Base("all modalities in one network with private norms, which do not meet"),
+    "exchange": Base("the same with channel exchange", ("fold", "auto", "compile", "amp"), exchanges=True),
+    "exported": Base("the network with exchange as an ONNX file, run by ONNX Runtime", ("fold",), exchanges=True),
 }
-MODIFIERS = {"amp": "automatic mixed precision in bf16", "compile": "torch.compile"}
+MODIFIERS = {
+    "fold": "norms folded into convolutions, and nothing computed that nobody reads (polymodal.export.fold)",
+    "auto": "the fast path without compilation (polymodal.accelerate)",
+    "compile": "the fast path with torch.compile",
+    "amp": "automatic mixed precision in bf16",
+}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A base and what makes it faster: `exchange`, `exchange+amp`, `exchange+amp+compile`.
+    """A base and what makes it faster: `exchange`, `exchange+amp`, `exchange+compile+amp`.
 
     Attributes:
         base: One of `BASES`.
-        modifiers: Of `MODIFIERS`, in the order of that.
+        modifiers: Of `MODIFIERS`.
     """
 
     base: str
@@ -68,6 +79,11 @@ class Variant:
 
     def __str__(self) -> str:
         return "+".join([self.base, *(name for name in MODIFIERS if name in self.modifiers)])
+
+    @property
+    def trains(self) -> bool:
+        """Whether it can be trained; what is made for inference cannot."""
+        return self.base != "exported" and "fold" not in self.modifiers
 
     @classmethod
     def parse(cls, word: str) -> "Variant":
@@ -77,9 +93,11 @@ class Variant:
             ConfigError: There is none; the message lists them.
         """
         base, *modifiers = word.split("+")
-        if base not in BASES or not set(modifiers) <= set(BASES[base].modifiers):
+        if base not in BASES or not set(modifiers) <= set(BASES[base].modifiers) or {"auto", "compile"} <= {*modifiers}:
             known = ", ".join("".join([name, *(f"[+{m}]" for m in about.modifiers)]) for name, about in BASES.items())
-            raise ConfigError(f"--variants: there is no variant {word!r}; there are {known}.")
+            raise ConfigError(
+                f"--variants: there is no variant {word!r}; there are {known}, where +compile includes +auto."
+            )
         return cls(base, frozenset(modifiers))
 
     @classmethod
@@ -96,127 +114,118 @@ class Variant:
         return variants
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A variant that is ready to run.
+Predict = Callable[[], dict[str, Tensor]]
+"""Returns logits by name: of modalities, and of the ensemble where there is one."""
 
-    Attributes:
-        predict: Returns logits by name, those of modalities and of the ensemble where there are such.
-        step: One training step.
-        train: Sets the mode.
+
+def prepare(variant: Variant, networks: Networks, task: Task) -> Callable[[], Any]:
+    """Build a variant.
+
+    Returns:
+        What is timed: predicts and returns the logits, or does one training step; it ends when the device has done it.
+
+    Raises:
+        PolymodalError: The case does not allow it.
     """
+    run = predictor(variant, networks) if task == "inference" else _trainer(variant, networks)
+    device = networks.case.device
+    if torch.device(device).type != "cuda":
+        return run
 
-    predict: Callable[[], dict[str, Tensor]]
-    step: Callable[[], None]
-    train: Callable[[bool], object]
+    def synchronised() -> Any:
+        found = run()
+        torch.cuda.synchronize(device)
+        return found
 
-    def ready(self, task: Task, device: str) -> Step:
-        """What is to be timed, in its mode; it returns when the device has done it."""
-        self.train(task == "training")
-        run = self.step if task == "training" else self.predict
-        if torch.device(device).type != "cuda":
-            return run
-
-        def synchronised() -> None:
-            run()
-            torch.cuda.synchronize(device)
-
-        return synchronised
+    return synchronised
 
 
-def candidate(variant: Variant, networks: Networks) -> Candidate:
-    """Build a variant of a case's networks; variants of one base share its parameters.
+def predictor(variant: Variant, networks: Networks) -> Predict:
+    """What predicts in eval mode.
 
     Raises:
         PolymodalError: The case does not allow it.
     """
     if variant.base == "peer":
         peer = Peer(networks, LR)
-        return Candidate(peer.predict, peer.step, peer.train)
-    builders = {"plain": _plain, "apart": _apart, "folded": _fused, "exchange": _fused}
-    return builders[variant.base](variant, networks)
+        peer.train(False)
+        return peer.predict
+    if variant.base == "exported":
+        session, inputs = _session(variant, networks), networks.inputs
+        return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
+    autocast = _precision(variant, networks)
+    if variant.base in ("folded", "exchange"):
+        net, inputs = _fast(variant, getattr(networks, variant.base), training=False), networks.inputs
 
+        def predict() -> dict[str, Tensor]:
+            with torch.no_grad(), autocast():
+                return named_logits(net(inputs))
 
-def _fused(variant: Variant, networks: Networks) -> Candidate:
-    net: Multimodal = getattr(networks, variant.base)
-    case, inputs, autocast = networks.case, networks.inputs, _precision(variant, networks)
-    task = _Task(net, _faster(variant, net), case.classes).to(case.device)
-    batch = {"inputs": inputs, "target": networks.target, "key": list(range(case.batch))}
-    optimiser = networks.optimiser(net, _optimiser)
+        return predict
 
-    def predict() -> dict[str, Tensor]:
-        with torch.no_grad(), autocast():
-            return named_logits(task(inputs))
-
-    def step() -> None:
-        optimiser.zero_grad()
-        with autocast():
-            loss = task.training_step(batch, 0)
-        loss.backward()
-        optimiser.step()
-
-    return Candidate(predict, step, net.train)
-
-
-def _plain(variant: Variant, networks: Networks) -> Candidate:
-    names = list(networks.inputs)
-    folded = fold(list(networks.tiled().values()))
-    target = networks.target.repeat_interleave(len(names), 0)
-    run = _Unimodal(networks.first, variant, networks)
-    # Only the first modality's norms are those of this network.
-    return Candidate(
-        predict=lambda: {names[0]: unfold(run.predict(folded), len(names))[:, 0]},
-        step=lambda: run.step(folded, target),
-        train=run.train,
-    )
-
-
-def _apart(variant: Variant, networks: Networks) -> Candidate:
     images = networks.tiled()
-    runs = [_Unimodal(net, variant, networks) for net in networks.unimodal]
+    if variant.base == "plain":
+        name, count = next(iter(images)), len(images)
+        plain, folded = _fast(variant, networks.first, training=False), fold(list(images.values()))
+
+        def predict_together() -> dict[str, Tensor]:
+            with torch.no_grad(), autocast():
+                # Only the first modality's norms are those of this network.
+                return {name: unfold(logits_of(plain(folded), None), count)[:, 0]}
+
+        return predict_together
+
+    nets = [_fast(variant, net, training=False) for net in networks.unimodal]
+
+    def predict_apart() -> dict[str, Tensor]:
+        with torch.no_grad(), autocast():
+            return {name: logits_of(net(image), None) for net, (name, image) in zip(nets, images.items(), strict=True)}
+
+    return predict_apart
+
+
+def _trainer(variant: Variant, networks: Networks) -> Step:
+    """What does one training step in training mode."""
+    if variant.base == "peer":
+        peer = Peer(networks, LR)
+        peer.train(True)
+        return peer.step
+    case, target, images = networks.case, networks.target, networks.tiled()
+    losses: list[tuple[nn.Module, Callable[[], Tensor]]]
+    if variant.base in ("folded", "exchange"):
+        net = _fast(variant, getattr(networks, variant.base), training=True)
+        task = _Task(net, case.classes).to(case.device)
+        batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
+        losses = [(net, lambda: task.training_step(batch, 0))]
+    elif variant.base == "plain":
+        plain, folded = _fast(variant, networks.first, training=True), fold(list(images.values()))
+        losses = [(plain, partial(_loss, plain, folded, target.repeat_interleave(case.modalities, 0)))]
+    else:
+        nets = [_fast(variant, net, training=True) for net in networks.unimodal]
+        losses = [(net, partial(_loss, net, image, target)) for net, image in zip(nets, images.values(), strict=True)]
+    if case.statistics == "frozen":
+        for net, _ in losses:
+            for module in net.modules():
+                if is_batch_norm_2d(module):
+                    module.eval()
+    steps = [(networks.optimiser(net, _optimiser), loss) for net, loss in losses]
+    autocast = _precision(variant, networks)
 
     def step() -> None:
-        for run, image in zip(runs, images.values(), strict=True):
-            run.step(image, networks.target)
+        for optimiser, compute in steps:
+            optimiser.zero_grad()
+            with autocast():
+                loss = compute()
+            loss.backward()
+            optimiser.step()
 
-    def train(training: bool) -> None:
-        for run in runs:
-            run.train(training)
-
-    return Candidate(
-        predict=lambda: {name: run.predict(image) for run, (name, image) in zip(runs, images.items(), strict=True)},
-        step=step,
-        train=train,
-    )
+    return step
 
 
-class _Unimodal:
-    """A plain network, run and trained as it is."""
-
-    def __init__(self, net: nn.Module, variant: Variant, networks: Networks) -> None:
-        self.net = net
-        self.forward = _faster(variant, net)
-        self.autocast = _precision(variant, networks)
-        self.optimiser = networks.optimiser(net, _optimiser)
-        self.frozen = networks.case.statistics == "frozen"
-
-    def train(self, training: bool) -> None:
-        self.net.train(training)
-        for module in self.net.modules():
-            if self.frozen and is_batch_norm_2d(module):
-                module.eval()
-
-    def predict(self, image: Tensor) -> Tensor:
-        with torch.no_grad(), self.autocast():
-            return logits_of(self.forward(image), None)
-
-    def step(self, image: Tensor, target: Tensor) -> None:
-        self.optimiser.zero_grad()
-        with self.autocast():
-            logits = logits_of(self.forward(image), target.shape[-2:])
-            loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORE)
-        loss.backward()
-        self.optimiser.step()
+def _loss(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    """That of a plain network."""
+    logits = logits_of(net(image), target.shape[-2:])
+    return F.cross_entropy(logits.float(), target, ignore_index=IGNORE)
 
 
 class _Task(Segmentation):
@@ -224,26 +233,35 @@ class _Task(Segmentation):
 
     Args:
         net: The network.
-        forward: What runs in its place, such as its compiled form.
         classes: Number of classes.
     """
 
-    def __init__(self, net: Multimodal, forward: nn.Module, classes: int) -> None:
+    def __init__(self, net: Multimodal, classes: int) -> None:
         super().__init__()
         self.net = net
-        self.run = forward
         self.target = TargetSpec("label", "", ignore=IGNORE)
         self.register_buffer("class_weight", torch.ones(classes), persistent=False)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
-        return self.run(inputs)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """There is nobody to tell."""
 
 
-def _faster(variant: Variant, net: nn.Module) -> Any:
-    return torch.compile(net) if "compile" in variant.modifiers else net
+def _fast(variant: Variant, net: Any, *, training: bool) -> Any:
+    """The network in its mode, or a copy of it that what the variant asks for was done to."""
+    net.train(training)
+    if "fold" in variant.modifiers:
+        net = fold_norms(net)
+    speed: Speed = "compile" if "compile" in variant.modifiers else "auto" if "auto" in variant.modifiers else "off"
+    return net if speed == "off" else accelerate(copy.deepcopy(net), speed)
+
+
+def _session(variant: Variant, networks: Networks) -> Session:
+    file = networks.exports / f"{variant}.onnx"
+    if torch.device(networks.case.device).type != "cpu":
+        raise ConfigError(f"--variants: {str(variant)!r} runs on the CPU alone; leave it out, or use --device cpu.")
+    if not file.is_file():
+        export.save(_fast(variant, networks.exchange, training=False), file)
+    return Session(file, threads=torch.get_num_threads())
 
 
 def _precision(variant: Variant, networks: Networks) -> Callable[[], AbstractContextManager[Any]]:
