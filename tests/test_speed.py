@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 
 from core_tools import NAMES, assert_equal, difference, images, randomize_norms
 from polymodal import ConfigError, Exchange, Multimodal, PolymodalError, functional, fuse
-from polymodal.models.unet import RoomsUNet
+from polymodal.models.unet import RoomsUNet, enlarge
 from polymodal.speed import accelerate
 from polymodal.tasks.base import Task
 
@@ -210,3 +211,18 @@ def test_a_cpu_is_asked_at_once():
     task.check_finite(torch.tensor(1.0), {"key": ["a"]})
     with pytest.raises(PolymodalError, match="for the samples b"):
         task.check_finite(torch.tensor([1.0, math.inf]), {"key": ["b"]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("before", "after"), [((5, 7), (20, 28)), ((3, 4), (5, 9)), ((6, 5), (6, 5))])
+def test_enlarging_by_products_is_bilinear_interpolation(before, after, dtype):
+    """Else the small network is trained to predict other maps than it predicts."""
+    x = torch.randn(2, 3, *before).to(dtype).requires_grad_()
+    other = x.detach().clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours, theirs = enlarge(x, after), F.interpolate(other, size=after, mode="bilinear")
+    upstream = torch.randn_like(ours)
+    ours.backward(upstream)
+    theirs.backward(upstream)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-2
+    assert_equal([ours, x.grad], [theirs, other.grad], tolerance)
