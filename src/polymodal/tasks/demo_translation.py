@@ -26,15 +26,18 @@ SCORES = ("MAE", "FID[lite0]")
 
 NOTES = """
 Of each target three networks are trained from the same seed on the same scenes, for the same number of epochs: one that
-takes both modalities and exchanges channels between them, and one of each modality alone.
+takes both modalities, with the papers' exchange of channels between them, and one of each modality alone.
 
-What this shows: whether what is predicted from both, by each modality with the other's channels and by the ensemble, is
-nearer to the truth (MAE) and looks more like the true images (FID) than what is predicted from one. Compare runs of one
-target; colours and depth have scales of their own.
+What this shows: whether what is predicted from both, above all by the ensemble, is nearer to the truth (MAE) and looks
+more like the true images (FID) than what is predicted from one. Compare runs of one target; colours and depth have
+scales of their own. The colours of the rooms are drawn by lot, so shading and edges tell little of them: their MAE has
+a high floor, and the pictures are blurred.
 
-What this does not show: how good such networks become. The papers' have sixteen times the filters' weights and are
-trained five hundred times as long on photographs. One seed was run, the scenes are rendered, and 150 of them are few
-for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a published FID.
+What this does not show: what exchanging channels adds. Scales start at 1, and in so short a training few or none come
+below the threshold; the gain is that of two differing predictions and their mean. Nor how good such networks become:
+the papers' have sixteen times the filters' weights and are trained five hundred times as long on photographs. One seed
+was run, the scenes are rendered, and 150 of them are few for an FID, whose extractor here is EfficientNet-Lite0: it
+cannot be held against a published FID.
 """
 
 
