@@ -26,7 +26,7 @@ from polymodal.functional import own_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 
-INFERENCE = ["exchange+fold", "exported", "exported+fold"]
+INFERENCE = ["exchange+fold", "exported+fold"]
 
 TINY = {"stem": 4, "widths": [6, 6], "decoder": 4}
 SMALL = ["--network", "rooms-unet", "--network-args", "stem=4", "widths=[6,6]", "decoder=4", "--classes", "3"]

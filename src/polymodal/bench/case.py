@@ -15,6 +15,7 @@ from polymodal import models
 from polymodal.bench.machine import check_device
 from polymodal.costs import cost
 from polymodal.errors import ConfigError
+from polymodal.export import Folded, fold
 from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import Exchange
 from polymodal.nn.norm import PrivateNorm2d, is_batch_norm_2d
@@ -143,6 +144,15 @@ class Networks:
         net = fuse(self.case.plain(), self.case.channels, None, statistics=self.case.statistics, inplace=True)
         net.load_state_dict(self.exchange.state_dict())
         return net.to(self.case.device)
+
+    @cached_property
+    def static(self) -> Folded:
+        """The network with exchange as it is at inference, see `polymodal.export.fold`.
+
+        Raises:
+            ExportError: When it has no static form.
+        """
+        return fold(self.exchange.eval())
 
     @cached_property
     def unimodal(self) -> list[nn.Module]:

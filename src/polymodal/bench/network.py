@@ -18,7 +18,7 @@ from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, 
 from polymodal.bench.timing import Timing, take_turns
 from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Task, Variant, predictor, prepare
 from polymodal.errors import ConfigError
-from polymodal.export import fold, saving
+from polymodal.export import saving
 
 DEFAULT = ("plain", "apart", "folded", "exchange", "exchange+auto", "exchange+auto+amp")
 """What is measured when nothing is named; with a peer, that first."""
@@ -64,17 +64,19 @@ def bench(
         networks = Networks(case, Path(exports))
         for task in tasks:
             able = [variant for variant in variants if task == "inference" or variant.trains]
+            # First, while this process is small: it keeps what it has had.
+            needed = {}
+            for variant in able if with_memory else ():
+                tell(f"{task}: memory of {variant}")
+                if variant.base == "exported":
+                    predictor(variant, networks)
+                needed[variant] = peak_memory(case, variant, task, Path(exports))
             runs = {}
             for variant in able:
                 tell(f"{task}: building {variant}")
                 runs[variant] = prepare(variant, networks, task)
             agreed = _equalities(runs, networks) if task == "inference" else {}
             times = take_turns(runs, repeats, warmup, partial(tell_turn, f"{task}:"))
-            runs.clear()
-            needed = {}
-            for variant in able if with_memory else ():
-                tell(f"{task}: memory of {variant}")
-                needed[variant] = peak_memory(case, variant, task, Path(exports))
             tables.append(_table(task, times, needed, agreed))
         facts = {
             **case.facts(),
@@ -84,7 +86,7 @@ def bench(
             "warm-up": warmup,
         }
         if any("fold" in variant.modifiers for variant in variants):
-            facts["folding"] = str(saving(networks.exchange, fold(networks.exchange), case.size))
+            facts["folding"] = str(saving(networks.exchange, networks.static, case.size))
     return Report("polymodal bench", facts, machine(case.device), tables)
 
 

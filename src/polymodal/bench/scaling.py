@@ -14,7 +14,7 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import TASKS, Task, Variant, prepare
+from polymodal.bench.variants import TASKS, Task, Variant, predictor, prepare
 from polymodal.errors import ConfigError
 
 
@@ -55,16 +55,18 @@ def bench_scaling(
     with TemporaryDirectory() as folder:
         exports = {count: Path(folder, str(count)) for count in cases}
         for task in tasks:
+            # First, while this process is small: it keeps what it has had.
+            needed = {}
+            for count, one in cases.items() if with_memory else ():
+                tell(f"{task}: memory of M = {count}")
+                if variant.base == "exported":
+                    predictor(variant, Networks(one, exports[count]))
+                needed[count] = peak_memory(one, variant, task, exports[count])
             steps = {}
             for count, one in cases.items():
                 tell(f"{task}: building M = {count}")
                 steps[count] = prepare(variant, Networks(one, exports[count]), task)
             times = take_turns(steps, repeats, warmup, partial(tell_turn, f"{task}: M ="))
-            steps.clear()
-            needed = {}
-            for count, one in cases.items() if with_memory else ():
-                tell(f"{task}: memory of M = {count}")
-                needed[count] = peak_memory(one, variant, task, exports[count])
             tables.append(_table(task, times, needed))
     facts = {
         **case.facts(),

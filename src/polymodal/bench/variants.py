@@ -18,7 +18,6 @@ from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
 from polymodal.export import Session
-from polymodal.export import fold as fold_norms
 from polymodal.functional import fold, unfold
 from polymodal.nn.norm import is_batch_norm_2d
 from polymodal.speed import Speed, accelerate
@@ -53,8 +52,12 @@ BASES = {
     "peer": Base("the released code of CEN in the folder --peer, eager, float32", (), exchanges=True),
     "plain": Base("a plain network on the images of all modalities in one batch, as if they were one"),
     "apart": Base("a plain network for each modality, one after the other"),
-    "folded": Base("all modalities in one network with private norms, which do not meet"),
-    "exchange": Base("the same with channel exchange", ("fold", "auto", "compile", "amp"), exchanges=True),
+    "folded": Base("all modalities in one network with private norms, without exchange"),
+    "exchange": Base(
+        "all modalities in one network with private norms and channel exchange",
+        ("fold", "auto", "compile", "amp"),
+        exchanges=True,
+    ),
     "exported": Base("the network with exchange as an ONNX file, run by ONNX Runtime", ("fold",), exchanges=True),
 }
 MODIFIERS = {
@@ -155,7 +158,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
     autocast = _precision(variant, networks)
     if variant.base in ("folded", "exchange"):
-        net, inputs = _fast(variant, getattr(networks, variant.base), training=False), networks.inputs
+        net, inputs = _fast(variant, _shared(variant, networks), training=False), networks.inputs
 
         def predict() -> dict[str, Tensor]:
             with torch.no_grad(), autocast():
@@ -193,7 +196,7 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
     case, target, images = networks.case, networks.target, networks.tiled()
     losses: list[tuple[nn.Module, Callable[[], Tensor]]]
     if variant.base in ("folded", "exchange"):
-        net = _fast(variant, getattr(networks, variant.base), training=True)
+        net = _fast(variant, _shared(variant, networks), training=True)
         task = _Task(net, case.classes).to(case.device)
         batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
         losses = [(net, lambda: task.training_step(batch, 0))]
@@ -246,11 +249,16 @@ class _Task(Segmentation):
         """There is nobody to tell."""
 
 
-def _fast(variant: Variant, net: Any, *, training: bool) -> Any:
-    """The network in its mode, or a copy of it that what the variant asks for was done to."""
-    net.train(training)
+def _shared(variant: Variant, networks: Networks) -> Any:
+    """The network of all modalities."""
     if "fold" in variant.modifiers:
-        net = fold_norms(net)
+        return networks.static
+    return networks.folded if variant.base == "folded" else networks.exchange
+
+
+def _fast(variant: Variant, net: Any, *, training: bool) -> Any:
+    """The network in its mode, or an accelerated copy of it."""
+    net.train(training)
     speed: Speed = "compile" if "compile" in variant.modifiers else "auto" if "auto" in variant.modifiers else "off"
     return net if speed == "off" else accelerate(copy.deepcopy(net), speed)
 
@@ -260,7 +268,7 @@ def _session(variant: Variant, networks: Networks) -> Session:
     if torch.device(networks.case.device).type != "cpu":
         raise ConfigError(f"--variants: {str(variant)!r} runs on the CPU alone; leave it out, or use --device cpu.")
     if not file.is_file():
-        export.save(_fast(variant, networks.exchange, training=False), file)
+        export.save(_shared(variant, networks).eval(), file)
     return Session(file, threads=torch.get_num_threads())
 
 
