@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def run(tmp_path_factory):
     """A run folder of a small network that exchanges."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    arguments = {"classes": 3, "stem": 4, "widths": [6, 8], "decoder": 4}
+    arguments = {"classes": 3, "stem": 4, "widths": [6], "decoder": 6}
     net = fuse(models.create("rooms-unet", **arguments), {"depth": 1, "rgb": 3}, Exchange(share=0.5))
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
     save_model(randomize_norms(net).eval(), "rooms-unet", arguments, Described(), facts, folder / "model")
@@ -125,6 +126,24 @@ def test_masks_of_a_file_are_those_of_the_run(run, files, tmp_path):
             assert (np.array(Image.open(tmp_path / name / file.name)) == mask).mean() > 0.999
     with pytest.raises(ConfigError, match=r"takes every modality, depth, rgb.*model folder"):
         predict(files[True], {"rgb": tmp_path / "rgb.png"}, tmp_path / "out", subset=True)
+
+
+def test_example_of_the_documentation_runs(run, files, monkeypatch):
+    """If this breaks, who deploys without this library prepares the inputs in another way than it was trained with."""
+    text = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    example = next(block for block in text.split("```python\n")[1:] if "onnxruntime" in block).partition("```")[0]
+    monkeypatch.chdir(files[True].parent)
+    (files[True].parent / "net.onnx").write_bytes(files[True].read_bytes())
+    numbers = np.random.default_rng(0)
+    names = {"rgb": numbers.integers(0, 256, (3, 37, 50)), "depth": numbers.integers(1, 4000, (1, 37, 50))}
+    exec(example, names)
+    inputs = {
+        "rgb": (torch.from_numpy(names["rgb"]) / 255 - 0.5).float() / 0.2,
+        "depth": (torch.from_numpy(names["depth"]) * 0.001 - 2.0).float(),
+    }
+    with torch.no_grad():
+        expected = checkpoint.load(run / "model")({name: image[None] for name, image in inputs.items()}).ensemble
+    assert (names["mask"] == expected.argmax(1).numpy()).mean() > 0.999
 
 
 def test_saving_is_told(run, tmp_path, capsys):

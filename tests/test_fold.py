@@ -79,12 +79,8 @@ def assert_folds(net: Multimodal, folded: Folded | None = None, names=None, size
     ("modalities", "fusion"),
     [
         (1, Exchange(threshold=0.6)),
-        (2, None),
-        (2, Exchange(threshold=0.6)),
-        (2, Exchange(threshold=0.7, within="all")),
         (2, Exchange(share=1.0, within="all")),
-        (3, Exchange(share=0.5)),
-        (3, RandomExchange(share=0.7, within="all")),
+        (3, RandomExchange(share=0.7)),
         (4, Exchange(threshold=0.8, within="all")),
     ],
     ids=str,
@@ -157,11 +153,10 @@ def test_what_is_saved_is_what_exchanged_channels_cost():
 @pytest.mark.parametrize(
     ("fusion", "settings"),
     [
-        (Asymmetric(), {}),
-        (Asymmetric(shift=False), {"convolutions": "private"}),
+        (Asymmetric(), {"convolutions": "private"}),
         (Aggregation("concat"), {"sites": "middle", "convolutions": "private"}),
         (Aggregation("attention"), {"sites": "all"}),
-        (Alignment(), {"convolutions": "private"}),
+        (Alignment(), {}),
     ],
     ids=str,
 )

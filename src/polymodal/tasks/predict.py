@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.export import Session
 from polymodal.tasks.evaluation import best_device, described, viewable
 from polymodal.tasks.files import complete_file
 from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.segmentation import logits_of, named_logits
+
+if TYPE_CHECKING:
+    from polymodal.export import Session
 
 ONNX = ".onnx"
 """The ending of exported files."""
@@ -67,7 +69,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
         OSError: A picture cannot be written.
     """
-    session = None if model.suffix != ONNX else Session(model)
+    session = None if model.suffix != ONNX else _session(model)
     folder = model_folder(model)
     config = checkpoint.read_config(folder) if session is None else {"metadata": session.metadata}
     specs, target, size = read_model_description(config, folder)
@@ -109,7 +111,13 @@ def _network(folder: Path, subset: bool) -> Run:
     return run
 
 
-def _exported(session: Session) -> Run:
+def _session(file: Path) -> "Session":
+    from polymodal.export import Session  # takes seconds to load, and few need it
+
+    return Session(file)
+
+
+def _exported(session: "Session") -> Run:
     """What predicts with an exported file."""
     return lambda images, size: {
         name: logits_of(torch.from_numpy(output), size) for name, output in session(images).items()
