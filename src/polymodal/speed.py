@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from polymodal.errors import ConfigError
+from polymodal.nn.norm import takes_statistics
 
 Speed = Literal["auto", "off", "compile"]
 
@@ -27,9 +28,9 @@ def accelerate(net: Network, speed: Speed = "auto") -> Network:
     Args:
         net: A network, on its device and in the mode, training or eval, in which it will be used. It is changed in
             place; its parameters and the keys of its state stay what they are.
-        speed: "auto" for what was measured to be fastest without compiling, see docs/performance.md: on a CPU in eval
-            mode, channels-last memory; elsewhere nothing. "compile" for that and `torch.compile`, whose first steps
-            take minutes. "off" for nothing at all.
+        speed: "auto" for what was measured to be fastest without compiling, see docs/performance.md: on a CPU,
+            channels-last memory where no norm takes statistics from its input; elsewhere nothing. "compile" for that
+            and `torch.compile`, whose first steps take minutes. "off" for nothing at all.
 
     Returns:
         The network.
@@ -44,7 +45,7 @@ def accelerate(net: Network, speed: Speed = "auto") -> Network:
     device = next((parameter.device.type for parameter in net.parameters()), "cpu")
     if speed == "compile" and device == "cpu":
         _check_compiler()
-    if device == "cpu" and not net.training:
+    if device == "cpu" and not any(map(takes_statistics, net.modules())):
         net.to(memory_format=torch.channels_last)
     if speed == "compile":
         net.compile()

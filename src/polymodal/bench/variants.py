@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import export
-from polymodal.bench.case import Networks
+from polymodal.bench.case import Case, Networks
 from polymodal.bench.peer import Peer
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
@@ -156,9 +156,9 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
     if variant.base == "exported":
         session, inputs = _session(variant, networks), networks.inputs
         return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
-    autocast = _precision(variant, networks)
+    case, autocast = networks.case, _precision(variant, networks)
     if variant.base in ("folded", "exchange"):
-        net, inputs = _fast(variant, _shared(variant, networks), training=False), networks.inputs
+        net, inputs = _fast(variant, _shared(variant, networks), case, training=False), networks.inputs
 
         def predict() -> dict[str, Tensor]:
             with torch.no_grad(), autocast():
@@ -169,7 +169,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
     images = networks.tiled()
     if variant.base == "plain":
         name, count = next(iter(images)), len(images)
-        plain, folded = _fast(variant, networks.first, training=False), fold(list(images.values()))
+        plain, folded = _fast(variant, networks.first, case, training=False), fold(list(images.values()))
 
         def predict_together() -> dict[str, Tensor]:
             with torch.no_grad(), autocast():
@@ -178,7 +178,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
 
         return predict_together
 
-    nets = [_fast(variant, net, training=False) for net in networks.unimodal]
+    nets = [_fast(variant, net, case, training=False) for net in networks.unimodal]
 
     def predict_apart() -> dict[str, Tensor]:
         with torch.no_grad(), autocast():
@@ -196,21 +196,16 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
     case, target, images = networks.case, networks.target, networks.tiled()
     losses: list[tuple[nn.Module, Callable[[], Tensor]]]
     if variant.base in ("folded", "exchange"):
-        net = _fast(variant, _shared(variant, networks), training=True)
+        net = _fast(variant, _shared(variant, networks), case, training=True)
         task = _Task(net, case.classes).to(case.device)
         batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
         losses = [(net, lambda: task.training_step(batch, 0))]
     elif variant.base == "plain":
-        plain, folded = _fast(variant, networks.first, training=True), fold(list(images.values()))
+        plain, folded = _fast(variant, networks.first, case, training=True), fold(list(images.values()))
         losses = [(plain, partial(_loss, plain, folded, target.repeat_interleave(case.modalities, 0)))]
     else:
-        nets = [_fast(variant, net, training=True) for net in networks.unimodal]
+        nets = [_fast(variant, net, case, training=True) for net in networks.unimodal]
         losses = [(net, partial(_loss, net, image, target)) for net, image in zip(nets, images.values(), strict=True)]
-    if case.statistics == "frozen":
-        for net, _ in losses:
-            for module in net.modules():
-                if is_batch_norm_2d(module):
-                    module.eval()
     steps = [(networks.optimiser(net, _optimiser), loss) for net, loss in losses]
     autocast = _precision(variant, networks)
 
@@ -256,9 +251,13 @@ def _shared(variant: Variant, networks: Networks) -> Any:
     return networks.folded if variant.base == "folded" else networks.exchange
 
 
-def _fast(variant: Variant, net: Any, *, training: bool) -> Any:
+def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
     """The network in its mode, or an accelerated copy of it."""
     net.train(training)
+    if case.statistics == "frozen":
+        for module in net.modules():
+            if is_batch_norm_2d(module):
+                module.eval()
     speed: Speed = "compile" if "compile" in variant.modifiers else "auto" if "auto" in variant.modifiers else "off"
     return net if speed == "off" else accelerate(copy.deepcopy(net), speed)
 

@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from polymodal.errors import FusionError
@@ -55,6 +55,13 @@ def has_activation(module: nn.Module) -> bool:
     return computed_by.__module__.startswith("timm.") and computed_by.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
 
 
+def takes_statistics(module: nn.Module) -> bool:
+    """Whether a module is a norm that normalises by its input, in the mode that it is in, not by running statistics."""
+    if isinstance(module, PrivateNorm2d):
+        return module.from_input
+    return isinstance(module, _NormBase) and (module.training or module.running_mean is None)
+
+
 class PrivateNorm2d(nn.Module, ABC):
     """A norm with statistics, γ and β of its own for every modality (CEN eq. 5), made from a plain one.
 
@@ -99,6 +106,11 @@ class PrivateNorm2d(nn.Module, ABC):
         self.act = getattr(norm, "act", nn.Identity()) if has_activation(norm) else nn.Identity()
         self.train(norm.training)
 
+    @property
+    def from_input(self) -> bool:
+        """Whether it normalises by statistics of its input, in the mode that it is in."""
+        return (self.training and not self.frozen) or self.running_mean is None
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, fuse, drop, activate: `(B*M, C, H, W)` to the same shape.
 
@@ -116,7 +128,7 @@ class PrivateNorm2d(nn.Module, ABC):
         return f"{self.num_features}, {copies}" + (", frozen" if self.frozen else "")
 
     def _normalise(self, x: Tensor) -> Tensor:
-        from_input = (self.training and not self.frozen) or self.running_mean is None
+        from_input = self.from_input
         modalities = 1 if self.roster is None else len(self.roster.present)
         if from_input:
             self._refuse_single_value(x, modalities)

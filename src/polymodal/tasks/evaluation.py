@@ -14,6 +14,7 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
+from polymodal.speed import accelerate
 from polymodal.surgery import Multimodal
 from polymodal.tasks.base import ENSEMBLE
 from polymodal.tasks.files import write_arrays, write_json
@@ -29,6 +30,15 @@ SCENES = 8
 def best_device() -> torch.device:
     """Where evaluation and prediction run: a GPU when there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def trained(model: Path) -> Multimodal:
+    """The network of a model folder, ready to predict on the best device as fast as is known for it.
+
+    Raises:
+        CheckpointError: The folder holds no model.
+    """
+    return accelerate(checkpoint.load(model).to(best_device()))
 
 
 def score_split(
@@ -57,7 +67,7 @@ def score_split(
     kind = kind_of(data.target)
     kind.check_protocol(protocol)
     config = checkpoint.read_config(model)
-    net = checkpoint.load(model).to(best_device())
+    net = trained(model)
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     counts: Any = kind.scores([*net.outputs, ENSEMBLE], config["metadata"]["training"]).to(best_device())
@@ -99,7 +109,7 @@ def name_of_split(data: Any, split: str) -> str:
 
 def write_scenes(model: Path, data: Any, folder: Path) -> None:
     """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs."""
-    net = checkpoint.load(model).to(best_device())
+    net = trained(model)
     dataset = data.val_dataloader().dataset
     chosen = np.linspace(0, len(dataset) - 1, min(SCENES, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]

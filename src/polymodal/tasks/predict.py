@@ -14,7 +14,7 @@ from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.tasks.evaluation import best_device, described, viewable
+from polymodal.tasks.evaluation import best_device, described, trained, viewable
 from polymodal.tasks.files import complete_file
 from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.segmentation import logits_of, named_logits
@@ -101,7 +101,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
 
 def _network(folder: Path, subset: bool) -> Run:
     """What predicts with a model folder."""
-    net = checkpoint.load(folder).to(best_device())
+    net = trained(folder)
 
     def run(images: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
         with torch.inference_mode():

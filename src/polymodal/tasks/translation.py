@@ -17,6 +17,7 @@ from polymodal.functional import fold
 from polymodal.fusion import Fusion
 from polymodal.models.registry import TRANSLATION
 from polymodal.nn import Prediction
+from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.evaluation import viewable
@@ -58,6 +59,8 @@ class Translation(Task):
         optimiser: Of both networks, each with a state and a schedule of its own.
         extractor: What FID and KID look at, see `polymodal.metrics.feature_extractor`; None for no FID and KID.
         stretched: Score the trained model as the released code does, see `ImageScores`.
+        speed: How the generator's training runs, without changing what is trained beyond rounding, see
+            `polymodal.speed.accelerate`. The precision is the trainer's.
 
     Raises:
         ConfigError: A setting cannot work with the data, found before training starts.
@@ -81,6 +84,7 @@ class Translation(Task):
         optimiser: Optimiser = ADAM,
         extractor: Literal["inception", "lite0"] | None = "inception",
         stretched: bool = False,
+        speed: Speed = "auto",
     ) -> None:
         super().__init__()
         if discriminator_filters < 1:
@@ -99,6 +103,7 @@ class Translation(Task):
         self.discriminator_filters = discriminator_filters
         self.l1_weight = l1_weight
         self.optimiser = optimiser
+        self.speed: Speed = speed
         self.scoring = {"extractor": extractor, "stretched": stretched}
         self.net = None
 
@@ -114,7 +119,7 @@ class Translation(Task):
                 "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
             )
         self.arguments = {**self._arguments(data), **self.network_args}
-        self.net = fuse(
+        net = fuse(
             models.create(self.network, **self.arguments),
             data.channels,
             self.fusion,
@@ -125,6 +130,7 @@ class Translation(Task):
             statistics=self.statistics,
             inplace=True,
         )
+        self.net = accelerate(net, self.speed)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
         self.scores = image_scores([*self.net.outputs, ENSEMBLE], {**self.scoring, "stretched": False})
