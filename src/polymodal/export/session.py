@@ -71,13 +71,21 @@ class Session:
         Raises:
             DataError: A modality is unknown or missing, or an image does not fit.
         """
-        check_inputs(inputs, self.modalities)
-        check_size(next(iter(inputs.values())).shape[-2:], self.step)
+        self.check(inputs)
         images = {
             name: np.asarray(image.cpu() if isinstance(image, Tensor) else image, np.float32)
             for name, image in inputs.items()
         }
         return dict(zip(self.outputs, self._session.run(None, images), strict=True))
+
+    def check(self, inputs: Mapping[str, np.ndarray | Tensor]) -> None:
+        """Refuse images that the network does not take, without predicting; as the call itself does.
+
+        Raises:
+            DataError: A modality is unknown or missing, or an image does not fit.
+        """
+        check_inputs(inputs, self.modalities)
+        check_size(next(iter(inputs.values())).shape[-2:], self.step)
 
 
 def needed_package(name: str, purpose: str) -> ModuleType:

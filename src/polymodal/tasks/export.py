@@ -29,7 +29,7 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
     """
     format_for(format, out)
     folder = model_folder(model)
-    metadata = checkpoint.read_config(folder)["metadata"]
+    metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)
     if not folded:
         export.save(net, out, format=format, metadata=metadata)
