@@ -7,7 +7,7 @@ from polymodal.export.formats import format_for
 from polymodal.tasks.predict import model_folder
 
 REFERENCE_SIZE = (480, 640)
-"""Height and width that savings are told for, where a model has no size of its own."""
+"""Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
 
 
 def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
@@ -35,7 +35,7 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
         export.save(net, out, format=format, metadata=metadata)
         return f"{out} ({out.stat().st_size / 1e6:.1f} MB)"
     plain = export.fold(net)
-    export.save(plain, out, format=format, metadata=metadata)
-    height, width = metadata.get("size") or REFERENCE_SIZE
+    height, width = metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
     saved = export.saving(net, plain, (height, width))
+    export.save(plain, out, format=format, metadata=metadata)
     return f"{out} ({out.stat().st_size / 1e6:.1f} MB), folded; for {width}x{height} (width x height) {saved}"

@@ -1,6 +1,6 @@
 """From files to predictions and pictures of them, with a model folder alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,21 +71,21 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     """
     session = None if model.suffix != ONNX else _session(model)
     folder = model_folder(model)
-    config = checkpoint.read_config(folder) if session is None else {"metadata": session.metadata}
-    specs, target, size = read_model_description(config, folder)
-    if session is not None:
-        specs = {name: specs[name] for name in session.modalities}
-    _check_names(list(inputs), list(specs), subset)
-    if session is not None and len(inputs) < len(specs):
-        raise ConfigError(
-            f"{model}: an exported network takes every modality, {', '.join(specs)}. Predict with the model folder, or "
-            "export a network that was folded for some: polymodal.export.fold(net, modalities)."
-        )
+    if session is None:
+        specs, target, size = read_model_description(checkpoint.read_config(folder).get("metadata"), folder)
+    else:
+        specs, target, size = read_model_description(session.metadata, model, session.modalities)
+    _check_names(list(inputs), list(specs), subset=subset, exported=session is not None)
     specs = {name: spec for name, spec in specs.items() if name in inputs}
     scenes = find_scenes({name: inputs[name] for name in specs})
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
-        _tensors(_read(scene, specs), scene, specs, None)
+        tensors = _tensors(_read(scene, specs), scene, specs, size)
+        if session is not None:
+            try:
+                session.check({name: image[None] for name, image in tensors.items()})
+            except DataError as error:
+                raise DataError(f"{scene.stem}: {error}") from error
 
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -130,24 +130,30 @@ def model_folder(folder: Path) -> Path:
 
 
 def read_model_description(
-    config: Mapping[str, Any], folder: Path
+    metadata: Any, source: Path, modalities: Iterable[str] | None = None
 ) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
-    """Inputs, target and input size of a model, from its configuration.
+    """Inputs, target and input size of a model, from what it says of itself.
+
+    Args:
+        metadata: As `describe` made it.
+        source: The model folder or the exported file that it stands in.
+        modalities: Those that the network takes; all that are described if not given.
 
     Raises:
         CheckpointError: They are not there, as in a model that was saved by hand, or damaged.
     """
     try:
-        specs, target, size = described(config["metadata"])
+        specs, target, size = described(metadata)
+        specs = {name: specs[name] for name in modalities or specs}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
         raise CheckpointError(
-            f"{folder}: its config.json does not say what the inputs and the classes are ({error}). "
-            "A model that `polymodal fit` has trained does."
+            f"{source} does not say what the inputs and the classes are ({error!r}). A model that `polymodal fit` has "
+            "trained does, and so does what `polymodal export` makes of it."
         ) from error
     settled = len(target.colors) == len(target.classes) if target.kind == "label" else target.range is not None
     if not specs or not settled:
         raise CheckpointError(
-            f"{folder} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
+            f"{source} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
             f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
         )
     return specs, target, size
@@ -201,16 +207,20 @@ def _some(items: Sequence[str]) -> str:
     return ", ".join(items[:SHOWN_STEMS]) + more
 
 
-def _check_names(given: Sequence[str], known: Sequence[str], subset: bool) -> None:
+def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, exported: bool) -> None:
     for name in given:
         if name not in known:
             raise ConfigError(f"the model has no modality {name!r}; it has {', '.join(known)}.")
     missing = [name for name in known if name not in given]
-    if missing and not (given and subset):
-        raise ConfigError(
-            f"no input for {', '.join(missing)}: the model has {', '.join(known)}. "
-            "Give a file or folder for each, or allow some to be absent with --subset."
-        )
+    if not missing or (given and subset and not exported):
+        return
+    remedy = (
+        "An exported network takes all of them: predict with the model folder, or export a network that was folded for "
+        "some, polymodal.export.fold(net, modalities)."
+        if exported
+        else "Give a file or folder for each, or allow some to be absent with --subset."
+    )
+    raise ConfigError(f"no input for {', '.join(missing)}: the model has {', '.join(known)}. {remedy}")
 
 
 def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
@@ -226,7 +236,7 @@ def _tensors(
 def _picture(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> np.ndarray:
     """What people see of a scene, uint8 (H, W, 3): the first image among its modalities, or else the first one."""
     name = next((name for name, spec in specs.items() if spec.kind == "image"), next(iter(specs)))
-    full = _tensors(raw, scene, specs, None)[name]
+    full = _tensors({name: raw[name]}, scene, {name: specs[name]}, None)[name]
     return viewable(full, specs[name]).permute(1, 2, 0).numpy()
 
 

@@ -47,7 +47,7 @@ def validate(
     """
     model = model_folder(run)
     settings = {} if root is not None and model == run else _data_settings(run)
-    inputs, target, size = read_model_description(checkpoint.read_config(model), model)
+    inputs, target, size = read_model_description(checkpoint.read_config(model).get("metadata"), model)
     keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
     kept = {key: settings[key] for key in keys if key in settings}
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)

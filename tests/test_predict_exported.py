@@ -1,0 +1,86 @@
+"""Predicting with an exported file: what it refuses, and when."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import polymodal
+from polymodal import checkpoint, export, models
+from polymodal.data import InputSpec, TargetSpec, palette
+from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.tasks.evaluation import describe
+from polymodal.tasks.export import export_model
+from polymodal.tasks.predict import predict
+
+
+@dataclass
+class Described:
+    """As much of a data module as a model folder remembers, of files that are taken at their own size."""
+
+    size: tuple[int, int] | None = None
+    inputs = {
+        "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
+        "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
+    }
+    target = TargetSpec("label", "label", 255, ("wall", "floor", "rug"), palette(3))
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Takes images whose sides are multiples of 16 alone."""
+    generator = models.create("translation-unet", filters=2, depth=4, in_channels=3, out_channels=3)
+    return polymodal.fuse(generator, {"depth": 1, "rgb": 3}, "exchange").eval()
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    file = tmp_path_factory.mktemp("exported") / "net.onnx"
+    export.save(network, file, metadata=describe(Described()))
+    return file
+
+
+def scenes(folder, *sizes):
+    """Folders of files of these heights and widths, by modality."""
+    for number, (height, width) in enumerate(sizes):
+        for name, shape, dtype in (("depth", (height, width), np.uint16), ("rgb", (height, width, 3), np.uint8)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full(shape, 100, dtype)).save(folder / name / f"scene{number}.png")
+    return {name: folder / name for name in ("depth", "rgb")}
+
+
+def test_a_size_that_the_file_does_not_take_is_found_before_anything_is_written(exported, tmp_path):
+    """Else half of the scenes are predicted, and the user must find out which."""
+    with pytest.raises(DataError, match=r"scene1: An image of 40x32 .* multiples of 16"):
+        predict(exported, scenes(tmp_path, (32, 48), (32, 40)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert predict(exported, scenes(tmp_path / "fitting", (32, 48)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_missing_modality_is_refused_with_a_remedy_that_works(exported, tmp_path, subset):
+    """Else the message sends users to --subset, which a file cannot do."""
+    with pytest.raises(ConfigError, match=r"no input for depth: .*predict with the model folder, or export") as refused:
+        predict(exported, {"rgb": scenes(tmp_path, (32, 32))["rgb"]}, tmp_path / "out", subset=subset)
+    assert "--subset" not in str(refused.value)
+
+
+def test_a_file_that_does_not_say_what_it_takes_is_refused(network, tmp_path):
+    """Else images are normalised in a way that the network was not trained with, or a traceback is all there is."""
+    export.save(network, tmp_path / "bare.onnx")
+    described = describe(Described())
+    del described["inputs"]["depth"]
+    export.save(network, tmp_path / "half.onnx", metadata=described)
+    for name in ("bare", "half"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.onnx does not say what the inputs"):
+            predict(tmp_path / f"{name}.onnx", scenes(tmp_path, (32, 32)), tmp_path / "out")
+
+
+def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path):
+    """Else an export of a network without a size of its own ends in an error about an image that nobody gave."""
+    arguments = {"filters": 2, "depth": 7, "in_channels": 3, "out_channels": 3}
+    net = polymodal.fuse(models.create("translation-unet", **arguments), {"depth": 1, "rgb": 3}, "exchange")
+    checkpoint.save(net, tmp_path / "model", network={"name": "translation-unet", "arguments": arguments})
+    told = export_model(tmp_path / "model", tmp_path / "net.onnx", "onnx", folded=True)
+    assert "for 640x512 (width x height)" in told
