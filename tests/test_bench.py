@@ -143,6 +143,20 @@ def test_agreement_is_the_worst_of_all_predictions():
     assert worse.difference == pytest.approx(float(change / expected["depth"].abs().max()))
 
 
+@pytest.mark.parametrize("broken", ["rgb", "depth"])
+@pytest.mark.parametrize("side", ["found", "expected"])
+def test_a_prediction_of_nan_shows(broken, side):
+    """A variant that overflows is no fast one; nor is it the same as an eager network that overflows, too."""
+    right = {"rgb": torch.randn(1, 4, 3, 5), "depth": torch.randn(1, 4, 3, 5)}
+    logits = {side: {name: value.clone() for name, value in right.items()} for side in ("found", "expected")}
+    logits[side][broken][0, 1, 2, 3] = torch.nan
+    worst = equality(**logits)
+    assert np.isnan(worst.difference)
+    assert worst.classes == pytest.approx(14 / 15)
+    both = {"depth": torch.full((1, 4, 3, 5), torch.nan)}
+    assert equality(both, both).classes == 0
+
+
 def test_a_share_of_the_penalised_channels_is_exchanged_and_no_other(networks):
     net = networks(modalities=3, share=0.5).exchange
     for name, scale in net.scales().items():
