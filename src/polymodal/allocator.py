@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 # The numbers of mallopt's parameters in glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
 
 
@@ -14,9 +14,19 @@ def keep_freed_memory() -> None:
     glibc maps every tensor above 32 MiB anew and unmaps it when it is freed, and trims its heap; the page faults of
     doing so at every step cost a tenth to a half of the CPU time. The process keeps the size of its peak.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    _set(_MMAP_MAX, 0)
+    _set(_TRIM_THRESHOLD, _NEVER)
+
+
+def give_back_freed_memory() -> None:
+    """Give freed memory back to the system at once, so that resident is in use, where glibc is the C library.
+
+    glibc then maps every block of 64 KiB or more anew and unmaps it when it is freed.
+    """
+    _set(_MMAP_THRESHOLD, 1 << 16)
+
+
+def _set(parameter: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(parameter, value)

@@ -62,16 +62,7 @@ def bench_data(
         first, later = own.seconds[0], Timing(own.seconds[1:], own.processor[1:])
         rate = facts["samples"] / later.median
         rows.append([name, f"{rate:.1f}", *timing(later), seconds(first)])
-        records.append(
-            {
-                "settings": name,
-                "samples per second": rate,
-                "median": later.median,
-                "quartiles": list(later.quartiles),
-                "seconds": list(later.seconds),
-                "first epoch": first,
-            }
-        )
+        records.append({"settings": name, "samples per second": rate, **later.record(), "first epoch": first})
     headings = ["settings", "samples a second", "median epoch", "quartiles", "first epoch"]
     note = (
         "A sample is an image of every modality, with its target, augmented. The first epoch is not among the others."

@@ -1,6 +1,5 @@
 """How much memory a variant needs: its peak in a process that does nothing else."""
 
-import ctypes
 import gc
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from polymodal.allocator import give_back_freed_memory
 from polymodal.bench.case import Case, Networks, check_size
-from polymodal.bench.variants import Task, Variant, prepare
+from polymodal.bench.variants import Task, Variant, predictor, prepare
 
 _STEPS = 2
 """The first one makes the optimiser's state, the second has it and the gradients."""
@@ -28,13 +28,19 @@ def peak_memory(case: Case, variant: Variant, task: Task, exports: Path) -> int 
         case: The network and its images.
         variant: What runs.
         task: What it does.
-        exports: Folder with the exported file, should it run one.
+        exports: Folder of exported files; what runs one that is not there yet has it written first.
 
     Returns:
         The bytes; None where the system does not tell, or the process was ended for want of memory.
+
+    Raises:
+        PolymodalError: The case does not allow the variant.
     """
     if torch.device(case.device).type == "cpu" and not sys.platform.startswith("linux"):
         return None
+    if variant.base == "exported":
+        # By this process: what exporting takes is not what running takes.
+        predictor(variant, Networks(case, exports))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
             return process.submit(_peak, case, variant, task, exports, torch.get_num_threads()).result()
@@ -46,7 +52,7 @@ def _peak(case: Case, variant: Variant, task: Task, exports: Path, threads: int)
     torch.set_num_threads(threads)
     on_gpu = torch.device(case.device).type == "cuda"
     if not on_gpu:
-        _return_freed_memory()
+        give_back_freed_memory()
     # On images of no content: what it imports is not the network's.
     check_size(case)
     before = 0 if on_gpu else _resident("VmRSS")
@@ -65,11 +71,3 @@ def _peak(case: Case, variant: Variant, task: Task, exports: Path, threads: int)
 def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
-
-
-def _return_freed_memory() -> None:
-    """Have glibc take every block of 64 KiB or more from the system, and give it back when it is freed (mallopt(3))."""
-    mmap_threshold = -3
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(mmap_threshold, 1 << 16)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 from torch import Tensor
@@ -68,8 +67,6 @@ def bench(
             needed = {}
             for variant in able if with_memory else ():
                 tell(f"{task}: memory of {variant}")
-                if variant.base == "exported":
-                    predictor(variant, networks)
                 needed[variant] = peak_memory(case, variant, task, Path(exports))
             runs = {}
             for variant in able:
@@ -115,17 +112,9 @@ def _table(
     headings += ["same class", "difference"] if agreed else []
     rows, records = [], []
     for variant, own in times.items():
-        low, high = own.quartiles
         speed = own.speed(times[first])
-        row = [str(variant), *timing(own), seconds(median(own.processor)), f"{speed:.2f}×"]
-        record = {
-            "variant": str(variant),
-            "median": own.median,
-            "quartiles": [low, high],
-            "seconds": list(own.seconds),
-            "processor": list(own.processor),
-            "speed": speed,
-        }
+        row = [str(variant), *timing(own), seconds(own.worked), f"{speed:.2f}×"]
+        record = {"variant": str(variant), **own.record(), "speed": speed}
         if needed:
             bytes_, of = needed[variant], needed[first]
             ratio = bytes_ / of if bytes_ and of else None

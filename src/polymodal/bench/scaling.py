@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from polymodal.bench.case import Case, Networks, check_size
 from polymodal.bench.machine import machine
@@ -14,7 +12,7 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import TASKS, Task, Variant, predictor, prepare
+from polymodal.bench.variants import TASKS, Task, Variant, prepare
 from polymodal.errors import ConfigError
 
 
@@ -59,8 +57,6 @@ def bench_scaling(
             needed = {}
             for count, one in cases.items() if with_memory else ():
                 tell(f"{task}: memory of M = {count}")
-                if variant.base == "exported":
-                    predictor(variant, Networks(one, exports[count]))
                 needed[count] = peak_memory(one, variant, task, exports[count])
             steps = {}
             for count, one in cases.items():
@@ -83,16 +79,8 @@ def _table(task: Task, times: Mapping[int, Timing], needed: Mapping[int, int | N
     for count, own in times.items():
         each = own.median / count
         relative = 1 / (own.speed(times[1]) * count)
-        row = [str(count), *timing(own), seconds(median(own.processor)), seconds(each), f"{relative:.2f}×"]
-        record: dict[str, Any] = {
-            "modalities": count,
-            "median": own.median,
-            "quartiles": list(own.quartiles),
-            "seconds": list(own.seconds),
-            "processor": list(own.processor),
-            "seconds per modality": each,
-            "relative": relative,
-        }
+        row = [str(count), *timing(own), seconds(own.worked), seconds(each), f"{relative:.2f}×"]
+        record = {"modalities": count, **own.record(), "seconds per modality": each, "relative": relative}
         if needed:
             used = needed[count]
             row += [memory(used), NONE if used is None else memory(used // count)]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -37,6 +37,20 @@ class Timing:
             return self.seconds[0], self.seconds[0]
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
         return low, high
+
+    @property
+    def worked(self) -> float:
+        """The processor time that half of the rounds stayed below."""
+        return median(self.processor)
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for programs to read."""
+        return {
+            "median": self.median,
+            "quartiles": list(self.quartiles),
+            "seconds": list(self.seconds),
+            "processor": list(self.processor),
+        }
 
     def speed(self, other: "Timing") -> float:
         """How many times as fast this is as another candidate of the same turns.
