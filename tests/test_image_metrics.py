@@ -1,5 +1,7 @@
 """Scores of images are those of the definitions, over all pixels with truth, and say what they were taken with."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_scores_of_a_set_are_the_definitions():
     expected |= {"FID[averages]": plain_frechet(x, y), "KID[averages]": plain_kernel(x, y)}
     assert found["depth"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     perfect = found["a.b"]
-    assert (perfect["MAE"], perfect["MSE"], perfect["PSNR"]) == (0, 0, float("inf"))
+    assert (perfect["MAE"], perfect["MSE"]) == (0, 0)
     assert perfect["SSIM"] == pytest.approx(1)
     assert perfect["FID[averages]"] == pytest.approx(0, abs=1e-4)
 
@@ -146,6 +148,32 @@ def test_stretched_scores_say_so_and_do_not_see_brightness():
     ]
     assert found["MAE[stretched]"] == pytest.approx(0, abs=1e-6)
     assert plain.compute()["x"]["MAE"] > 0.1
+
+
+@given(st.integers(0, 10_000))
+def test_holes_do_not_set_what_an_image_is_stretched_to(seed):
+    """A hole is filled with some value: as an image's end, it would set the contrast that all other pixels have."""
+    target, prediction = (images(3, seed + n) * 0.2 + 0.7 for n in (0, 1))
+    valid = torch.rand(3, 1, 16, 20, generator=torch.Generator().manual_seed(seed)) < 0.7
+    scores = ImageScores(["x"], Averages(), stretched=True)
+    scores.update("x", prediction, torch.where(valid, target, 0.0), valid)
+    errors = []
+    for p, t, v in zip(prediction.numpy(), target.numpy(), valid.expand(-1, 3, -1, -1).numpy(), strict=True):
+        p, t = p[v], t[v]
+        errors.append(np.abs((p - p.min()) / (p.max() - p.min()) - (t - t.min()) / (t.max() - t.min())))
+    assert scores.compute()["x"]["MAE[stretched]"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
+
+
+def test_a_perfect_image_does_not_make_the_mean_infinite():
+    """One black target that is predicted exactly would hide how all others are, and JSON has no word for infinite."""
+    target, prediction = images(2, 1), images(2, 2)
+    target[0] = prediction[0] = -1.0
+    scores = ImageScores(["x"], None)
+    scores.update("x", prediction, target)
+    other = -10 * np.log10((((prediction[1] - target[1]) / 2).double() ** 2).mean().item())
+    found = scores.compute()["x"]
+    assert found["PSNR"] == pytest.approx((20 * np.log10(510) + other) / 2, rel=1e-5)
+    json.dumps(found, allow_nan=False)
 
 
 def test_image_without_contrast_is_stretched_to_black():

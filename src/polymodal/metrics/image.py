@@ -20,6 +20,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from polymodal.errors import DataError
 
 KID_SUBSETS, KID_SUBSET = 100, 1000
+FINEST_MSE = (1 / 510) ** 2  # of half a grey level of 8 bits, as much as rounding may be off
 SSIM_WINDOW = 11  # pixels that the Gaussian with σ 1.5 reaches
 
 
@@ -29,7 +30,9 @@ class ImageScores(nn.Module):
     The scores of `compute`, where "lite0" stands for the extractor's name:
 
     - MAE, MSE: mean over all pixels with truth, of the whole set.
-    - PSNR (dB), SSIM: mean over images, as is usual. SSIM (Wang et al. 2004) with a Gaussian window of 11×11, σ 1.5.
+    - PSNR (dB), SSIM: mean over images, as is usual. No image counts as closer than half a grey level of 8 bits, an MSE
+      of (1/510)² and 54.15 dB: a perfect one, such as an all-black target, would make the mean infinite. SSIM (Wang et
+      al. 2004) with a Gaussian window of 11×11, σ 1.5.
     - FID[lite0] (Heusel et al. 2017): |μ - μ'|² + tr(Σ + Σ' - 2 √(ΣΣ')), from means and covariances of the features.
       It grows as images get fewer; compare it at equal numbers only.
     - KID[lite0] (Bińkowski et al. 2018): unbiased squared MMD with the kernel (x·y / D + 1)³, mean over 100 random
@@ -37,8 +40,9 @@ class ImageScores(nn.Module):
       print it times 100.
 
     With `stretched` every image, predicted or true, is first stretched to its own minimum and maximum (of all its
-    channels; one without contrast becomes black), as the released code of channel exchanging does before it scores. All
-    names then say so, as in "MAE[stretched]" and "FID[lite0, stretched]": such scores hide errors of brightness.
+    channels, where there is truth; one without contrast becomes black), as the released code of channel exchanging does
+    before it scores. All names then say so, as in "MAE[stretched]" and "FID[lite0, stretched]": such scores hide errors
+    of brightness.
 
     Args:
         names: The predictions that are scored, for example the modalities and "ensemble".
@@ -85,9 +89,9 @@ class ImageScores(nn.Module):
         truth = (target[kept].float().clamp(-1, 1) + 1) / 2
         image = (prediction[kept].float().clamp(-1, 1) + 1) / 2
         known = known[kept]
-        image = torch.where(known, image, truth)
         if self.stretched:
-            truth, image = _stretch(truth), _stretch(image)
+            truth, image = _stretch(truth, known), _stretch(image, known)
+        image = torch.where(known, image, truth)
         with torch.autocast(image.device.type, enabled=False):
             self._count_pixels(number, image, truth, known)
             self._count_features(number, image, truth, (target, valid))
@@ -133,7 +137,7 @@ class ImageScores(nn.Module):
         squares = error.square().flatten(1).sum(1) / pixels
         means["MAE"].update(error.flatten(1).sum(1) / pixels, pixels)
         means["MSE"].update(squares, pixels)
-        means["PSNR"].update(-10 * squares.log10())
+        means["PSNR"].update(-10 * squares.clamp(min=FINEST_MSE).log10())
         similarity = structural_similarity_index_measure(
             image, truth, data_range=1.0, reduction=None, return_full_image=True
         )
@@ -236,9 +240,10 @@ def _marked(name: str, marks: list[str]) -> str:
     return f"{name}[{', '.join(marks)}]" if marks else name
 
 
-def _stretch(images: Tensor) -> Tensor:
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / torch.where(high > low, high - low, 1.0)
+def _stretch(images: Tensor, known: Tensor) -> Tensor:
+    low = images.where(known, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = images.where(known, -torch.inf).amax((1, 2, 3), keepdim=True)
+    return ((images - low) / torch.where(high > low, high - low, 1.0)).clamp(0, 1)
 
 
 def _pictures(images: Tensor) -> Tensor:
