@@ -1,6 +1,7 @@
 """Folding for inference: whatever is folded, chosen or left out, the predictions are those of the network itself."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from core_tools import assert_equal, assert_same_state, images, randomize_norms
 from polymodal import Exchange, cost, fuse, models
 from polymodal.errors import DataError, ExportError
 from polymodal.export import Folded, fold, saving
-from polymodal.fusion import Aggregation, Alignment, Asymmetric, NoFusion, RandomExchange
+from polymodal.fusion import FUSIONS, Aggregation, Fusion, NoFusion, RandomExchange
+from polymodal.fusion.aggregation import Operation
 from polymodal.nn import PrivateNorm2d
 from polymodal.surgery import Multimodal
 
@@ -150,23 +152,40 @@ def test_what_is_saved_is_what_exchanged_channels_cost():
     assert not any(isinstance(module, PrivateNorm2d) for module in folded.modules())
 
 
-@pytest.mark.parametrize(
-    ("fusion", "settings"),
-    [
-        (Asymmetric(), {"convolutions": "private"}),
-        (Aggregation("concat"), {"sites": "middle", "convolutions": "private"}),
-        (Aggregation("attention"), {"sites": "all"}),
-        (Alignment(), {}),
-    ],
-    ids=str,
-)
-def test_every_fusion_has_a_static_form(fusion, settings):
-    """If this breaks, the baselines cannot be deployed, or predict something else once they are."""
+def trained_unet(fusion: Fusion, modalities: int = 2, **settings) -> Multimodal:
+    """A small network with stages, in which modalities' copies are no longer alike."""
     network = models.create("rooms-unet", classes=3, stem=4, widths=(5, 10), decoder=4)
-    net = fuse(network, {"a": 3, "b": 3}, fusion, **settings).double()
-    for parameter in net.parameters():  # modalities' copies are alike at first
+    net = fuse(network, dict.fromkeys(NAMES[:modalities], 3), fusion, **settings).double()
+    for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    assert_folds(randomize_norms(net).eval(), sizes=((32, 48), (35, 29)))
+    return randomize_norms(net).eval()
+
+
+WAYS = {
+    "exchange": [Exchange(share=0.5)],
+    "random": [RandomExchange(share=0.5)],
+    "aggregation": [Aggregation(operation) for operation in get_args(Operation)],
+}
+"""By the name of a fusion, the settings that it is tried with: every way it has, or one in which it acts."""
+
+
+@pytest.mark.parametrize("convolutions", ["shared", "private"])
+@pytest.mark.parametrize("fusion", [way for name in FUSIONS for way in WAYS.get(name) or [FUSIONS[name]()]], ids=str)
+def test_every_fusion_has_a_static_form(fusion, convolutions):
+    """If this breaks, the baselines cannot be deployed, or predict something else once they are."""
+    assert_folds(trained_unet(fusion, convolutions=convolutions), sizes=((32, 48), (35, 29)))
+
+
+@pytest.mark.parametrize("operation", get_args(Operation))
+def test_aggregation_of_some_modalities_folds_where_it_predicts_and_is_refused_elsewhere(operation):
+    """If this breaks, a device is given a folded network that fails at its first image."""
+    net = trained_unet(Aggregation(operation), modalities=3, sites="middle")
+    if operation == "average":
+        assert_folds(net, names=("a", "c"), sizes=((32, 48),))
+    else:
+        with pytest.raises(ExportError, match="needs every modality of a, b, c, got a, c alone"):
+            fold(net, ("a", "c"))
+    assert_folds(net, sizes=((32, 48),))
 
 
 @pytest.mark.parametrize(
@@ -220,6 +239,17 @@ def test_sizes_that_the_network_does_not_take_are_refused():
         folded(images(("a", "b"), 1, 3, 16, 20))
     with pytest.raises(DataError, match="Missing modality b"):
         folded(images("a", 1, 3, 16, 16))
+
+
+def test_images_are_not_copied_where_nothing_is_tiled():
+    """If this breaks, every prediction copies all of its images for nothing."""
+    folded = fold(fuse(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), {"a": 2, "b": 1}, None))
+    seen: list[torch.Tensor] = []
+    folded.graph.register_forward_pre_hook(lambda _, tensors: seen.extend(tensors))
+    inputs = {"a": torch.randn(1, 2, 8, 8), "b": torch.randn(1, 1, 8, 8)}
+    folded(inputs)
+    assert seen[0] is inputs["a"]
+    assert torch.equal(seen[1], inputs["b"].expand(-1, 2, -1, -1))
 
 
 def test_what_has_no_static_form_is_refused_with_the_alternative():

@@ -20,7 +20,7 @@ from polymodal.costs import Cost, cost, count
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, ShiftBack, Shuffle, capture, check_size, image_channels, kept
 from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by, needed
-from polymodal.fusion.aggregation import Aggregate, Mix
+from polymodal.fusion.aggregation import Aggregate, Average, Mix
 from polymodal.nn import Prediction, PrivateBatchNorm2d, PrivateNorm2d, Roster
 from polymodal.surgery import Multimodal, check_inputs
 
@@ -45,7 +45,8 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
         A network for inference alone, on the device and in the dtype of `net`.
 
     Raises:
-        ExportError: When a fusion has no static form, the network has no static graph, or a modality is unknown.
+        ExportError: When a fusion has no static form, the network has no static graph, a modality is unknown, or the
+            fusion needs one that there will not be.
     """
     chosen = list(net.modalities if modalities is None else modalities)
     unknown = [name for name in chosen if name not in net.modalities]
@@ -54,9 +55,22 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
             f"modalities: expected some of {', '.join(net.modalities)}, got {', '.join(unknown) or 'none of them'}."
         )
     present = tuple(m for m, name in enumerate(net.modalities) if name in chosen)
+    if len(present) < len(net.modalities):
+        _check_some_suffice(net, chosen)
     with torch.no_grad(), net.roster.only(present):
         seen = capture(net, present)
         return Folded(net, seen, _Streams(seen, net.roster).module())
+
+
+def _check_some_suffice(net: Multimodal, chosen: Sequence[str]) -> None:
+    """Refuse some of the modalities where a fusion needs every one."""
+    for name, module in net.network.named_modules():
+        if isinstance(module, Aggregate) and not isinstance(module, Average):
+            raise ExportError(
+                f"modalities: the aggregation at '{name}' weighs channels, so it needs every modality of "
+                f"{', '.join(net.modalities)}, got {', '.join(chosen)} alone. Fold the network of all of them; only "
+                'operation="average" works on some.'
+            )
 
 
 class Folded(nn.Module):
@@ -96,7 +110,7 @@ class Folded(nn.Module):
         """
         check_inputs(inputs, self.channels)
         check_size(next(iter(inputs.values())).shape[-2:], self.step)
-        images = [inputs[name].repeat(1, self._tiles[name], 1, 1) for name in self.modalities]
+        images = [_tiled(inputs[name], self._tiles[name]) for name in self.modalities]
         streams = [tree_unflatten(list(tensors), self._form) for tensors in self.graph(*images)]
         if not self.outputs:
             return Prediction({}, streams[0], self.weights)
@@ -465,6 +479,11 @@ class _Together(nn.Module):
         """Tensors `(B, C, H, W)` of all streams to one, or to one for each."""
         out: Tensor = self.aggregate(functional.fold(streams))
         return functional.unfold(out, len(streams)).unbind(1) if isinstance(self.aggregate, Mix) else out
+
+
+def _tiled(image: Tensor, tiles: int) -> Tensor:
+    """The channels of an image `(B, C, H, W)` so many times, `(B, tiles * C, H, W)`; no copy for once."""
+    return image if tiles == 1 else image.repeat(1, tiles, 1, 1)
 
 
 def shuffle(streams: Sequence[Tensor]) -> tuple[Tensor, ...]:
