@@ -1,9 +1,14 @@
 """Networks that leave Python: files that predict what the network does, or no file at all."""
 
+import copy
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, partialmethod
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from core_tools import assert_equal, randomize_norms
+from core_tools import assert_equal, assert_same_state, randomize_norms
 from polymodal import Exchange, checkpoint, export, fuse, models
 from polymodal.cli import main
 from polymodal.data import InputSpec, TargetSpec, palette
@@ -20,12 +25,14 @@ from polymodal.export import formats
 from polymodal.tasks.evaluation import save_model
 from polymodal.tasks.predict import predict
 
-ENDINGS = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+FILES = {"onnx": ["net.onnx"], "pt2": ["net.pt2"], "openvino": ["net.xml", "net.bin"]}
+"""What is written of each format, the file that is asked for first."""
 
 
-def need(*packages: str) -> None:
-    for package in packages:
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'polymodal[export]'")
+def need(format: str) -> None:
+    kind = formats.FORMATS[format]
+    for package in kind.packages:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'polymodal[{kind.extra}]'")
 
 
 @dataclass
@@ -61,7 +68,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(run, tmp_path_factory):
     """Its network as ONNX, by whether it is folded."""
-    need("onnx", "onnxscript", "onnxruntime")
+    need("onnx")
     folder = tmp_path_factory.mktemp("exported")
     for name, words in (("plain", []), ("folded", ["--fold"])):
         assert main(["export", str(run), str(folder / f"{name}.onnx"), *words]) == 0
@@ -109,7 +116,7 @@ def test_file_names_its_inputs_and_outputs_and_says_how_to_prepare_them(run, fil
     ]
     described = json.loads(session.get_modelmeta().custom_metadata_map["polymodal"])
     assert described["metadata"] == checkpoint.read_config(run / "model")["metadata"]
-    assert described["multiple"] == 1
+    assert described["step"] == 1
 
 
 def test_masks_of_a_file_are_those_of_the_run(run, files, tmp_path):
@@ -124,7 +131,7 @@ def test_masks_of_a_file_are_those_of_the_run(run, files, tmp_path):
         mask = np.array(Image.open(file))
         for name in ("plain", "folded"):
             assert (np.array(Image.open(tmp_path / name / file.name)) == mask).mean() > 0.999
-    with pytest.raises(ConfigError, match=r"takes every modality, depth, rgb.*model folder"):
+    with pytest.raises(ConfigError, match=r"no input for depth.*depth, rgb.*model folder"):
         predict(files[True], {"rgb": tmp_path / "rgb.png"}, tmp_path / "out", subset=True)
 
 
@@ -153,55 +160,148 @@ def test_saving_is_told(run, tmp_path, capsys):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["net.pt2"]
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_pt2_runs_without_this_library(folded, tmp_path):
-    """If this breaks, the exported program needs polymodal, or predicts something else."""
+def opened(format: str, file: Path) -> tuple[dict, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]:
+    """What a file says of itself, and what runs it, both without this library."""
+    if format == "pt2":
+        extra = {"polymodal.json": ""}
+        module = torch.export.load(file, extra_files=extra).module()
+        return json.loads(extra["polymodal.json"]), module
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map["polymodal"]
+        run, names = partial(session.run, None), [output.name for output in session.get_outputs()]
+    else:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(file)
+        about = model.get_rt_info(["polymodal"]).astype(str)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        names = [output.get_any_name() for output in compiled.outputs]
+        run = lambda images: list(compiled(images).values())  # noqa: E731
+
+    def predict(images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = run({name: image.numpy() for name, image in images.items()})
+        return {name: torch.from_numpy(output) for name, output in zip(names, found, strict=True)}
+
+    return json.loads(about), predict
+
+
+@pytest.mark.parametrize(("format", "folded"), [("pt2", False), ("pt2", True), ("onnx", True), ("openvino", True)])
+def test_file_runs_without_this_library(format, folded, tmp_path):
+    """If this breaks, an exported file needs polymodal, predicts something else, or does not say how to use it."""
+    need(format)
     net = tiny()
-    file = export.save(export.fold(net) if folded else net, tmp_path / "net.pt2", format="pt2")
+    written = export.save(
+        export.fold(net) if folded else net, tmp_path / FILES[format][0], format=format, metadata={"note": "é"}
+    )
+    assert written == [tmp_path / name for name in FILES[format]]
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    about, predict = opened(format, written[0])
+    assert about == {
+        "format": 1,
+        "modalities": {"a": 2, "b": 2},
+        "outputs": ["a", "b", "ensemble"],
+        "step": 1,
+        "folded": folded,
+        "metadata": {"note": "é"},
+    }
     inputs = {name: torch.randn(3, 2, 9, 14) for name in ("a", "b")}
     with torch.no_grad():
-        found, expected = torch.export.load(file).module()(inputs), net(inputs)
+        found, expected = predict(inputs), net(inputs)
     assert_equal([found["prediction_ensemble"]], [expected.ensemble], 1e-5)
     assert_equal([found["prediction_b"]], [expected.per_modality["b"]], 1e-5)
 
 
-def test_openvino_file_is_checked_and_whole(tmp_path):
-    """If this breaks, an OpenVINO model is written that nobody compared with the network."""
-    need("onnx", "onnxscript", "onnxruntime", "openvino")
-    export.save(export.fold(tiny()), tmp_path / "net.xml", format="openvino")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+def test_weights_that_onnx_keeps_beside_the_file_come_with_it(tmp_path, monkeypatch):
+    """If this breaks, a large network is exported as a file without weights."""
+    need("onnx")
+    whole = torch.onnx.ONNXProgram.save
+    apart = partialmethod(lambda made, file, external_data: whole(made, file, external_data=True))
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", apart)
+    written = export.save(tiny(), tmp_path / "net.onnx")
+    assert [file.name for file in written] == ["net.onnx", "net.onnx.data"]
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    export.Session(written[0], threads=1)({name: torch.zeros(1, 2, 8, 8) for name in ("a", "b")})
 
 
-def test_failed_check_writes_no_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("format", FILES)
+def test_failed_check_writes_no_file(format, tmp_path, monkeypatch):
     """If this breaks, a wrong file takes the place of a good one."""
+    need(format)
     monkeypatch.setattr(formats, "TOLERANCE", -1.0)
-    (tmp_path / "net.pt2").write_text("the good one")
+    for name in FILES[format]:
+        (tmp_path / name).write_text("the good one")
     with pytest.raises(ExportError, match=r"does not predict what the network does: 'a'.*Nothing was written"):
-        export.save(tiny(), tmp_path / "net.pt2", format="pt2")
-    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
-    assert (tmp_path / "net.pt2").read_text() == "the good one"
+        export.save(tiny(), tmp_path / FILES[format][0], format=format)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(FILES[format], "the good one")
+
+
+def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path):
+    """If this breaks, a training that exports now and then cannot be repeated."""
+    net = tiny().train()
+    before, state = copy.deepcopy(net), torch.get_rng_state()
+    export.save(net, tmp_path / "net.pt2", format="pt2")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same_state(net, before)
+    assert net.training
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("folded", [False, True])
+def test_file_of_a_network_on_a_gpu_is_one_for_the_cpu(folded, tmp_path):
+    """If this breaks, a file that was exported where a network was trained runs nowhere else."""
+    net = tiny().cuda()
+    file, *_ = export.save(export.fold(net) if folded else net, tmp_path / "net.pt2", format="pt2")
+    program = torch.export.load(file)
+    assert {tensor.device.type for tensor in {**program.state_dict, **program.constants}.values()} == {"cpu"}
+    assert next(net.parameters()).is_cuda
 
 
 def test_unknown_format_wrong_ending_and_missing_package_are_named(run, tmp_path, capsys, monkeypatch):
     """If this breaks, a user waits for an export that cannot end well."""
     assert "there are onnx, pt2, openvino" in refused(["export", run, tmp_path / "n.tflite", "--format", "x"], capsys)
     assert "end in .pt2" in refused(["export", run, tmp_path / "n.onnx", "--format", "pt2"], capsys)
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for name in ("onnx", "openvino"):
-        words = ["export", run, tmp_path / f"n{ENDINGS[name]}", "--format", name]
-        assert "pip install 'polymodal[export]'" in refused(words, capsys)
+    for format, missing, extra in (("onnx", "onnxruntime", "export"), ("openvino", "openvino", "openvino")):
+        for package in formats.FORMATS[format].packages:
+            monkeypatch.setitem(sys.modules, package, None if package == missing else ModuleType(package))
+        message = refused(["export", run, tmp_path / FILES[format][0], "--format", format], capsys)
+        assert f"needs the package {missing}" in message
+        assert f"pip install 'polymodal[{extra}]'" in message
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_others_are_refused(tmp_path):
-    """If this breaks, any ONNX file ends in an error from inside ONNX Runtime."""
-    need("onnxruntime")
+def stamped(file: Path, description: str | None) -> Path:
+    """A small ONNX file of somebody else's, with a description of polymodal or none."""
+    from onnx import TensorProto, helper, save
+
+    put = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", put[:1], put[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"somebody": "else"} | ({} if description is None else {"polymodal": description}))
+    save(model, file)
+    return file
+
+
+def test_files_of_others_are_refused(tmp_path, monkeypatch):
+    """If this breaks, any ONNX file ends in an error from inside ONNX Runtime, or in one that says nothing."""
+    need("onnx")
     (tmp_path / "net.onnx").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="no network that `polymodal export` wrote"):
+    with pytest.raises(CheckpointError, match="no network that `polymodal export` wrote, or it is damaged"):
         export.Session(tmp_path / "net.onnx")
     with pytest.raises(CheckpointError, match="no such file"):
         export.Session(tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"`polymodal export` wrote: it has no description of polymodal\.$"):
+        export.Session(stamped(tmp_path / "foreign.onnx", None))
+    with pytest.raises(CheckpointError, match="or it is damaged: 'modalities'"):
+        export.Session(stamped(tmp_path / "short.onnx", json.dumps({"format": 1})))
+    with pytest.raises(CheckpointError, match=r"has format 2, .* up to 1: .*by a newer polymodal\. Update polymodal"):
+        export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 2})))
+    monkeypatch.setattr("onnxruntime.InferenceSession", Mock(side_effect=RuntimeError()))
+    with pytest.raises(CheckpointError, match=r"or it is damaged: RuntimeError\(\)"):
+        export.Session(tmp_path / "net.onnx")
 
 
 def test_images_that_do_not_fit_are_refused(files):

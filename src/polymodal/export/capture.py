@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from polymodal import functional
 from polymodal.errors import DataError, ExportError
+from polymodal.export.reason import first_line
 from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.fusion.alignment import Watch
 from polymodal.fusion.asymmetric import Meeting
@@ -173,10 +174,9 @@ def captured(module: nn.Module, example: Example, shapes: Any) -> tuple[Exported
             raise
         except Exception as error:  # torch.export raises whatever the network's own code does
             problem = error
-    reason = (str(problem).strip() or repr(problem)).splitlines()[0]
     raise ExportError(
         f"The network {type(module).__name__} has no static graph for images of every size, as its computation depends "
-        f"on more than their shape: {reason} It cannot leave Python; predict with the "
+        f"on more than their shape: {first_line(problem)} It cannot leave Python; predict with the "
         "model folder instead."
     ) from problem
 

@@ -1,5 +1,6 @@
 """Writing a network to a file that runs without polymodal: ONNX, PyTorch's own exported programs, and OpenVINO."""
 
+import copy
 import json
 import os
 import tempfile
@@ -16,7 +17,8 @@ from torch.export import Dim, ExportedProgram
 from polymodal.errors import ExportError
 from polymodal.export.capture import captured, example_size, image_channels, settled
 from polymodal.export.fold import Folded
-from polymodal.export.session import DESCRIPTION, Session, needed_package
+from polymodal.export.reason import first_line
+from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
 from polymodal.nn.ensemble import main_output
 from polymodal.surgery import Multimodal
 
@@ -35,7 +37,7 @@ def save(
     *,
     format: str = "onnx",
     metadata: Mapping[str, Any] | None = None,
-) -> Path:
+) -> list[Path]:
     """Export a network in eval mode, check the file against it, and only then put it in its place.
 
     The file takes one image `(B, C_m, H, W)` for every modality, under its name, of any B, and any H and W that the
@@ -49,7 +51,8 @@ def save(
         metadata: Anything in types that JSON knows, kept in the file, such as how inputs were normalised.
 
     Returns:
-        The path.
+        The files that were written: the path, and after it what has to lie beside it (the .bin of OpenVINO, the data
+        of an ONNX file that is too large for one).
 
     Raises:
         ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, or the
@@ -58,22 +61,25 @@ def save(
     """
     path = Path(path)
     writer = format_for(format, path)
-    module = _Named(net if isinstance(net, Folded) else settled(net)).eval()
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
         raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
+    own = net if isinstance(net, Folded) else settled(net)
+    if like.device.type != "cpu":
+        own = copy.deepcopy(own).cpu()
+    module = _Named(own).eval()
     channels = {name: _channels(net, name) for name in net.modalities}
 
-    def example(size: tuple[int, int], batch: int = 2) -> tuple[dict[str, Tensor]]:
-        return ({name: like.new_zeros(batch, count, *size) for name, count in channels.items()},)
+    def example(size: tuple[int, int]) -> tuple[dict[str, Tensor]]:
+        return ({name: torch.zeros(2, count, *size) for name, count in channels.items()},)
 
     shapes = ({name: {0: Dim.DYNAMIC} for name in channels},)
     program, step = captured(module, example, shapes)
     description = {
-        "format": 1,
+        "format": DESCRIPTION_FORMAT,
         "modalities": channels,
         "outputs": [*net.outputs, ENSEMBLE],
-        "multiple": step,
+        "step": step,
         "folded": isinstance(net, Folded),
         "metadata": dict(metadata or {}),
     }
@@ -81,12 +87,15 @@ def save(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
         file = Path(scratch, path.name)
         run = writer.write(program, file, description)
+        random = torch.Generator().manual_seed(0)
         for batch, size in ((1, example_size(step)), (3, example_size(step, smaller=True))):
-            images = {name: torch.randn_like(image) for name, image in example(size, batch)[0].items()}
+            images = {name: torch.randn(batch, count, *size, generator=random) for name, count in channels.items()}
             _check(module, run, images, format)
-        for written in sorted(Path(scratch).iterdir(), key=lambda file: file.suffix == path.suffix):
+        beside = sorted(written for written in Path(scratch).iterdir() if written != file)
+        # The file that others are opened by comes last.
+        for written in (*beside, file):
             written.replace(path.parent / written.name)
-    return path
+    return [path, *(path.parent / written.name for written in beside)]
 
 
 class Format(ABC):
@@ -96,6 +105,8 @@ class Format(ABC):
     ending: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     """What has to be installed beside torch."""
+    extra: ClassVar[str] = ""
+    """The extra of polymodal that installs them."""
 
     @abstractmethod
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
@@ -112,6 +123,7 @@ class Onnx(Format):
     name = "onnx"
     ending = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    extra = "export"
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
@@ -126,7 +138,7 @@ class Onnx(Format):
                     verbose=False,
                 )
             except torch.onnx.OnnxExporterError as error:
-                reason = str(error.__cause__ or error).strip().splitlines()[0]
+                reason = first_line(error.__cause__ or error)
                 raise ExportError(
                     f"The network has an operation that ONNX has no word for: {reason} Export it as pt2 instead."
                 ) from error
@@ -162,10 +174,11 @@ class OpenVino(Format):
     name = "openvino"
     ending = ".xml"
     packages = (*Onnx.packages, "openvino")
+    extra = "openvino"
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
-        openvino = needed_package("openvino", "format openvino")
+        openvino = needed_package("openvino", "format openvino", self.extra)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             onnx = Path(scratch, "network.onnx")
             Onnx().write(program, onnx, description)
@@ -175,7 +188,7 @@ class OpenVino(Format):
         compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(images: dict[str, Tensor]) -> dict[str, Any]:
-            found = compiled({name: image.cpu().numpy() for name, image in images.items()})
+            found = compiled({name: image.numpy() for name, image in images.items()})
             return {name: found[output_name(name)] for name in description["outputs"]}
 
         return run
@@ -222,7 +235,7 @@ def format_for(name: str, path: Path) -> Format:
             f"{path}: a file of format {name} is expected to end in {kind.ending}, such as model{kind.ending}."
         )
     for package in kind.packages:
-        needed_package(package, f"format {name}")
+        needed_package(package, f"format {name}", kind.extra)
     return kind()
 
 
@@ -235,8 +248,8 @@ def _check(module: _Named, run: Run, images: dict[str, Tensor], format: str) -> 
     with torch.no_grad():
         expected = module(images)
     for name, got in run(images).items():
-        ours = expected[output_name(name)].cpu()
-        theirs = torch.as_tensor(got).cpu()
+        ours = expected[output_name(name)]
+        theirs = torch.as_tensor(got)
         off = float((theirs - ours).abs().max() / ours.abs().max()) if theirs.shape == ours.shape else float("inf")
         if not off <= TOLERANCE:
             raise ExportError(

@@ -13,10 +13,14 @@ from torch import Tensor
 
 from polymodal.errors import CheckpointError, ExportError
 from polymodal.export.capture import check_size
+from polymodal.export.reason import first_line
 from polymodal.surgery import check_inputs
 
 DESCRIPTION = "polymodal"
 """The key under which an exported file describes itself, in JSON."""
+
+DESCRIPTION_FORMAT = 1
+"""Which keys the description has; a newer polymodal may write others, under a higher number."""
 
 
 class Session:
@@ -35,11 +39,11 @@ class Session:
 
     Raises:
         ExportError: ONNX Runtime is not installed.
-        CheckpointError: The file is not there, or is no network of polymodal.
+        CheckpointError: The file is not there, is no network of polymodal, or was written by a newer one.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
-        runtime = needed_package("onnxruntime", "running an ONNX file")
+        runtime = needed_package("onnxruntime", "running an ONNX file", "export")
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: there is no such file.")
         options = runtime.SessionOptions()
@@ -47,16 +51,17 @@ class Session:
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-            described = json.loads(self._session.get_modelmeta().custom_metadata_map[DESCRIPTION])
+            described = _description(self._session.get_modelmeta().custom_metadata_map, path)
             self.modalities: dict[str, int] = dict(described["modalities"])
             self.outputs: tuple[str, ...] = tuple(described["outputs"])
-            self.step: int = described["multiple"]
+            self.step: int = described["step"]
             self.folded: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
+        except CheckpointError:
+            raise
         except Exception as error:  # ONNX Runtime's errors have no common class
-            reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"{path} is no network that `polymodal export` wrote, or it is damaged: {reason}"
+                f"{path} is no network that `polymodal export` wrote, or it is damaged: {first_line(error)}"
             ) from error
 
     def __call__(self, inputs: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray]:
@@ -88,8 +93,8 @@ class Session:
         check_size(next(iter(inputs.values())).shape[-2:], self.step)
 
 
-def needed_package(name: str, purpose: str) -> ModuleType:
-    """A package of the extra `export`.
+def needed_package(name: str, purpose: str, extra: str) -> ModuleType:
+    """A package that is not installed with polymodal, but with one of its extras.
 
     Raises:
         ExportError: It is not installed.
@@ -99,5 +104,20 @@ def needed_package(name: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise ExportError(
             f"{purpose} needs the package {name}, which is not installed ({error}). Install it by "
-            "pip install 'polymodal[export]'."
+            f"pip install 'polymodal[{extra}]'."
         ) from error
+
+
+def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file says of itself, from its metadata."""
+    if DESCRIPTION not in metadata:
+        raise CheckpointError(
+            f"{path} is no network that `polymodal export` wrote: it has no description of polymodal."
+        )
+    described: dict[str, Any] = json.loads(metadata[DESCRIPTION])
+    if described["format"] > DESCRIPTION_FORMAT:
+        raise CheckpointError(
+            f"{path}: its description has format {described['format']}, where this polymodal reads up to "
+            f"{DESCRIPTION_FORMAT}: it was written by a newer polymodal. Update polymodal, or export the network again."
+        )
+    return described
