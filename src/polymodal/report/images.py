@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 WRONG = (224, 10, 118, 255)
-HATCH = (128, 128, 128, 150)  # ignored pixels: every fourth diagonal, the rest transparent
+HATCH = (128, 128, 128, 150)  # pixels without truth: every fourth diagonal, the rest transparent
 LONG_SIDE = 320  # pixels; a page of six scenes with three predictions then stays near one megabyte
 
 
@@ -24,37 +24,48 @@ def photograph(image: np.ndarray) -> str:
     return _uri("jpeg", jpeg.numpy().tobytes())
 
 
-def class_map(labels: np.ndarray, colors: np.ndarray, ignore: int) -> str:
-    """A data URI of a class map (H, W) in the classes' colours (K, 3); ignored pixels are hatched."""
-    labels = _shrink(labels)
-    return _png(_paint(labels, colors, labels == ignore, alpha=255))
+def holed(image: np.ndarray, known: np.ndarray) -> str:
+    """A data URI of an image (H, W, 3) uint8; what is not known of it (H, W) is hatched."""
+    if known.all():
+        return photograph(image)
+    opaque = np.full((*known.shape, 1), 255, np.uint8)
+    return _png(_hatched(_shrink(np.concatenate([image, opaque], axis=2)), _shrink(known)))
 
 
-def error_map(prediction: np.ndarray, target: np.ndarray, colors: np.ndarray, ignore: int) -> str:
-    """A data URI that marks wrong pixels (H, W); right ones show the class faintly, ignored ones are hatched."""
+def class_map(labels: np.ndarray, colors: np.ndarray, known: np.ndarray) -> str:
+    """A data URI of a class map (H, W) in the classes' colours (K, 3); what is not known (H, W) is hatched."""
+    return _png(_hatched(_paint(_shrink(labels), colors, alpha=255), _shrink(known)))
+
+
+def error_map(prediction: np.ndarray, target: np.ndarray, colors: np.ndarray, known: np.ndarray) -> str:
+    """A data URI that marks wrong pixels (H, W); right ones show the class faintly, unknown ones are hatched."""
     prediction, target = _shrink(prediction), _shrink(target)
-    ignored = target == ignore
-    pixels = _paint(target, colors, ignored, alpha=64)
-    pixels[(prediction != target) & ~ignored] = WRONG
-    return _png(pixels)
+    pixels = _paint(target, colors, alpha=64)
+    pixels[prediction != target] = WRONG
+    return _png(_hatched(pixels, _shrink(known)))
 
 
-def difference_map(prediction: np.ndarray, target: np.ndarray) -> str:
-    """A data URI of how much two pictures (H, W, 3) uint8 differ: not at all is clear, by 64 or more opaque."""
-    step = _step(target)
-    error = np.abs(prediction.astype(np.float32) - target).mean(2)[step // 2 :: step, step // 2 :: step] / 255
+def difference_map(prediction: np.ndarray, target: np.ndarray, known: np.ndarray) -> str:
+    """A data URI of how much two pictures (H, W, 3) uint8 differ: not at all is clear, by 64 or more opaque.
+
+    What is not known (H, W) of the target is hatched.
+    """
+    error = np.abs(_shrink(prediction).astype(np.float32) - _shrink(target)).mean(2) / 255
     pixels = np.empty((*error.shape, 4), np.uint8)
     pixels[:] = WRONG
     pixels[..., 3] = (255 * np.minimum(1, 4 * error)).round()
-    return _png(pixels)
+    return _png(_hatched(pixels, _shrink(known)))
 
 
-def _paint(labels: np.ndarray, colors: np.ndarray, ignored: np.ndarray, alpha: int) -> np.ndarray:
+def _paint(labels: np.ndarray, colors: np.ndarray, alpha: int) -> np.ndarray:
     opaque = np.concatenate([colors, np.full((len(colors), 1), alpha)], axis=1).astype(np.uint8)
-    pixels = opaque[np.where(ignored, 0, labels).astype(np.int64).clip(0, len(colors) - 1)]
-    rows, columns = np.indices(labels.shape)
-    pixels[ignored] = 0
-    pixels[ignored & ((rows + columns) % 4 == 0)] = HATCH
+    return opaque[labels.astype(np.int64).clip(0, len(colors) - 1)]
+
+
+def _hatched(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(known.shape)
+    pixels[~known] = 0
+    pixels[~known & ((rows + columns) % 4 == 0)] = HATCH
     return pixels
 
 
@@ -62,9 +73,9 @@ def _step(array: np.ndarray) -> int:
     return max(1, -(-max(array.shape[:2]) // LONG_SIDE))
 
 
-def _shrink(labels: np.ndarray) -> np.ndarray:
-    step = _step(labels)
-    return labels[step // 2 :: step, step // 2 :: step]
+def _shrink(array: np.ndarray) -> np.ndarray:
+    step = _step(array)
+    return array[step // 2 :: step, step // 2 :: step]
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -64,16 +64,17 @@ class Scales:
 class Scenes:
     """N scenes to look at: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices.
 
-    Where images are predicted, target and predictions are (N, H, W, 3) uint8, too, and there are no classes.
+    Where images are predicted, target and predictions are (N, H, W, 3) uint8, too, and there are no classes. `known`
+    (N, H, W) is where there is truth.
     """
 
     keys: list[str]
     inputs: dict[str, np.ndarray]
     target: np.ndarray
+    known: np.ndarray
     predictions: dict[str, np.ndarray]
     colors: np.ndarray
     classes: list[str]
-    ignore: int
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ def _scenes(file: Path) -> Scenes | None:
             keys=content["keys"].tolist(),
             inputs=_group(content, "input:"),
             target=content["target"],
+            known=_known(content),
             predictions=_group(content, "prediction:"),
             **_classes(content),
         )
@@ -247,17 +249,22 @@ def _scenes(file: Path) -> Scenes | None:
     for name, prediction in scenes.predictions.items():
         if prediction.shape != scenes.target.shape:
             raise _broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
+    if scenes.known.shape != scenes.target.shape[:3]:
+        raise _broken(file, f"target_valid is {scenes.known.shape}, but the target {scenes.target.shape}")
     return scenes
+
+
+def _known(content: Mapping[str, np.ndarray]) -> np.ndarray:
+    target = content["target"]
+    if target.ndim == 4:
+        return content.get("target_valid", np.ones(target.shape[:3], bool))
+    return target != int(content["ignore"])
 
 
 def _classes(content: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if content["target"].ndim == 4:
-        return {"colors": np.zeros((0, 3), np.uint8), "classes": [], "ignore": -1}
-    return {
-        "colors": content["colors"],
-        "classes": content["classes"].tolist(),
-        "ignore": int(content["ignore"]),
-    }
+        return {"colors": np.zeros((0, 3), np.uint8), "classes": []}
+    return {"colors": content["colors"], "classes": content["classes"].tolist()}
 
 
 def _group(content: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from polymodal.errors import ConfigError
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
-from polymodal.report.images import class_map, difference_map, error_map, photograph
+from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
 from polymodal.report.load import Run, Scales, Scenes, Scores, load_run
 
 HUES = 6  # modality colours in style.css
@@ -264,12 +264,14 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
     inputs = [name for name in modalities if name in scenes.inputs]
     rest = [name for name in scenes.predictions if name not in inputs]
     columns = max(len(inputs) + 1, len(inputs) + len(rest))
-    paint, ignore, pictured = scenes.colors, scenes.ignore, scenes.target.ndim == 4
+    paint, pictured = scenes.colors, scenes.target.ndim == 4
     grids = []
     for i, key in enumerate(scenes.keys):
-        truth = scenes.target[i]
+        truth, known = scenes.target[i], scenes.known[i]
         shown = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
-        shown.append(Tile("truth", f"{key}: truth", photograph(truth) if pictured else class_map(truth, paint, ignore)))
+        shown.append(
+            Tile("truth", f"{key}: truth", holed(truth, known) if pictured else class_map(truth, paint, known))
+        )
         said: list[Tile | None] = []
         wrong: list[Tile | None] = []
         for name in [*inputs, *rest]:
@@ -279,15 +281,17 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
                 continue
             labels = scenes.predictions[name][i]
             if pictured:
-                errors = short(float(np.abs(labels.astype(np.float32) - truth).mean() / 255))
+                off = np.abs(labels.astype(np.float32) - truth)[known] / 255
+                errors = short(float(off.mean()) if known.any() else None)
                 said.append(Tile(f"{name} says", f"{key}: prediction of {name}", photograph(labels)))
-                marked = difference_map(labels, truth)
+                marked = difference_map(labels, truth, known)
                 wrong.append(Tile(f"{errors} off", f"{key}: errors of {name}, {errors} of the range", marked))
                 continue
-            judged = truth != ignore
-            errors = share(float((labels != truth)[judged].mean()) if judged.any() else None)
-            said.append(Tile(f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, ignore)))
-            marked = error_map(labels, truth, paint, ignore)
+            errors = share(float((labels != truth)[known].mean()) if known.any() else None)
+            said.append(
+                Tile(f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, np.ones_like(known)))
+            )
+            marked = error_map(labels, truth, paint, known)
             wrong.append(Tile(f"{errors} wrong", f"{key}: errors of {name}, {errors} of the pixels", marked))
         rows = (shown, said, wrong)
         tiles = [tile for row in rows for tile in [*row, *[None] * (columns - len(row))]]

@@ -118,10 +118,11 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
-            shown = viewable(image, data.inputs[name])
-            resized = F.interpolate(shown[None].float(), size=size, mode="nearest")[0].byte()
+            picture = viewable(image, data.inputs[name])
+            resized = F.interpolate(picture[None].float(), size=size, mode="nearest")[0].byte()
             columns.setdefault(f"input:{name}", []).append(resized.permute(1, 2, 0).numpy())
-        columns.setdefault("target", []).append(kind.shown_truth(scene, size))
+        for name, shown in kind.shown_truth(scene, size).items():
+            columns.setdefault(name, []).append(shown)
         with torch.inference_mode():
             prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
         for name, logits in named_logits(prediction, size).items():

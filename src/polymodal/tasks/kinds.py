@@ -48,8 +48,8 @@ class Kind(ABC):
         """One prediction (1, C, H, W) as samples.npz holds it."""
 
     @abstractmethod
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
-        """The target of a scene at a size, in the same form."""
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
+        """What samples.npz holds of a scene's truth, by name: the target at a size, in the same form, first."""
 
     @abstractmethod
     def legend(self) -> dict[str, np.ndarray]:
@@ -89,10 +89,10 @@ class Labels(Kind):
         """Class numbers (H, W)."""
         return prediction.argmax(1)[0].cpu().numpy().astype(self._small)
 
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
         """Class numbers (H, W)."""
         labels = F.interpolate(scene["target"][None, None].float(), size=tuple(size), mode="nearest")
-        return labels[0, 0].numpy().astype(self._small)
+        return {"target": labels[0, 0].numpy().astype(self._small)}
 
     def legend(self) -> dict[str, np.ndarray]:
         """The classes with their colours."""
@@ -141,11 +141,11 @@ class Images(Kind):
         """A picture, uint8 (H, W, 3)."""
         return as_picture(prediction[0])
 
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> np.ndarray:
-        """A picture, uint8 (H, W, 3)."""
-        return as_picture(
-            truth_at({key: scene[key][None] for key in ("target", "target_valid")}, size, self.target)[0][0]
-        )
+    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
+        """A picture, uint8 (H, W, 3), and where there is truth, bool (H, W)."""
+        batch = {key: scene[key][None] for key in ("target", "target_valid")}
+        image, valid = truth_at(batch, size, self.target)
+        return {"target": as_picture(image[0]), "target_valid": valid[0, 0].numpy()}
 
     def legend(self) -> dict[str, np.ndarray]:
         """Pictures need none."""

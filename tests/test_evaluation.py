@@ -1,0 +1,68 @@
+"""What is kept of a trained model's predictions: scenes to look at, and messages that name the scene."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures_data import edit, make_folder
+from polymodal import models
+from polymodal.data import FolderData
+from polymodal.fusion import Exchange
+from polymodal.report import write_report
+from polymodal.surgery import fuse
+from polymodal.tasks.evaluation import save_model, write_scenes
+
+INPUTS = ["rgb", "grey"]
+
+
+def generator(folder, data, **scoring):
+    """A run folder with an untrained generator of two inputs."""
+    arguments = {"out_channels": data.target.channels, "depth": 3, "filters": 2}
+    torch.manual_seed(0)
+    net = fuse(models.create("translation-unet", **arguments), data.channels, Exchange()).eval()
+    facts = {"seconds": 1.0, "epochs": 1, "seed": 0, **scoring}
+    save_model(net, "translation-unet", arguments, data, facts, folder / "model")
+    return folder
+
+
+def depth_data(root, **settings):
+    data = FolderData(str(root), INPUTS, target="depth", eval_batch_size=2, **settings)
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def root(tmp_path):
+    splits = {"train": 2, "val": 2, "test": 2}
+    folder = make_folder(tmp_path / "set", size=(32, 32), splits=splits, modalities=("rgb", "grey", "depth"))
+    edit(folder, lambda content: content["modalities"]["depth"].update(range=[0, 6]))
+    return folder
+
+
+def test_pixels_without_truth_are_no_errors_on_the_page(root, tmp_path):
+    """If this breaks, holes of a sensor count as wrong predictions of depth, and look like a measured distance."""
+    data = depth_data(root)
+    run = generator(tmp_path / "run", data)
+    write_scenes(run / "model", data, run)
+    with np.load(run / "samples.npz") as scenes:
+        arrays = dict(scenes)
+    holes = ~arrays["target_valid"]
+    assert np.array_equal(holes[0], np.pad(np.ones((8, 8), bool), ((24, 0), (0, 24))))
+    (run / "scores.val.json").write_text(json.dumps({"predictions": {"ensemble": {"MAE": 0.1}}}))
+
+    def page(in_holes):
+        arrays["prediction:ensemble"] = np.where(holes[..., None], in_holes, arrays["target"])
+        np.savez(run / "samples.npz", **arrays)
+        return write_report([run], tmp_path / "report.html").read_text()
+
+    def errors(text):
+        return re.findall(r'<img src="([^"]+)" alt="[^"]*: errors of ensemble, 0 of the range"', text)
+
+    wrong_in_holes = page(255 - arrays["target"])
+    assert errors(wrong_in_holes) == errors(page(arrays["target"]))
+    assert len(errors(wrong_in_holes)) == 2
+    # Hatching takes a PNG: the truth's, and that of the errors of two modalities and of the ensemble.
+    assert wrong_in_holes.count('<img src="data:image/png') == 2 * (1 + 3)
