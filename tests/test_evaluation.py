@@ -6,14 +6,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fixtures_data import edit, make_folder
 from polymodal import models
 from polymodal.data import FolderData
+from polymodal.errors import DataError
 from polymodal.fusion import Exchange
 from polymodal.report import write_report
 from polymodal.surgery import fuse
-from polymodal.tasks.evaluation import save_model, write_scenes
+from polymodal.tasks.evaluation import save_model, score_split, write_scenes
 
 INPUTS = ["rgb", "grey"]
 
@@ -66,3 +68,19 @@ def test_pixels_without_truth_are_no_errors_on_the_page(root, tmp_path):
     assert len(errors(wrong_in_holes)) == 2
     # Hatching takes a PNG: the truth's, and that of the errors of two modalities and of the ensemble.
     assert wrong_in_holes.count('<img src="data:image/png') == 2 * (1 + 3)
+
+
+def test_a_scene_that_cannot_be_predicted_is_named(root, tmp_path):
+    """If this breaks, one image of another size among thousands ends an evaluation, and nobody knows which."""
+    data = depth_data(root)
+    run = generator(tmp_path / "run", data)
+    data.eval_batch_size = 1
+    for name in (*INPUTS, "depth"):
+        (file,) = (root / name).glob("0003.*")
+        with Image.open(file) as image:
+            image.resize((36, 32)).save(file)
+    with pytest.raises(DataError, match=r"0003: An image of 36x32 .*multiples of 8"):
+        score_split(run / "model", data, "val", run)
+    with pytest.raises(DataError, match=r"0003: An image of 36x32 .*multiples of 8"):
+        write_scenes(run / "model", data, run)
+    assert not (run / "samples.npz").exists()

@@ -1,6 +1,7 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
+from polymodal.errors import DataError
 from polymodal.speed import accelerate
 from polymodal.surgery import Multimodal
 from polymodal.tasks.base import ENSEMBLE
@@ -63,6 +65,9 @@ def score_split(
 
     Returns:
         What was written.
+
+    Raises:
+        DataError: A sample cannot be predicted or scored; with its key.
     """
     kind = kind_of(data.target)
     kind.check_protocol(protocol)
@@ -79,9 +84,10 @@ def score_split(
             shape = next(iter(inputs.values())).shape[-2:]
             truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
             size = size or shape
-            outputs = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, truth[0].shape[-2:])
-            for name, output in outputs.items():
-                counts.update(name, output, *truth)
+            with _naming(batch["key"]):
+                outputs = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, truth[0].shape[-2:])
+                for name, output in outputs.items():
+                    counts.update(name, output, *truth)
             samples += len(truth[0])
     facts = {
         "split": split,
@@ -108,7 +114,11 @@ def name_of_split(data: Any, split: str) -> str:
 
 
 def write_scenes(model: Path, data: Any, folder: Path) -> None:
-    """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs."""
+    """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs.
+
+    Raises:
+        DataError: A scene cannot be predicted; with its key.
+    """
     net = trained(model)
     dataset = data.val_dataloader().dataset
     chosen = np.linspace(0, len(dataset) - 1, min(SCENES, len(dataset))).round().astype(int)
@@ -123,7 +133,7 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
             columns.setdefault(f"input:{name}", []).append(resized.permute(1, 2, 0).numpy())
         for name, shown in kind.shown_truth(scene, size).items():
             columns.setdefault(name, []).append(shown)
-        with torch.inference_mode():
+        with torch.inference_mode(), _naming([scene["key"]]):
             prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
         for name, logits in named_logits(prediction, size).items():
             columns.setdefault(f"prediction:{name}", []).append(kind.shown(logits))
@@ -133,6 +143,15 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
         | {"keys": np.array([scene["key"] for scene in scenes])}
         | kind.legend(),
     )
+
+
+@contextmanager
+def _naming(keys: Sequence[str]) -> Iterator[None]:
+    """Say of which samples an error speaks."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{', '.join(keys)}: {error}") from error
 
 
 def viewable(image: Tensor, spec: InputSpec) -> Tensor:
