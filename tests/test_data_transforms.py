@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polymodal.data import Augment, InputSpec
+from polymodal.data import Augment, InputSpec, resize_inputs
 from polymodal.errors import ConfigError
 
 IGNORE = 255
@@ -106,6 +106,24 @@ def test_crop_without_scaling_is_a_window_of_the_file(seed, height, width):
     shown = (values(inputs, "depth") * 10).round()[valid["depth"]].reshape(min(height, 12), min(width, 16))
     top, left = divmod(int(shown[0, 0]) - 1, 16)
     assert np.array_equal(shown.numpy(), numbers[0, top : top + height, left : left + width])
+
+
+@given(st.integers(0, 10_000), st.floats(0.3, 3))
+def test_what_fills_a_hole_is_not_mixed_into_the_pixels_beside_it(seed, scale):
+    """A wall with holes stays one colour at any size: else its pixels beside a hole are learned and scored darker."""
+    rng = np.random.default_rng(seed)
+    known = rng.random((30, 40)) < 0.7
+    raw = {"rgb": (200 * known[None].repeat(3, 0)).astype(np.uint8)}
+    specs = {"rgb": InputSpec("image", 3, invalid=0, mean=(0.1,) * 3, std=(0.5,) * 3)}
+    augment = Augment(scale=(scale, scale), photometric=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    trained, seen, _ = augment(raw, np.zeros((30, 40), np.uint8), specs, FILES, ignore=IGNORE, generator=generator)
+    evaluated, valid = resize_inputs(raw, specs, FILES, (round(30 * scale), round(40 * scale)))
+    for inputs, mask in ((trained, seen), (evaluated, valid)):
+        found = inputs["rgb"][:, mask["rgb"][0]]
+        assert torch.allclose(found, torch.tensor((200 / 255 - 0.1) / 0.5), atol=1e-5)
+        assert found.numel()
+        assert not inputs["rgb"][:, ~mask["rgb"][0]].any()
 
 
 def test_flip_mirrors_everything_and_turns_normals():

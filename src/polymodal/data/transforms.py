@@ -267,16 +267,26 @@ def resize_inputs(
 def _move(
     values: dict[str, Tensor], masks: dict[str, Tensor], specs: Mapping[str, InputSpec], size: Size, flip: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Resize to `size` and mirror: one call for all that is interpolated, one for all that is not."""
-    smooth = {name: tensor for name, tensor in values.items() if specs[name].kind not in _EXACT_KINDS}
-    exact = [tensor for name, tensor in values.items() if name not in smooth]
-    moved = iter(_move_together([*exact, *masks.values()], size, flip, InterpolationMode.NEAREST_EXACT))
-    new_exact = {name: next(moved) for name in values if name not in smooth}
-    new_masks = {name: next(moved) for name in masks}
-    new_smooth = dict(
-        zip(smooth, _move_together(list(smooth.values()), size, flip, InterpolationMode.BILINEAR), strict=True)
-    )
-    return {name: (new_smooth if name in smooth else new_exact)[name] for name in values}, new_masks
+    """Resize to `size` and mirror: one call for all that is interpolated, one for all that is not.
+
+    An interpolated pixel is the mean of what was measured, and counts as measured where that is more than half of it.
+    """
+    smooth = [name for name in values if specs[name].kind not in _EXACT_KINDS]
+    exact = [name for name in values if name not in smooth]
+    holed = [name for name in smooth if not masks[name].all()]
+    whole = [name for name in masks if name not in holed]
+    tensors = [*(values[name] for name in exact), *(masks[name] for name in whole)]
+    moved = iter(_move_together(tensors, size, flip, InterpolationMode.NEAREST_EXACT))
+    new_values, new_masks = dict(zip(exact, moved, strict=False)), dict(zip(whole, moved, strict=True))
+    tensors = [*(values[name] for name in smooth), *(masks[name] for name in holed)]
+    moved = iter(_move_together(tensors, size, flip, InterpolationMode.BILINEAR))
+    new_values |= dict(zip(smooth, moved, strict=False))
+    for name, share in zip(holed, moved, strict=True):
+        # Holes hold the mean, which is taken out of the pixels beside them.
+        mean = torch.tensor(specs[name].mean)[:, None, None]
+        new_values[name] = mean + (new_values[name] - mean) / share.clamp(min=0.5)
+        new_masks[name] = (share > 0.5).float()
+    return {name: new_values[name] for name in values}, new_masks
 
 
 def _move_together(tensors: list[Tensor], size: Size, flip: bool, interpolation: InterpolationMode) -> list[Tensor]:
