@@ -40,6 +40,21 @@ def unfold(x: Tensor, modalities: int) -> Tensor:
     return x.unflatten(0, (-1, modalities))
 
 
+def refold(x: Tensor) -> Tensor:
+    """Fold a tensor `(B, M, ...)` that was just computed and that nobody else reads, without copying.
+
+    For autograd the result is no view, unlike that of `flatten`. Activations and additions in place, which CNNs do
+    behind every norm, would otherwise copy all of it twice in the backward pass, and in contiguous memory.
+
+    Args:
+        x: `(B, M, ...)`, with samples and modalities next to each other in memory.
+
+    Returns:
+        The folded tensor `(B*M, ...)`.
+    """
+    return torch.ops.aten._unsafe_view(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
+
+
 def own_parts(modalities: int, channels: int, *, device: torch.device | str | None = None) -> Tensor:
     """Divide C channels into M disjoint parts, the m-th belonging to modality m (CEN sec. 3.3).
 
@@ -224,11 +239,11 @@ def private_batch_norm(
     """
     if modalities > 1 and not training and not x.is_contiguous() and running_mean is not None:
         assert running_var is not None
-        return _fixed_norm(unfold(x, modalities), running_mean, running_var, weight, bias, eps).flatten(0, 1)
+        return refold(_fixed_norm(unfold(x, modalities), running_mean, running_var, weight, bias, eps))
     mean, var, gamma, beta = (None if t is None else t.flatten() for t in (running_mean, running_var, weight, bias))
     side_by_side = unfold(x, modalities).flatten(1, 2)
     y = F.batch_norm(side_by_side, mean, var, gamma, beta, training, momentum, eps)
-    return y.unflatten(1, (modalities, -1)).flatten(0, 1)
+    return refold(y.unflatten(1, (modalities, -1)))
 
 
 def _fixed_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -273,7 +288,7 @@ def private_instance_norm(
     mean, var, gamma, beta = (None if t is None else t.flatten() for t in (running_mean, running_var, weight, bias))
     side_by_side = unfold(x, modalities).flatten(1, 2)
     y = F.instance_norm(side_by_side, mean, var, gamma, beta, training, momentum, eps)
-    return y.unflatten(1, (modalities, -1)).flatten(0, 1)
+    return refold(y.unflatten(1, (modalities, -1)))
 
 
 def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:

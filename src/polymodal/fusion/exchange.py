@@ -222,7 +222,9 @@ class ChannelExchange(nn.Module, ABC):
         """
         if not (self.roster.fusing and self.rule.exchanges):
             return x
-        return functional.exchange(functional.unfold(x, len(self.roster.present)), self.choose(scale)).flatten(0, 1)
+        return functional.refold(
+            functional.exchange(functional.unfold(x, len(self.roster.present)), self.choose(scale))
+        )
 
     def extra_repr(self) -> str:
         """The rule, for `print(model)`."""
