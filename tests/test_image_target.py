@@ -149,6 +149,31 @@ def test_8_bit_depth_has_its_own_range_and_16_bit_must_state_one(root):
     assert torch.allclose(data[0]["target"], torch.tensor(2 * 51 / 255 - 1))
 
 
+def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
+    """If this breaks, predicted metres are rounded to whole ones, or predicting ends in a traceback after training."""
+
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            FolderDataset(root, "train", target="bands")
+
+    edit(root, lambda d: d["modalities"]["bands"].update(range=[0, 10]))
+    refused(r"bands/0000.npy: .* PNG files, which cannot hold .* kind raw in float32.* `scale`")
+    edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image", "range": [-3, 7]}))
+    refused("PNG files, which cannot hold .* kind image in float32")
+    edit(root, lambda d: d["modalities"]["bands"].pop("range"))
+    assert FolderDataset(root, "train", target="bands").target.channels == 4
+    edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "raw", "range": [0, 10]}))
+    for file in (root / "bands").iterdir():
+        np.save(file, np.full((24, 32, 3), 900, np.uint16))
+    assert FolderDataset(root, "train", target="bands").target.channels == 3
+    edit(root, lambda d: d["modalities"]["bands"].update(range=[0, 1000]))
+    refused(r"bands/0000.npy: .* Expected 1 channel\(s\) or fewer with 16 bits, got 3")
+    for file in (root / "bands").iterdir():
+        np.save(file, np.full((24, 32, 5), 9, np.uint8))
+    edit(root, lambda d: d["modalities"]["bands"].pop("range"))
+    refused(r"Expected 4 channel\(s\) or fewer with 8 bits, got 5")
+
+
 @pytest.mark.parametrize("name", ["rgb", "normal", "depth"])
 def test_scaling_can_be_undone(root, name):
     data = FolderDataset(ranged(root), "train", target=name)

@@ -11,17 +11,16 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fixtures_data import make_folder
-from polymodal.data import Augment, FolderData, TargetSpec
+from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Exchange, Fusion, RandomExchange
 from polymodal.tasks import Optimiser, Translation
-from polymodal.tasks.images import as_file, as_picture, masked_l1, truth_at, where_known
 from polymodal.tasks.predict import predict
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.training import fit, read_checkpoint, recipe
+from polymodal.tasks.translation import masked_l1, where_known
 from polymodal.tasks.validate import validate
 
 INPUTS = ["grey", "depth"]
@@ -252,41 +251,6 @@ def test_a_score_is_printed_with_its_extractor(capsys):
     predictions = {"rgb": {"FID[lite0]": 1.0}}
     _show({"samples": 2, "split": "test", "classes": [], "scored_on": "a", "predictions": predictions}, Protocol())
     assert "FID[lite0]" in capsys.readouterr().out
-
-
-def test_depth_is_written_in_the_units_of_its_files():
-    """If this breaks, predicted depth is off by the scale of the files, or says that nothing was measured."""
-    target = TargetSpec("depth", "depth", scale=0.001, unit="m", invalid=0, range=(0.0, 4.0), channels=1)
-    stored = np.asarray(as_file(torch.tensor([[[-1.0, 0.0, 0.5, 1.0]]]), target))
-    assert stored.dtype == np.uint16
-    assert stored.tolist() == [[1, 2000, 3000, 4000]]
-    colours = TargetSpec("image", "rgb", range=(0.0, 1.0), channels=3)
-    image = torch.tensor([-1.0, 0.0, 2.0]).view(3, 1, 1)
-    assert np.asarray(as_file(image, colours)).tolist() == [[[0, 128, 255]]]
-    assert as_picture(image).tolist() == [[[0, 128, 255]]]
-
-
-def test_depth_is_never_interpolated_and_its_holes_stay_holes():
-    """If this breaks, scores at another size invent depths between two surfaces."""
-    batch = {
-        "target": torch.tensor([[-1.0, -1.0, 1.0, 1.0]]).expand(1, 1, 4, 4),
-        "target_valid": torch.tensor([[True, True, False, False]]).expand(1, 1, 4, 4),
-    }
-    depth = TargetSpec("depth", "depth", range=(0.0, 4.0), channels=1)
-    image, valid = truth_at(batch, (2, 2), depth)
-    assert image[0, 0].tolist() == [[-1.0, 1.0]] * 2
-    assert valid[0, 0].tolist() == [[True, False]] * 2
-    smooth, _ = truth_at(batch, (4, 3), TargetSpec("image", "rgb", range=(0.0, 1.0), channels=1))
-    assert smooth[0, 0, 0, 1].abs() < 0.5
-    assert truth_at(batch, (4, 4), depth)[0] is batch["target"]
-
-
-def test_the_loss_of_the_discriminator_is_that_of_its_logits():
-    """The second opinion of this file and PyTorch's stable form agree."""
-    logits = torch.randn(3, 1, 4, 4)
-    for value in (0.0, 1.0):
-        stable = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, value))
-        assert bce(logits, value).item() == pytest.approx(stable.item(), rel=1e-5)
 
 
 def test_another_network_can_be_the_generator(root):

@@ -23,8 +23,8 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
     8-bit files of depth or raw hold at most 255 * scale, so 0 to that.
 
     Raises:
-        DataError: When the file cannot be read or has channels that the kind cannot have, or a range is needed and not
-            declared.
+        DataError: When the file cannot be read or has channels that the kind cannot have, a range is needed and not
+            declared, or predictions could not be written as PNG files that mean the same.
     """
     target = spec.target
     if target.kind == "label":
@@ -38,6 +38,14 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
             f"{spec.store.where(file)}: expected {needed} channel(s) for a target of kind {target.kind}, "
             f"got {raw.shape[0]}."
         )
+    low, high = target.range or (0, 1)
+    fits = 0 <= low < high <= 1 if target.kind == "image" else target.kind == "normal"
+    if not fits and raw.dtype.name not in ("bool", "uint8", "uint16"):
+        raise DataError(
+            f"{spec.store.where(file)}: predictions are written as PNG files, which cannot hold a target of kind "
+            f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
+            "`scale` declares, such as 0.001."
+        )
     span = target.range or {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}.get(target.kind)
     if span is None:
         if raw.dtype != np.uint8:
@@ -46,7 +54,30 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
                 f"a range, such as `range: [0, 10]`{f' in {target.unit}' if target.unit else ''}: it is scaled by it."
             )
         span = (0.0, 255 * target.scale)
-    return replace(target, channels=raw.shape[0], range=span)
+    settled = replace(target, channels=raw.shape[0], range=span)
+    bits = stored_bits(settled)
+    most = 1 if bits == 16 else 4
+    if settled.channels > most:
+        raise DataError(
+            f"{spec.store.where(file)}: predictions are written as PNG files, which have up to four channels of 8 bits "
+            f"or one of 16. Expected {most} channel(s) or fewer with {bits} bits, got {settled.channels}."
+        )
+    return settled
+
+
+def stored_bits(target: TargetSpec) -> int:
+    """The bits, 8 or 16, of the PNG files that predictions are written to.
+
+    Depth and raw have those that their values need; one channel of another kind has those that dataset.yaml declares,
+    and several have 8.
+
+    Args:
+        target: As `settle_target` returns it.
+    """
+    if target.kind in ("depth", "raw"):
+        assert target.range is not None, "settle_target comes first"
+        return 16 if target.bits == 16 or max(target.range) / target.scale > 255 else 8
+    return 16 if target.bits == 16 and target.channels == 1 else 8
 
 
 def target_scaling(target: TargetSpec) -> InputSpec:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal.data import TargetSpec
-from polymodal.data.target import restore_target
+from polymodal.data.target import restore_target, stored_bits
 from polymodal.metrics import ImageScores, feature_extractor
 
 
@@ -28,18 +28,21 @@ def truth_at(batch: Mapping[str, Tensor], size: Sequence[int], target: TargetSpe
     Args:
         batch: With "target" (B, C, H, W) from -1 to 1, and "target_valid" (B, 1, H, W).
         size: Height and width.
-        target: What is predicted. Depth is not interpolated, as between two depths there is no third.
+        target: What is predicted. Depth is not interpolated, as between two depths there is no third. Of anything else
+            a pixel is the mean of the truth that it covers, and known where that is more than half of it.
 
     Returns:
-        The target, (B, C, *size), and the bool mask of where there is truth, (B, 1, *size).
+        The target, (B, C, *size), 0 where there is no truth, and the bool mask of where there is, (B, 1, *size).
     """
     image, valid = batch["target"], batch["target_valid"]
     if image.shape[-2:] == tuple(size):
         return image, valid
-    known = F.interpolate(valid.float(), size=tuple(size), mode="nearest-exact").bool()
-    if target.kind == "depth":
-        return F.interpolate(image, size=tuple(size), mode="nearest-exact"), known
-    return F.interpolate(image, size=tuple(size), mode="bilinear", antialias=True), known
+    way: dict[str, Any] = (
+        {"mode": "nearest-exact"} if target.kind == "depth" else {"mode": "bilinear", "antialias": True}
+    )
+    image, share = (F.interpolate(tensor, size=tuple(size), **way) for tensor in (image, valid.float()))
+    known = share > 0.5
+    return torch.where(known, image / share, 0.0), known
 
 
 def as_picture(image: Tensor) -> np.ndarray:
@@ -49,24 +52,23 @@ def as_picture(image: Tensor) -> np.ndarray:
 
 
 def as_file(image: Tensor, target: TargetSpec) -> Image.Image:
-    """A predicted image as a file of the target holds it: in the same units, with as many bits where PNG allows.
+    """A predicted image as a PNG file of the target holds it: in the same units, with `stored_bits`.
 
     Depth and raw values are divided by the scale; a prediction never takes the value that means no measurement.
 
     Args:
-        image: (C, H, W) from -1 to 1, of 1 or 3 channels.
-        target: What is predicted.
+        image: (C, H, W) from -1 to 1.
+        target: What is predicted, as `settle_target` returns it.
     """
     values = restore_target(image.float().clamp(-1, 1), target).cpu()
+    bits = stored_bits(target)
+    largest = 2**bits - 1
     if target.kind in ("depth", "raw"):
-        assert target.range is not None
-        stored = (values / target.scale).round()
-        deep = target.bits == 16 or max(target.range) / target.scale > 255
+        stored = values / target.scale
     else:
-        deep = target.bits == 16 and image.shape[0] == 1
-        stored = ((values + 1) / 2 if target.kind == "normal" else values) * (65535 if deep else 255)
-    stored = stored.round().clamp(1 if target.kind in ("depth", "raw") and target.invalid == 0 else 0)
-    pixels = stored.clamp(max=65535 if deep else 255).numpy().astype(np.uint16 if deep else np.uint8)
+        stored = ((values + 1) / 2 if target.kind == "normal" else values) * largest
+    stored = stored.round().clamp(1 if target.kind in ("depth", "raw") and target.invalid == 0 else 0, largest)
+    pixels = stored.numpy().astype(np.uint16 if bits == 16 else np.uint8)
     return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1))
 
 
@@ -79,20 +81,3 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> Image.I
         for x, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (x * (width + gap), y * (height + gap)))
     return sheet
-
-
-def masked_l1(image: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """The mean absolute difference over the pixels with truth; 0 where there is none.
-
-    Args:
-        image: (B, C, H, W).
-        target: (B, C, H, W).
-        valid: bool (B, 1, H, W).
-    """
-    known = valid.expand_as(target)
-    return ((image.float() - target).abs() * known).sum() / known.sum().clamp(min=1)
-
-
-def where_known(valid: Tensor, image: Tensor, target: Tensor) -> Tensor:
-    """The image where there is truth, and elsewhere what the target holds there, so that nothing tells them apart."""
-    return torch.where(valid, image, target.to(image.dtype))

@@ -22,7 +22,7 @@ from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.evaluation import viewable
 from polymodal.tasks.files import complete_file
-from polymodal.tasks.images import as_picture, contact_sheet, image_scores, masked_l1, truth_at, where_known
+from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at
 from polymodal.tasks.optim import Optimiser
 
 SHOWN = 4
@@ -268,6 +268,23 @@ class Sides:
 def named_images(prediction: Prediction) -> dict[str, Tensor]:
     """The images of every modality and of the ensemble by name, each (B, C, H, W)."""
     return {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+
+
+def masked_l1(image: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The mean absolute difference over the pixels with truth; 0 where there is none.
+
+    Args:
+        image: (B, C, H, W).
+        target: (B, C, H, W).
+        valid: bool (B, 1, H, W).
+    """
+    known = valid.expand_as(target)
+    return ((image.float() - target).abs() * known).sum() / known.sum().clamp(min=1)
+
+
+def where_known(valid: Tensor, image: Tensor, target: Tensor) -> Tensor:
+    """The image where there is truth, and elsewhere what the target holds there, so that nothing tells them apart."""
+    return torch.where(valid, image, target.to(image.dtype))
 
 
 def _bce(logits: Tensor, *, real: bool) -> Tensor:
