@@ -17,9 +17,8 @@ from polymodal.bench.case import Networks, check_size
 from polymodal.bench.equality import equality
 from polymodal.bench.memory import peak_memory
 from polymodal.bench.peer import Peer
-from polymodal.bench.report import Report, Table
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import BASES, Variant, predictor, prepare
+from polymodal.bench.variants import Variant, predictor, prepare
 from polymodal.cli import main
 from polymodal.errors import ConfigError
 from polymodal.functional import own_parts
@@ -225,11 +224,17 @@ def test_every_asked_variant_is_in_the_report(tmp_path, capsys):
     assert re.search(r"^- folding: multiply-accumulates .* G to .* G", shown, re.M)
 
 
-def test_a_table_without_a_figure_says_so():
-    table = Table("a", "", ["variant", "memory"], [["exchange", "–"]], [{"variant": "exchange", "memory": None}])
-    report = Report("bench", {"arguments": {}}, {"device": "this one"}, [table])
-    assert "| exchange | – |" in report.markdown()
-    assert json.loads(report.json())["tables"][0]["rows"][0]["memory"] is None
+def test_memory_that_the_system_does_not_tell_is_missing_and_not_zero(monkeypatch):
+    for module in ("network", "scaling"):
+        monkeypatch.setattr(f"polymodal.bench.{module}.peak_memory", lambda *words: None)
+    for report, columns in (
+        (bench(small(), ["exchange", "folded"], ["inference"], 1), ["memory", "memory ratio"]),
+        (bench_scaling(small(modalities=1), "exchange", ["inference"], 1), ["memory"]),
+    ):
+        assert all(row[column] is None for row in json.loads(report.json())["tables"][0]["rows"] for column in columns)
+        lines = [line for line in report.markdown().splitlines() if re.match(r"\| (exchange|folded|1) \|", line)]
+        assert lines
+        assert all("| – | – |" in line for line in lines)
 
 
 def test_memory_is_what_a_training_step_keeps(tmp_path):
@@ -335,6 +340,8 @@ def test_a_peer_that_predicts_something_else_shows(peer):
         (["--statistics", "batch", "--batch", "1"], "a norm learns nothing from a single sample"),
         (["--network-args", "stem"], "--network-args: expected KEY=VALUE, got 'stem'"),
         (["--network", "nonet"], "there is no network 'nonet'"),
+        (["--network-args", "classes=3"], "use --classes"),
+        (["--network-args", "name=x"], "rooms-unet cannot be built with name='x'.*unexpected keyword argument 'name'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(words, told, capsys):
@@ -342,6 +349,30 @@ def test_what_cannot_be_measured_is_refused_in_one_line(words, told, capsys):
     error = capsys.readouterr().err
     assert re.search(told, error), error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Fails when a network is built; there is a GPU, as far as the settings can tell."""
+    monkeypatch.setattr(models, "create", lambda *words, **arguments: pytest.fail("built"))
+    monkeypatch.setattr("polymodal.bench.case.check_device", lambda device: None)
+
+
+def test_what_does_not_run_on_a_gpu_is_refused_before_anything_is_built(unbuilt):
+    """A refusal after an hour of measuring would lose the hour."""
+    with pytest.raises(ConfigError, match=r"'exported\+fold' runs on the CPU alone; .* use --device cpu"):
+        bench(small(device="cuda"), ["exchange", "exported+fold"], ["inference"])
+    with pytest.raises(ConfigError, match=r"'exported' runs on the CPU alone"):
+        bench_scaling(small(device="cuda"), "exported", ["inference"])
+
+
+def test_scaling_refuses_what_it_cannot_scale(unbuilt):
+    with pytest.raises(ConfigError, match=r"--variant peer: .* 2 modalities alone; use `polymodal bench --peer`"):
+        bench_scaling(small(), "peer")
+    with pytest.raises(ConfigError, match="no variant 'fast'"):
+        bench_scaling(small(), "fast")
+    with pytest.raises(ConfigError, match="exported cannot be trained"):
+        bench_scaling(small(), "exported", ["training"])
 
 
 def test_the_peer_is_refused_where_it_cannot_be_compared(peer, tmp_path):
@@ -356,9 +387,34 @@ def test_the_peer_is_refused_where_it_cannot_be_compared(peer, tmp_path):
     ):
         with pytest.raises(ConfigError, match=told):
             Peer(Networks(case, tmp_path), 1e-3)
-    (peer / "semantic_segmentation" / "models" / "model.py").write_text("import nothing_of_that_name\n")
-    with pytest.raises(ConfigError, match="cannot be used: No module named"):
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
+        ("print 'of Python 2'", "SyntaxError: Missing parentheses"),
+        ("raise AssertionError", "AssertionError: ;"),
+        ("def refinenet(*, depth): pass", "TypeError: refinenet"),
+    ],
+)
+def test_released_code_that_breaks_is_named_with_its_file(code, told, peer, tmp_path):
+    file = peer / "semantic_segmentation" / "models" / "model.py"
+    file.write_text(f"{code}\n")
+    with pytest.raises(ConfigError, match=f"{re.escape(str(file))} cannot be used: {told}.*git clone"):
         Peer(Networks(released(peer), tmp_path), 1e-3)
+
+
+def test_the_peers_warnings_are_its_own(peer, tmp_path, recwarn):
+    """A filter that outlives the peer would hide the same warning of a user's own network."""
+    file = peer / "semantic_segmentation" / "models" / "model.py"
+    file.write_text(FAKE.replace("self.alpha.softmax(0)", "nn.functional.softmax(self.alpha)"))
+    made = Peer(Networks(released(peer), tmp_path), 1e-3)
+    made.predict()
+    made.step()
+    assert not [one for one in recwarn if "Implicit dimension" in str(one.message)]
+    with pytest.warns(UserWarning, match="Implicit dimension"):
+        nn.functional.softmax(torch.ones(2))
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_before_it_is_built():
@@ -371,7 +427,3 @@ def test_bench_data_refuses_what_is_no_number_of_workers(tmp_path, capsys):
     recipe.write_text("")
     assert main(["bench", "data", "--config", str(recipe), "--workers", "-1"]) == 2
     assert "--workers: expected numbers from 0 on" in capsys.readouterr().err
-
-
-def test_every_base_says_what_it_is():
-    assert all(Variant.parse(name).base == name and BASES[name].about for name in BASES)

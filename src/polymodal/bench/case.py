@@ -67,6 +67,8 @@ class Case:
         ):
             if value < least:
                 raise ConfigError(f"{option}: expected {least} or more, got {value}.")
+        if "classes" in self.arguments:
+            raise ConfigError("--network-args: `classes` is an option of its own; use --classes.")
         if not 0 <= self.share <= 1:
             raise ConfigError(f"--share: expected a share from 0 to 1, got {self.share}.")
         if self.statistics == "batch" and self.batch == 1:

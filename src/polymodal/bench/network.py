@@ -11,11 +11,10 @@ from polymodal.bench.case import Case, Networks, check_size
 from polymodal.bench.equality import Equality, equality
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
-from polymodal.bench.peer import check_peer
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Task, Variant, predictor, prepare
+from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Task, Variant, check_variant, predictor, prepare
 from polymodal.errors import ConfigError
 from polymodal.export import saving
 
@@ -46,8 +45,8 @@ def bench(
         One table for each task.
 
     Raises:
-        ConfigError: A variant is unknown or named twice, none can do a task, a number is out of its range, or the
-            network cannot take the size; nothing was measured.
+        ConfigError: A variant is unknown or named twice or not for this case, none can do a task, a number is out of
+            its range, or the network cannot take the size; nothing was measured.
         PolymodalError: A variant cannot be built.
     """
     check_counts(repeats, warmup)
@@ -55,8 +54,8 @@ def bench(
     for task in tasks:
         if not any(task == "inference" or variant.trains for variant in variants):
             raise ConfigError(f"--task {task}: none of {', '.join(map(str, variants))} can be trained.")
-    if any(variant.base == "peer" for variant in variants):
-        check_peer(case)
+    for variant in variants:
+        check_variant(variant, case)
     macs = check_size(case)
     tables = []
     with TemporaryDirectory() as exports:

@@ -72,12 +72,12 @@ class Peer:
     def predict(self) -> dict[str, Tensor]:
         """The logits of both modalities and of the ensemble, each (B, classes, H / 4, W / 4)."""
         with torch.no_grad():
-            outputs, _ = self.net(self.images)
+            outputs = self._outputs()
         return dict(zip((*INPUTS, ENSEMBLE), outputs, strict=True))
 
     def step(self) -> None:
         """What the released loop does with a batch."""
-        outputs, _ = self.net(self.images)
+        outputs = self._outputs()
         loss: Any = 0
         for output in outputs:
             logits = F.interpolate(output, size=self.target.shape[1:], mode="bilinear", align_corners=False)
@@ -90,6 +90,12 @@ class Peer:
             optimiser.step()
         # The loop keeps a mean of the losses.
         loss.item()
+
+    def _outputs(self) -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Implicit dimension choice")
+            outputs, _ = self.net(self.images)
+        return outputs
 
     def _take_over(self, networks: Networks, folder: Path) -> None:
         state: dict[str, Tensor] = {}
@@ -143,15 +149,15 @@ def released_network(code: Path, depth: int, classes: int, threshold: float | No
         threshold: θ of CEN; None for AsymFusion, which has none.
 
     Raises:
-        ConfigError: The folder does not hold that code.
+        ConfigError: The folder does not hold that code, or the code breaks.
     """
-    warnings.filterwarnings("ignore", "Implicit dimension choice")
     arguments = {} if threshold is None else {"bn_threshold": threshold}
     with _importable(code):
         try:
             network = importlib.import_module("models.model").refinenet(depth, classes, 2, **arguments)
-        except (ImportError, AttributeError, TypeError) as error:
-            raise ConfigError(f"--peer: {code / MODULE} cannot be used: {error}; expected {_NEEDED}.") from error
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"--peer: {code / MODULE} cannot be used: {why}; expected {_NEEDED}.") from error
     assert isinstance(network, nn.Module)
     return network
 

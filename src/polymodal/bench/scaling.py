@@ -12,7 +12,7 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import TASKS, Task, Variant, prepare
+from polymodal.bench.variants import TASKS, Task, Variant, check_variant, prepare
 from polymodal.errors import ConfigError
 
 
@@ -39,16 +39,19 @@ def bench_scaling(
         One table for each task.
 
     Raises:
-        ConfigError: The variant is unknown, a number is out of its range, or the network cannot take the size; nothing
-            was measured.
+        ConfigError: The variant is unknown, not for this case or cannot do a task, a number is out of its range, or the
+            network cannot take the size; nothing was measured.
         PolymodalError: The variant cannot be built.
     """
     check_counts(repeats, warmup)
     variant = Variant.parse(word)
-    cases = {count: dataclasses.replace(case, modalities=count) for count in range(1, case.modalities + 1)}
-    macs = check_size(cases[1])
+    if variant.base == "peer":
+        raise ConfigError("--variant peer: the released code knows 2 modalities alone; use `polymodal bench --peer`.")
+    check_variant(variant, case)
     if "training" in tasks and not variant.trains:
         raise ConfigError(f"--task training: {variant} cannot be trained.")
+    cases = {count: dataclasses.replace(case, modalities=count) for count in range(1, case.modalities + 1)}
+    macs = check_size(cases[1])
     tables = []
     with TemporaryDirectory() as folder:
         exports = {count: Path(folder, str(count)) for count in cases}

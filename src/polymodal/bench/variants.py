@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from polymodal import export
 from polymodal.bench.case import Case, Networks
-from polymodal.bench.peer import Peer
+from polymodal.bench.peer import Peer, check_peer
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
@@ -98,9 +98,7 @@ class Variant:
         base, *modifiers = word.split("+")
         if base not in BASES or not set(modifiers) <= set(BASES[base].modifiers) or {"auto", "compile"} <= {*modifiers}:
             known = ", ".join("".join([name, *(f"[+{m}]" for m in about.modifiers)]) for name, about in BASES.items())
-            raise ConfigError(
-                f"--variants: there is no variant {word!r}; there are {known}, where +compile includes +auto."
-            )
+            raise ConfigError(f"there is no variant {word!r}; there are {known}, where +compile includes +auto.")
         return cls(base, frozenset(modifiers))
 
     @classmethod
@@ -115,6 +113,18 @@ class Variant:
         if doubled is not None:
             raise ConfigError(f"--variants: {str(doubled)!r} is named twice.")
         return variants
+
+
+def check_variant(variant: Variant, case: Case) -> None:
+    """Refuse a variant that cannot be built of a case, before anything is.
+
+    Raises:
+        ConfigError: The released code does not know the case, or the variant does not run on its device.
+    """
+    if variant.base == "peer":
+        check_peer(case)
+    if variant.base == "exported" and torch.device(case.device).type != "cpu":
+        raise ConfigError(f"the variant {str(variant)!r} runs on the CPU alone; choose another, or use --device cpu.")
 
 
 Predict = Callable[[], dict[str, Tensor]]
@@ -161,7 +171,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         net, inputs = _fast(variant, _shared(variant, networks), case, training=False), networks.inputs
 
         def predict() -> dict[str, Tensor]:
-            with torch.no_grad(), autocast():
+            with torch.inference_mode(), autocast():
                 return named_logits(net(inputs))
 
         return predict
@@ -172,7 +182,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         plain, folded = _fast(variant, networks.first, case, training=False), fold(list(images.values()))
 
         def predict_together() -> dict[str, Tensor]:
-            with torch.no_grad(), autocast():
+            with torch.inference_mode(), autocast():
                 # Only the first modality's norms are those of this network.
                 return {name: unfold(logits_of(plain(folded), None), count)[:, 0]}
 
@@ -181,7 +191,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
     nets = [_fast(variant, net, case, training=False) for net in networks.unimodal]
 
     def predict_apart() -> dict[str, Tensor]:
-        with torch.no_grad(), autocast():
+        with torch.inference_mode(), autocast():
             return {name: logits_of(net(image), None) for net, (name, image) in zip(nets, images.items(), strict=True)}
 
     return predict_apart
@@ -264,8 +274,6 @@ def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
 
 def _session(variant: Variant, networks: Networks) -> Session:
     file = networks.exports / f"{variant}.onnx"
-    if torch.device(networks.case.device).type != "cpu":
-        raise ConfigError(f"--variants: {str(variant)!r} runs on the CPU alone; leave it out, or use --device cpu.")
     if not file.is_file():
         export.save(_shared(variant, networks).eval(), file)
     return Session(file, threads=torch.get_num_threads())

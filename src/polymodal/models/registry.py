@@ -36,7 +36,7 @@ def names() -> list[str]:
     ]
 
 
-def create(name: str, **arguments: Any) -> nn.Module:
+def create(name: str, /, **arguments: Any) -> nn.Module:
     """A plain network of one modality, freshly initialised; nothing is downloaded.
 
     Args:
@@ -56,7 +56,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
     return _build(name, arguments, download=False)
 
 
-def create_pretrained(name: str, **arguments: Any) -> nn.Module:
+def create_pretrained(name: str, /, **arguments: Any) -> nn.Module:
     """As `create`, with the ImageNet weights that the library downloads for the encoder.
 
     Raises:
@@ -88,7 +88,7 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
 
 
 def _from_scratch(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(name: str, download: bool, **arguments: Any) -> nn.Module:
+    def build(name: str, download: bool, /, **arguments: Any) -> nn.Module:
         if download:
             raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
         return constructor(**arguments)
@@ -96,19 +96,19 @@ def _from_scratch(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Mod
     return build
 
 
-def _refinenet(name: str, download: bool, **arguments: Any) -> nn.Module:
+def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
     del name
     return RefineNet(encoder_weights="imagenet" if download else None, **arguments)
 
 
-def _smp(architecture: str, download: bool, **arguments: Any) -> nn.Module:
+def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     flexible = type(architecture, (_AnySize, getattr(smp, architecture)), {})
     return flexible(encoder_weights="imagenet" if download else None, **arguments)
 
 
-def _torchvision(function: str, download: bool, classes: int, **arguments: Any) -> nn.Module:
+def _torchvision(function: str, download: bool, /, classes: int, **arguments: Any) -> nn.Module:
     from torchvision.models import segmentation
 
     backbone = "DEFAULT" if download else None
