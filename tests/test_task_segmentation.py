@@ -12,8 +12,9 @@ from polymodal.fusion import Exchange, SiteState
 from polymodal.models import create
 from polymodal.nn import Prediction
 from polymodal.tasks import Segmentation
+from polymodal.tasks.base import named_outputs
 from polymodal.tasks.recorder import exchanged_shares, warn_of_useless_exchange
-from polymodal.tasks.segmentation import AUXILIARY_WEIGHT, named_logits
+from polymodal.tasks.segmentation import AUXILIARY_WEIGHT
 
 IGNORE = 255
 CLASSES = 3
@@ -79,7 +80,7 @@ def test_a_batch_without_a_labelled_pixel_costs_nothing_and_is_no_nan():
 def test_the_ensembles_loss_trains_its_weights_alone():
     """CEN detaches the predictions: the ensemble must not pull the branches towards each other."""
     made, given = task(), batch()
-    logits = named_logits(made(given["inputs"]), given["target"].shape[-2:])
+    logits = named_outputs(made(given["inputs"]), given["target"].shape[-2:])
     F.cross_entropy(logits["ensemble"], given["target"], ignore_index=IGNORE).backward()
     assert made.fused.ensemble.alpha.grad.abs().sum() > 0
     assert [name for name, p in made.fused.named_parameters() if p.grad is not None] == ["ensemble.alpha"]

@@ -22,9 +22,10 @@ from polymodal.functional import fold, unfold
 from polymodal.nn.norm import is_batch_norm_2d
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import Multimodal
+from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.import_cen import IGNORE
 from polymodal.tasks.optim import Optimiser
-from polymodal.tasks.segmentation import Segmentation, logits_of, named_logits
+from polymodal.tasks.segmentation import Segmentation
 
 Task = Literal["inference", "training"]
 TASKS: tuple[Task, ...] = ("inference", "training")
@@ -172,7 +173,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
 
         def predict() -> dict[str, Tensor]:
             with torch.inference_mode(), autocast():
-                return named_logits(net(inputs))
+                return named_outputs(net(inputs))
 
         return predict
 
@@ -184,7 +185,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         def predict_together() -> dict[str, Tensor]:
             with torch.inference_mode(), autocast():
                 # Only the first modality's norms are those of this network.
-                return {name: unfold(logits_of(plain(folded), None), count)[:, 0]}
+                return {name: unfold(output_at(plain(folded), None), count)[:, 0]}
 
         return predict_together
 
@@ -192,7 +193,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
 
     def predict_apart() -> dict[str, Tensor]:
         with torch.inference_mode(), autocast():
-            return {name: logits_of(net(image), None) for net, (name, image) in zip(nets, images.items(), strict=True)}
+            return {name: output_at(net(image), None) for net, (name, image) in zip(nets, images.items(), strict=True)}
 
     return predict_apart
 
@@ -232,7 +233,7 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
 
 def _loss(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     """That of a plain network."""
-    logits = logits_of(net(image), target.shape[-2:])
+    logits = output_at(net(image), target.shape[-2:])
     return F.cross_entropy(logits.float(), target, ignore_index=IGNORE)
 
 

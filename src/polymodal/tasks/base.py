@@ -8,13 +8,37 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional as F
 
 from polymodal.errors import CheckpointError, PolymodalError
 from polymodal.nn import Prediction
+from polymodal.nn.ensemble import main_output
 from polymodal.surgery import Multimodal
 
 ENSEMBLE = "ensemble"
 """What the prediction of all modalities together is called beside theirs."""
+
+
+def output_at(output: Any, size: Sequence[int] | None) -> Tensor:
+    """The prediction in a network's output, logits or an image, at a size.
+
+    Args:
+        output: A prediction (B, C, h, w), a dict that has it under "out", or a list that has it first.
+        size: Height and width to resize to, bilinearly; None for its own.
+
+    Returns:
+        (B, C, H, W).
+    """
+    found = main_output(output)
+    if size is None or found.shape[-2:] == tuple(size):
+        return found
+    return F.interpolate(found, size=tuple(size), mode="bilinear")
+
+
+def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """What every modality and the ensemble predict, by name, each (B, C, H, W) at a size or at its own."""
+    named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+    return {name: output_at(output, size) for name, output in named.items()}
 
 
 @dataclass(frozen=True)

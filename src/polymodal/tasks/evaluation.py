@@ -18,12 +18,11 @@ from polymodal.data.progress import track
 from polymodal.errors import DataError
 from polymodal.speed import accelerate
 from polymodal.surgery import Multimodal
-from polymodal.tasks.base import ENSEMBLE
+from polymodal.tasks.base import ENSEMBLE, named_outputs
 from polymodal.tasks.files import write_arrays, write_json
 from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.recorder import exchanged_shares
-from polymodal.tasks.segmentation import named_logits
 
 SCENES = 8
 """How many validation scenes a run shows."""
@@ -85,7 +84,7 @@ def score_split(
             truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
             size = size or shape
             with _naming(batch["key"]):
-                outputs = protocol(lambda views: named_logits(net(views)), inputs, data.inputs, truth[0].shape[-2:])
+                outputs = protocol(lambda views: named_outputs(net(views)), inputs, data.inputs, truth[0].shape[-2:])
                 for name, output in outputs.items():
                     counts.update(name, output, *truth)
             samples += len(truth[0])
@@ -135,7 +134,7 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
             columns.setdefault(name, []).append(shown)
         with torch.inference_mode(), _naming([scene["key"]]):
             prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
-        for name, logits in named_logits(prediction, size).items():
+        for name, logits in named_outputs(prediction, size).items():
             columns.setdefault(f"prediction:{name}", []).append(kind.shown(logits))
     write_arrays(
         folder / "samples.npz",

@@ -14,10 +14,10 @@ from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
 from polymodal.tasks.files import complete_file
 from polymodal.tasks.kinds import kind_of
-from polymodal.tasks.segmentation import logits_of, named_logits
 
 if TYPE_CHECKING:
     from polymodal.export import Session
@@ -106,7 +106,7 @@ def _network(folder: Path, subset: bool) -> Run:
     def run(images: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
         with torch.inference_mode():
             prediction = net({name: image.to(best_device()) for name, image in images.items()}, subset=subset)
-            return named_logits(prediction, size)
+            return named_outputs(prediction, size)
 
     return run
 
@@ -120,7 +120,7 @@ def _session(file: Path) -> "Session":
 def _exported(session: "Session") -> Run:
     """What predicts with an exported file."""
     return lambda images, size: {
-        name: logits_of(torch.from_numpy(output), size) for name, output in session(images).items()
+        name: output_at(torch.from_numpy(output), size) for name, output in session(images).items()
     }
 
 

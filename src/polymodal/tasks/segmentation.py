@@ -1,6 +1,6 @@
 """Semantic segmentation of aligned modalities: the loss, the training and validation steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,10 +12,9 @@ from polymodal.errors import ConfigError
 from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
-from polymodal.nn.ensemble import main_output
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
-from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.base import ENSEMBLE, Task, named_outputs, output_at
 from polymodal.tasks.optim import Optimiser
 
 AUXILIARY_WEIGHT = 0.4
@@ -144,10 +143,10 @@ class Segmentation(Task):
         """
         size = target.shape[-2:]
         total = self._weight_of(target)
-        losses = [self._cross_entropy(logits, target, total) for logits in named_logits(prediction, size).values()]
+        losses = [self._cross_entropy(logits, target, total) for logits in named_outputs(prediction, size).values()]
         for output in prediction.per_modality.values() if prediction.per_modality else [prediction.ensemble]:
             if isinstance(output, Mapping) and "aux" in output:
-                auxiliary = self._cross_entropy(logits_of(output["aux"], size), target, total)
+                auxiliary = self._cross_entropy(output_at(output["aux"], size), target, total)
                 losses.append(AUXILIARY_WEIGHT * auxiliary)
         return torch.stack(losses).sum()
 
@@ -181,7 +180,7 @@ class Segmentation(Task):
         """One batch: the loss, and counting at the labels' own resolution."""
         del batch_idx
         target = batch["target"]
-        predictions = named_logits(self(batch["inputs"]), target.shape[-2:])
+        predictions = named_outputs(self(batch["inputs"]), target.shape[-2:])
         total = self._weight_of(target)
         loss = torch.stack([self._cross_entropy(logits, target, total) for logits in predictions.values()]).sum()
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
@@ -206,25 +205,3 @@ class Segmentation(Task):
         steps = int(self.trainer.estimated_stepping_batches)
         optimiser, schedule = self.optimiser.build(self.fused, steps, batch_size)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def logits_of(output: Any, size: Sequence[int] | None) -> Tensor:
-    """The logits in a network's output, at a size.
-
-    Args:
-        output: Logits (B, classes, h, w), a dict that has them under "out", or a list that has them first.
-        size: Height and width to resize to, bilinearly; None for their own.
-
-    Returns:
-        (B, classes, H, W).
-    """
-    logits = main_output(output)
-    if size is None or logits.shape[-2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear")
-
-
-def named_logits(prediction: Prediction, size: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """The logits of every modality and of the ensemble by name, each (B, classes, H, W) at a size or at their own."""
-    named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
-    return {name: logits_of(output, size) for name, output in named.items()}

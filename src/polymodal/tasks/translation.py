@@ -19,7 +19,7 @@ from polymodal.models.registry import TRANSLATION
 from polymodal.nn import Prediction
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
-from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.base import ENSEMBLE, Task, named_outputs
 from polymodal.tasks.evaluation import viewable
 from polymodal.tasks.files import complete_file
 from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at
@@ -176,7 +176,7 @@ class Translation(Task):
         self.discriminator.requires_grad_(False)  # nothing of it is to learn from what follows
         adversarial = sides.count * _bce(self.discriminator(sides.given, sides.made), real=True)
         self.discriminator.requires_grad_(True)
-        images = named_images(prediction).values()
+        images = named_outputs(prediction).values()
         l1 = torch.stack([masked_l1(image, batch["target"], batch["target_valid"]) for image in images]).sum()
         loss = adversarial + self.l1_weight * l1 + penalty
         self.check_finite(loss, batch)
@@ -209,7 +209,7 @@ class Translation(Task):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: every prediction against the target, at the size of the inputs."""
         del batch_idx
-        images = named_images(self(batch["inputs"]))
+        images = named_outputs(self(batch["inputs"]))
         target, valid = truth_at(batch, images[ENSEMBLE].shape[-2:], self.target)
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(torch.stack([image.float().sum() for image in images.values()]), batch)
@@ -236,7 +236,7 @@ class Translation(Task):
             scene = dataset[int(index)]
             batch = precision.convert_input({name: x[None].to(self.device) for name, x in scene["inputs"].items()})
             with precision.forward_context():
-                images = named_images(self(batch))
+                images = named_outputs(self(batch))
             size = images[ENSEMBLE].shape[-2:]
             inputs = [viewable(x, data.inputs[name]) for name, x in scene["inputs"].items()]
             truth, _ = truth_at({key: scene[key][None] for key in ("target", "target_valid")}, size, self.target)
@@ -263,11 +263,6 @@ class Sides:
     made: Tensor
     real: Tensor
     count: int
-
-
-def named_images(prediction: Prediction) -> dict[str, Tensor]:
-    """The images of every modality and of the ensemble by name, each (B, C, H, W)."""
-    return {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
 
 
 def masked_l1(image: Tensor, target: Tensor, valid: Tensor) -> Tensor:
