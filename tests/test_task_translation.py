@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from fixtures_data import make_folder
 from polymodal.data import Augment, FolderData
@@ -24,6 +24,14 @@ from polymodal.tasks.translation import masked_l1, where_known
 from polymodal.tasks.validate import validate
 
 INPUTS = ["grey", "depth"]
+NAMES = ("rgb", *INPUTS)
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 PLAIN = Augment(scale=(1.0, 1.0), flip=False, photometric=0.0)
 ADAM = Optimiser(name="adam", lr=1e-2, scales_factor=1.0, weight_decay=0.0, schedule="constant", betas=(0.5, 0.999))
 
@@ -32,7 +40,7 @@ ADAM = Optimiser(name="adam", lr=1e-2, scales_factor=1.0, weight_decay=0.0, sche
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "own"
     splits = {"train": 4, "val": 2, "test": 2}
-    return make_folder(folder, size=(32, 32), splits=splits, modalities=("rgb", "grey", "depth"))
+    return make_folder(folder, size=(32, 32), splits=splits, modalities=NAMES)
 
 
 def task(fusion: Fusion | None = None, **settings) -> Translation:
@@ -52,11 +60,8 @@ def step(model: Translation, root: Path, inputs=INPUTS, target="rgb", size=None,
     """One batch of training, without a run folder."""
     data = FolderData(str(root), inputs, target=target, batch_size=4, augment=PLAIN, size=size)
     watch = Watch()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "limit_val_batches": 0}
-    Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=1, callbacks=[watch], **quiet, **settings).fit(
-        model, data
-    )
+    once = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0, "callbacks": [watch]}
+    Trainer(accelerator="cpu", **once, **QUIET, **settings).fit(model, data)
     return watch
 
 
@@ -171,6 +176,46 @@ def test_sizes_that_cannot_be_halved_are_refused_before_training(root):
         step(task(), root, size=(16, 16))
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_of_another_size_is_refused_before_training(split, tmp_path):
+    """If this breaks, a training of days ends when it comes to be scored on that split."""
+    root = make_folder(tmp_path / "own", size=(32, 32), splits={"train": 4, "val": 1, "test": 1}, modalities=NAMES)
+    enlarge(root, {"val": "0004", "test": "0005"}[split])
+    with pytest.raises(ConfigError, match=rf"images of {split} are 36x36 .*data\.size"):
+        step(task(), root)
+
+
+def test_a_sample_of_another_size_is_named(tmp_path):
+    """If this breaks, one odd file among thousands has to be searched for."""
+    root = make_folder(tmp_path / "own", size=(32, 32), splits={"train": 4, "val": 2}, modalities=NAMES)
+    enlarge(root, "0005")
+    data = FolderData(str(root), INPUTS, target="rgb", batch_size=4, eval_batch_size=1, augment=PLAIN)
+    with pytest.raises(DataError, match="0005: An image of 36x36"):
+        Trainer(accelerator="cpu", max_epochs=1, **QUIET).fit(task(), data)
+
+
+def enlarge(root: Path, key: str) -> None:
+    """Give the files of a sample sides that can be halved only twice."""
+    for file in root.glob(f"*/{key}.*"):
+        with Image.open(file) as image:
+            image.resize((36, 36), Image.Resampling.NEAREST).save(file)
+
+
+@pytest.mark.parametrize("setting", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}])
+def test_what_two_networks_in_turn_cannot_do_is_refused_with_the_setting(root, setting):
+    """If this breaks, a recipe that works for segmentation ends in a traceback of Lightning's."""
+    with pytest.raises(ConfigError, match=rf"trainer\.{next(iter(setting))} is .*Leave the setting out"):
+        step(task(), root, **setting)
+
+
+def test_rates_follow_the_batch_size_that_they_are_meant_for(root):
+    """If this breaks, `for_batch` changes the rates of segmentation and silently not those of translation."""
+    model = task(optimiser=Optimiser(name="adam", lr=1e-3, scales_factor=1.0, schedule="constant", for_batch=2))
+    step(model, root)  # batches of 4
+    rates = {group["lr"] for optimiser in model.optimizers() for group in optimiser.param_groups}
+    assert rates == {2e-3}
+
+
 SMALL = [
     *("--data.modalities=[grey, depth]", "--data.batch_size=2", "--data.eval_batch_size=2"),
     *("--model.network_args={filters: 2}", "--model.discriminator_filters=2", "--model.extractor=null"),
@@ -254,7 +299,14 @@ def test_a_score_is_printed_with_its_extractor(capsys):
 
 
 def test_another_network_can_be_the_generator(root):
+    """If this breaks, a user's own network predicts no images, or is judged and never trained."""
     model = task(network="rooms-unet", network_args={"stem": 4, "widths": [4, 4], "decoder": 4})
-    step(model, root)
-    assert isinstance(model.fused.network, nn.Module)
-    assert model.arguments["classes"] == 3
+    watch = step(model, root)
+    prediction = model.fused(watch.batch["inputs"])
+    assert prediction.ensemble.shape == watch.batch["target"].shape
+    assert {name: image.shape for name, image in prediction.per_modality.items()} == dict.fromkeys(
+        INPUTS, (4, 3, 32, 32)
+    )
+    before, _ = watch.before
+    pairs = list(zip(model.fused.parameters(), before.parameters(), strict=True))
+    assert sum(not torch.equal(after, old) for after, old in pairs) > len(pairs) / 2

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import models
-from polymodal.data import TargetSpec
-from polymodal.errors import ConfigError
+from polymodal.data import DatasetSpec, TargetSpec
+from polymodal.errors import ConfigError, DataError
 from polymodal.functional import fold
 from polymodal.fusion import Fusion
 from polymodal.models.registry import TRANSLATION
@@ -107,6 +108,21 @@ class Translation(Task):
         self.scoring = {"extractor": extractor, "stretched": stretched}
         self.net = None
 
+    def configure_callbacks(self) -> list[Callback]:
+        """No callbacks, but the first look at the trainer, which would refuse these settings without a remedy.
+
+        Raises:
+            ConfigError: Gradients are to be clipped or accumulated.
+        """
+        for setting, neutral in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
+            value = getattr(self.trainer, setting)
+            if (value or neutral) != neutral:
+                raise ConfigError(
+                    f"trainer.{setting} is {value}, and translation takes a step of either network for every batch, "
+                    "with the gradients as they are. Leave the setting out; data.batch_size is the size of a step."
+                )
+        return []
+
     def configure_model(self) -> None:
         """Build the fused generator for the data module's modalities and target, and the discriminator."""
         if self.net is not None:
@@ -141,8 +157,11 @@ class Translation(Task):
             return {"classes": self.target.channels}
         height, width = data.train_dataloader().dataset[0]["target"].shape[-2:]
         depth = self.network_args.get("depth") or models.depth_for(height, width)
-        for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
-            height, width = next(iter(loader.dataset[0]["inputs"].values())).shape[-2:]
+        loaders = {"train": data.train_dataloader, data.val_split: data.val_dataloader}
+        if data.test_split in DatasetSpec.load(data.root).splits:
+            loaders[data.test_split] = data.test_dataloader
+        for split, loader in loaders.items():
+            height, width = next(iter(loader().dataset[0]["inputs"].values())).shape[-2:]
             if height % 2**depth or width % 2**depth:
                 raise ConfigError(
                     f"images of {split} are {width}x{height} (width x height), which a generator with {depth} down "
@@ -156,14 +175,16 @@ class Translation(Task):
         steps = int(self.trainer.estimated_stepping_batches)
         if self.trainer.max_steps > 0:
             steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
-        built = [self.optimiser.build(network, steps) for network in (self.fused, self.discriminator)]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch_size = data.batch_size * self.trainer.world_size
+        built = [self.optimiser.build(network, steps, batch_size) for network in (self.fused, self.discriminator)]
         return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: a step of the discriminator, then one of the generator."""
         del batch_idx
         for_generator, for_discriminator = self.optimizers()  # type: ignore[attr-defined]
-        prediction = self(batch["inputs"])
+        prediction = self._predict(batch)
         penalty = self.fused.fusion_loss()
         sides = self._sides(prediction, batch)
 
@@ -192,6 +213,12 @@ class Translation(Task):
             self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "discriminator"), **settings)
         self.log("penalty", penalty.detach(), **settings)
 
+    def _predict(self, batch: Mapping[str, Any]) -> Prediction:
+        try:
+            return self(batch["inputs"])
+        except DataError as error:
+            raise DataError(f"{', '.join(batch['key'])}: {error}") from error
+
     def _sides(self, prediction: Prediction, batch: Mapping[str, Any]) -> "Sides":
         """What the discriminator tells apart."""
         outputs = list(prediction.per_modality.values())
@@ -209,7 +236,7 @@ class Translation(Task):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: every prediction against the target, at the size of the inputs."""
         del batch_idx
-        images = named_outputs(self(batch["inputs"]))
+        images = named_outputs(self._predict(batch))
         target, valid = truth_at(batch, images[ENSEMBLE].shape[-2:], self.target)
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(torch.stack([image.float().sum() for image in images.values()]), batch)
