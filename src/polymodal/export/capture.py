@@ -174,10 +174,11 @@ def captured(module: nn.Module, example: Example, shapes: Any) -> tuple[Exported
             raise
         except Exception as error:  # torch.export raises whatever the network's own code does
             problem = error
+    assert problem is not None
     raise ExportError(
         f"The network {type(module).__name__} has no static graph for images of every size, as its computation depends "
-        f"on more than their shape: {first_line(problem)} It cannot leave Python; predict with the "
-        "model folder instead."
+        f"on more than their shape: {first_line(problem)} It cannot leave Python; predict with the model folder "
+        "instead."
     ) from problem
 
 
