@@ -422,6 +422,16 @@ def test_a_size_that_the_network_cannot_take_is_refused_before_it_is_built():
         check_size(Case("smp/PAN", {"encoder_name": "resnet18"}, size=(32, 32)))
 
 
+@pytest.mark.parametrize("tool", [["scaling"], ["data", "--config", "recipe.yaml"]])
+@pytest.mark.parametrize("options", [["--size", "9", "12"], ["--modalities", "2"], ["--out", "data"], ["--setting=1"]])
+def test_options_before_the_tool_are_refused(tool, options, unbuilt, capsys):
+    """They would be dropped: another network measured, at another size, and nothing written."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", *options, *tool])
+    assert stopped.value.code == 2
+    assert f"bench {tool[0]}: expected its options behind it, got '{options[0]}' before it" in capsys.readouterr().err
+
+
 def test_bench_data_refuses_what_is_no_number_of_workers(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("")

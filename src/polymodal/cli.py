@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fit(words[1:])
         parser = _parser()
         parsed, settings = parser.parse_known_args(words)
+        # The tool's own defaults have replaced what was given before it.
+        if words[0] == "bench" and parsed.tool and words[1] != parsed.tool:
+            parser.error(f"bench {parsed.tool}: expected its options behind it, got {words[1]!r} before it")
         if settings and parsed.run not in (_compare, _bench_data):
             parser.error(f"unrecognized arguments: {' '.join(settings)}")
         parsed.settings = settings
@@ -198,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_bench(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure how fast a network is in several ways, beside each other")
-    tools = bench.add_subparsers(metavar="TOOL", help="measure a network in several ways if not given")
+    tools = bench.add_subparsers(
+        metavar="TOOL", dest="tool", help="measure a network in several ways if not given; its options go behind it"
+    )
     scaling = tools.add_parser("scaling", help="time and memory for each modality, from one modality to several")
     for parser in (bench, scaling):
         parser.add_argument("--network", default="refinenet", metavar="NAME", help="name of a network (%(default)s)")
