@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from core_tools import NAMES, assert_equal, difference, images, randomize_norms
 from polymodal import ConfigError, Exchange, Multimodal, PolymodalError, functional, fuse
 from polymodal.models.unet import RoomsUNet, enlarge
+from polymodal.nn import PrivateNorm2d
 from polymodal.speed import accelerate
 from polymodal.tasks.base import Task
 
@@ -140,6 +141,35 @@ def test_fixed_statistics_keep_channels_last(dtype, affine):
     assert_equal(ours, normalised(x), 1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+def test_an_activation_in_place_behind_a_norm_copies_nothing(modalities, training, exchanges):
+    """Else a training step copies every gradient twice, out of the order of memory that convolutions want."""
+    x = torch.randn(2 * modalities, 6, 4, 5, dtype=torch.float64)
+    keep = torch.arange(6).expand(modalities, -1) % 2 == 0
+    scales = torch.rand(modalities, 6, dtype=torch.float64) + 0.5, torch.randn(modalities, 6, dtype=torch.float64)
+
+    def gradient(order: torch.memory_format, activate: Any) -> Tensor:
+        image = x.clone(memory_format=order).requires_grad_()
+        fixed = torch.zeros(modalities, 6, dtype=torch.float64), torch.ones(modalities, 6, dtype=torch.float64)
+        y = functional.private_batch_norm(image, modalities, *fixed, *scales, training=training, momentum=0.1, eps=1e-5)
+        if exchanges:
+            y = functional.refold(functional.exchange(functional.unfold(y, modalities), keep))
+        y = activate(y)
+        assert y.grad_fn is not None
+        assert "CopySlices" not in y.grad_fn.name()
+        (y * torch.linspace(0, 1, y.numel(), dtype=torch.float64).view_as(y)).sum().backward()
+        assert image.grad is not None
+        return image.grad
+
+    wanted = gradient(torch.contiguous_format, torch.relu)
+    assert_equal(gradient(torch.contiguous_format, torch.relu_), wanted, 1e-12)
+    ours = gradient(torch.channels_last, torch.relu_)
+    assert_equal(ours, wanted, 1e-12)
+    assert training or modalities == 1 or ours.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_two_modalities_exchange_without_leaving_channels_last():
     """Else an exchange costs more than the convolution before it."""
     x = torch.randn(2 * 2, 5, 4, 6).to(memory_format=torch.channels_last)
@@ -153,8 +183,12 @@ def test_two_modalities_exchange_without_leaving_channels_last():
 def test_the_switch(monkeypatch):
     """Else "off" is not plain, "auto" slows training down, or an impossible wish fails in the middle of a training."""
     net = network(2, True)
-    for speed, training, channels_last in (("off", False, False), ("auto", True, False), ("auto", False, True)):
+    modes = (("off", False, False, False), ("auto", True, False, False), ("auto", False, False, True))
+    for speed, training, frozen, channels_last in (*modes, ("auto", True, True, True)):
         other = copy.deepcopy(net).train(training)
+        for norm in other.modules():
+            if isinstance(norm, PrivateNorm2d):
+                norm.frozen = frozen
         assert accelerate(other, speed) is other
         conv: nn.Conv2d = other.network.encoder.stages[0][0].conv1
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
