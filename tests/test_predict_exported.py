@@ -1,6 +1,7 @@
 """Predicting with an exported file: what it refuses, and when."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ class Described:
     """As much of a data module as a model folder remembers, of files that are taken at their own size."""
 
     size: tuple[int, int] | None = None
-    inputs = {
+    inputs: ClassVar = {
         "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
         "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
     }
