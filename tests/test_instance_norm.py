@@ -180,6 +180,14 @@ def test_what_is_no_private_norm_is_said():
         fuse(plain_network(), NAMES[:2], "exchange", sites="1", norms="shared")
 
 
+@pytest.mark.parametrize("statistics", ["frozen", ["1"]])
+def test_statistics_that_are_not_kept_cannot_be_frozen(statistics):
+    """If this breaks, `statistics: frozen` is taken for a network whose norms go on normalising by each image."""
+    with pytest.raises(FusionError, match=r"statistics: '1' \(InstanceNorm2d\) keeps no running statistics"):
+        fuse(plain_network(running=False), NAMES[:2], statistics=statistics)
+    assert fuse(plain_network(), NAMES[:2], sites="1", statistics=statistics).network[1].frozen
+
+
 def test_it_is_found_listed_and_kept():
     """If this breaks, `inspect` hides these norms, or a network with them is fused twice."""
     plain = plain_network()

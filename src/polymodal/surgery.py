@@ -76,11 +76,11 @@ def fuse(
     """
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
     names = _checked_names(modalities)
-    plain_norms = check_norms(model)
+    check_norms(model)
     for setting, value in (("norms", norms), ("convolutions", convolutions)):
         if value not in ("private", "shared"):
             raise FusionError(f'{setting}: expected "private" or "shared", got {value!r}.')
-    frozen = _frozen(plain_norms, statistics)
+    frozen = _frozen(model, statistics)
     first_conv, conv = _first_convolution(model)
     channels = _checked_channels(modalities, names)
     private_stems = _private_stems(stems, channels, first_conv, conv)
@@ -344,16 +344,26 @@ def check_norms(model: nn.Module) -> list[str]:
     return private
 
 
-def _frozen(norms: Sequence[str], statistics: str | Sequence[str]) -> set[str]:
+def _frozen(model: nn.Module, statistics: str | Sequence[str]) -> set[str]:
     """The names of the norms whose statistics are frozen."""
     if isinstance(statistics, str):
         if statistics not in ("batch", "frozen"):
             raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
-        return set(norms) if statistics == "frozen" else set()
+        statistics = ["*"] if statistics == "frozen" else []
+    norms = dict(_named_norms(model))
     for pattern in statistics:
         if not any(fnmatchcase(name, pattern) for name in norms):
-            raise FusionError(f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(norms[:8])}.")
-    return {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
+            raise FusionError(
+                f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(list(norms)[:8])}."
+            )
+    frozen = {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
+    for name in norms:
+        if name in frozen and norms[name].running_mean is None:
+            raise FusionError(
+                f"statistics: '{name}' ({type(norms[name]).__name__}) keeps no running statistics to be frozen. "
+                'Use "batch", or patterns of the norms that keep some.'
+            )
+    return frozen
 
 
 def _named_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
