@@ -312,6 +312,30 @@ def test_a_stopped_run_continues_and_a_later_one_adds_domains(root, tmp_path):
         derive(root, out, ["reshading"], CAMERA)
 
 
+def test_a_source_of_the_same_name_is_told_apart(root, tmp_path):
+    """If this breaks, one folder holds normals of one data set beside the depth of another."""
+    out = tmp_path / "out"
+    derive(root, out, ["normal"])
+    other = make_folder(tmp_path / "other/data", modalities=("rgb", "depth"), seed=1)
+    with pytest.raises(DataError, match=r"out was begun with .* Name a new folder"):
+        derive(other, out, ["hha"])
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=0.002))
+    with pytest.raises(DataError, match=r"out was begun with .* Name a new folder"):
+        derive(root, out, ["hha"])
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=0.001))
+    assert len(derive(make_archive(root), out, ["hha"])) == 9
+
+
+def test_the_camera_that_is_assumed_is_said(root, tmp_path, capsys):
+    """If this breaks, normals of another camera of the same shape are wrong and nobody knows why."""
+    derive(root, tmp_path / "a", ["normal"])
+    assert "Kinect, 525,525,319.5,239.5 at 640x480" in (said := capsys.readouterr().out)
+    assert "--intrinsics fx,fy,cx,cy" in said
+    derive(root, tmp_path / "b", ["normal"], CAMERA)
+    derive(root, tmp_path / "c", ["edge_texture"])
+    assert "intrinsics" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "domains", "message"),
     [

@@ -8,28 +8,29 @@ from PIL import Image
 
 from polymodal.cli import main
 from polymodal.data import FolderDataset, check, restore_target
+from polymodal.data.files import write_file
 from polymodal.data.taskonomy import DOMAINS, describe
 from polymodal.errors import DataError
 
 
-def scene(rng: np.random.Generator, domain: str) -> np.ndarray:
+def scene(rng: np.random.Generator, domain: str, size: tuple[int, int]) -> np.ndarray:
     channels = (3,) if domain in ("rgb", "normal", "reshading", "principal_curvature") else ()
     if DOMAINS[domain]["bits"] == 16:
-        values = rng.integers(300, 4000, (12, 16), dtype=np.uint16)
+        values = rng.integers(300, 4000, size, dtype=np.uint16)
         if domain.startswith("depth"):
             values[:3] = 65535
         return values
-    return rng.integers(0, 256, (12, 16, *channels), dtype=np.uint8)
+    return rng.integers(0, 256, (*size, *channels), dtype=np.uint8)
 
 
-def make_taskonomy(root, keys, domains=tuple(DOMAINS)):
+def make_taskonomy(root, keys, domains=tuple(DOMAINS), size=(12, 16)):
     """The layout, with noise in the files."""
     rng = np.random.default_rng(0)
     for domain in domains:
         for key in keys:
             file = root / domain / f"{key}_domain_{domain}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scene(rng, domain)).save(file)
+            Image.fromarray(scene(rng, domain, size)).save(file)
     return root
 
 
@@ -91,6 +92,34 @@ def test_splits_that_are_there_are_kept(root):
     describe(root)
     assert yaml.safe_load((root / "dataset.yaml").read_text())["splits"].keys() == {"train", "test"}
     assert FolderDataset(root, "train").keys == ("point_1_view_0", "point_2_view_1")
+
+
+def test_a_break_between_two_split_files_leaves_neither(root, monkeypatch):
+    """If this breaks, the next call takes a train.txt alone for the user's own, and nothing is left to validate on."""
+
+    def broken(path, content):
+        if path.name == "val.txt":
+            raise KeyboardInterrupt
+        write_file(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("polymodal.data.taskonomy.write_file", broken)
+        with pytest.raises(KeyboardInterrupt):
+            describe(root)
+    assert not (root / "splits").exists()
+    describe(root)
+    assert {file.name for file in (root / "splits").iterdir()} == {"train.txt", "val.txt"}
+    assert yaml.safe_load((root / "dataset.yaml").read_text())["splits"].keys() == {"train", "val"}
+
+
+def test_a_folder_in_the_way_of_drawn_splits_is_named(root):
+    (root / "splits").mkdir()
+    (root / "splits/notes.md").write_text("mine")
+    with pytest.raises(DataError, match=r"splits: the drawn splits cannot be written .*train.txt and val.txt"):
+        describe(root)
+    assert not (root / "dataset.yaml").exists()
+    (root / "splits/notes.md").unlink()
+    describe(root)  # an empty folder is none
 
 
 def test_missing_domain_file_of_a_sample_is_named(root):

@@ -164,7 +164,7 @@ def test_generator_with_exchange_equals_the_lists(modalities, training):
     compared = 0
     for name, parameter in net.network.named_parameters():
         ours, expected = parameter.grad, state[name].grad
-        if name.endswith("conv.bias"):
+        if name.replace(".conv.bias", ".norm.weight") in state and name.endswith("conv.bias"):
             continue  # a shift before a norm on the map's own statistics has no gradient but rounding
         assert_equal(ours, expected, 1e-9, f"gradient of {name}")
         compared += bool(expected.abs().max() > 1e-9)

@@ -5,6 +5,7 @@ depth keep the stored value 0 (in all channels) for pixels where nothing was mea
 measured value that would round to it becomes 1.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
 RECORD = "derived.json"
-"""What the domains of a folder were computed with, so that a continued run cannot mix two cameras."""
+"""What the domains of a folder were computed from, so that a continued run cannot mix two sources or cameras."""
 
 CURVATURE = 10.0
 """1/m: the curvature, of a ball of 10 cm radius, at which its grey levels end."""
@@ -110,6 +111,11 @@ def derive(
         domains = [name for name in DOMAINS if name not in spec.modalities]
     _check(spec, out, domains)
     _begin(spec, out, camera)
+    if camera is None and any(DOMAINS[name].image for name in domains):
+        print(
+            f"intrinsics: those of a Kinect, {KINECT.fx:g},{KINECT.fy:g},{KINECT.cx:g},{KINECT.cy:g} at "
+            f"{KINECT_SIZE[1]}x{KINECT_SIZE[0]}, scaled to the files; for another camera give --intrinsics fx,fy,cx,cy"
+        )
     written = []
     for key in track(list(dict.fromkeys(key for keys in spec.splits.values() for key in keys)), "deriving"):
         for part in _parts(spec):
@@ -169,7 +175,15 @@ def _modality(spec: DatasetSpec, kind: str) -> ModalitySpec:
 
 def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
     """Say what the folder is made from, or refuse to go on with another source."""
-    content = {"data set": spec.name, "intrinsics": "Kinect" if camera is None else list(astuple(camera))}
+    first = next(iter(spec.splits.values()))[0]
+    source = hashlib.sha256(spec.store.read(FILE))
+    for part in _parts(spec):
+        source.update(spec.store.read(spec.file(part, first)))
+    content = {
+        "data set": spec.name,
+        "sha256 of dataset.yaml and the first sample": source.hexdigest(),
+        "intrinsics": "Kinect" if camera is None else list(astuple(camera)),
+    }
     record = out / RECORD
     if not record.exists():
         write_file(record, json.dumps(content, indent=2).encode())

@@ -10,6 +10,7 @@ import hashlib
 import re
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -77,8 +78,7 @@ def describe(root: str | Path) -> Path:
         )
     if not splits:
         splits = _drawn(store, sorted(wanted))
-        for name, chosen in splits.items():
-            write_file(store.path / "splits" / f"{name}.txt", "".join(f"{key}\n" for key in chosen).encode())
+        _write(splits, store.path / "splits")
     content = {
         "name": "Taskonomy",
         "modalities": {name: {"folder": name, "suffix": f"_domain_{name}", **deepcopy(DOMAINS[name])} for name in keys},
@@ -99,6 +99,21 @@ def _keys(store: Store, domain: str) -> set[str]:
 
 def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").split()
+
+
+def _write(splits: dict[str, list[str]], folder: Path) -> None:
+    """Write all files under one rename: any without the others would be taken for given by the next call."""
+    with TemporaryDirectory(prefix=".splits.", dir=folder.parent) as temporary:
+        whole = Path(temporary) / folder.name
+        for name, keys in splits.items():
+            write_file(whole / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
+        try:
+            whole.rename(folder)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: the drawn splits cannot be written ({error.strerror}). Remove what is there, or list "
+                "samples in train.txt and val.txt in it."
+            ) from error
 
 
 def _drawn(store: Store, keys: list[str]) -> dict[str, list[str]]:
