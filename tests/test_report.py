@@ -82,6 +82,37 @@ def test_several_runs_are_compared_before_each_is_shown(runs, tmp_path):
     assert "ensemble mean IoU on val, per cent: exchange" in text
 
 
+def translation(folder, target, **ensemble):
+    """A run that predicts images, with scores alone."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"data: {{class_path: FolderData, init_args: {{root: r, target: {target}}}}}")
+    (folder / "scores.test.json").write_text(json.dumps({"predictions": {"ensemble": ensemble}}))
+    return folder
+
+
+def test_runs_of_different_targets_stand_in_tables_of_their_own(tmp_path):
+    """If this breaks, the best of all is whichever target has the smaller errors, and the FID is left out."""
+    scores = {
+        "both": ("rgb", {"MAE": 0.2, "FID[lite0]": 30.0}),
+        "one": ("rgb", {"MAE": 0.3, "FID[lite0]": 20.0}),
+        "two": ("depth", {"MAE": 0.01, "FID[lite0]": 9.0}),
+        "three": ("depth", {"MAE": 0.02, "FID[lite0]": 8.0}),
+        "four": ("depth", {"MAE": 0.03, "FID[lite0]": 8.0}),
+    }
+    runs = [translation(tmp_path / name, target, **figures) for name, (target, figures) in scores.items()]
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    first, second = re.findall(r"<table>.*?</table>", text, re.DOTALL)[:2]
+    assert "<h3>To predict rgb</h3>" in text.partition(first)[0]
+    assert "<h3>To predict depth</h3>" in text.partition(first)[2].partition(second)[0]
+    for table in (first, second):
+        assert re.findall(r'colspan="1">([^<]+)<', table) == ["MAE", "FID[lite0]"]
+    assert re.findall(r'<td class="n best">([^<]+)<', first) == ["0.2000", "20.0"]
+    assert re.findall(r'<td class="n best">([^<]+)<', second) == ["0.0100", "8.0", "8.0"]
+    differences = first.partition("both − one")[2]
+    assert re.findall(r'<td class="n">([^<]+)<', differences) == ["−0.1000", "+10.0"]
+    assert "FID[lite0]: how far" in text
+
+
 def test_runs_without_a_common_split_are_not_called_comparable(runs, tmp_path):
     other = write_run(tmp_path / "validated", splits=("val",))
     shutil.copytree(runs[0], tmp_path / "tested")

@@ -8,49 +8,13 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from polymodal.errors import ConfigError
 from polymodal.report.charts import tick_values
-from polymodal.report.page import HUES, count, duration, share
+from polymodal.report.render import count, duration, hue, render, share
+from polymodal.report.scores import Score, known_scores
 
 NONE = "–"
-
-
-@dataclass(frozen=True)
-class Score:
-    """The figure that methods are compared by.
-
-    Attributes:
-        key: Its name in a prediction's scores.
-        name: Its name in words.
-        unit: What it is measured in, in words.
-        higher_is_better: Its direction.
-        digits: Decimals worth printing.
-    """
-
-    key: str
-    name: str
-    unit: str
-    higher_is_better: bool
-    digits: int
-
-    def better(self, values: Sequence[float]) -> float:
-        """The best of some values."""
-        return max(values) if self.higher_is_better else min(values)
-
-    def text(self, value: float) -> str:
-        """A value as it is printed."""
-        return f"{value:.{self.digits}f}"
-
-
-SCORES = (
-    Score("mean_iou", "mean IoU", "per cent", higher_is_better=True, digits=1),
-    Score("MAE", "MAE", "parts of the target's range", higher_is_better=False, digits=4),
-    Score("MAE[stretched]", "MAE[stretched]", "parts of the target's range", higher_is_better=False, digits=4),
-)
-"""One for each kind of task: the first that a run's predictions have is the one that counts."""
 
 
 @dataclass(frozen=True)
@@ -128,18 +92,16 @@ class Comparison:
     recipe: str
 
     @property
-    def score(self) -> Score:
-        """The figure that counts.
+    def scores(self) -> list[Score]:
+        """The figures that there are, the one that counts first."""
+        return known_scores(
+            scores for row in self.rows for run in row.finished for scores in run["predictions"].values()
+        )
 
-        Raises:
-            ConfigError: The runs have none of those known.
-        """
-        predictions = [scores for row in self.rows for run in row.finished for scores in run["predictions"].values()]
-        for score in SCORES:
-            if not predictions or any(score.key in scores for scores in predictions):
-                return score
-        known = ", ".join(score.key for score in SCORES)
-        raise ConfigError(f"{self.name}: expected scores with one of {known}, got {', '.join(predictions[0])}.")
+    @property
+    def score(self) -> Score:
+        """The figure that counts."""
+        return self.scores[0]
 
     @property
     def predictions(self) -> list[str]:
@@ -167,15 +129,22 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
 
     The best of a column is that of the best mean as it is printed, among the methods whose seeds are all there.
     """
-    score, predictions = comparison.score, comparison.predictions
-    best = {name: _best(comparison.rows, score, name) for name in predictions}
-    headings = ["seeds", *predictions, "exchanged", "parameters", "MACs", "time"]
+    headings = ["seeds", *comparison.predictions, "exchanged", "parameters", "MACs", "time"]
     lines = []
-    for row in comparison.rows:
-        scores = [_score_cell(row, score, name, best[name]) for name in predictions]
+    for row, scores in zip(comparison.rows, _scored(comparison, comparison.score), strict=True):
         costs = [count(_mean(row, "parameters")), count(_mean(row, "macs")), duration(_mean(row, "seconds"))]
         lines.append([Cell(row.seeds), *scores, Cell(_exchanged(row, comparison.modalities)), *map(Cell, costs)])
     return headings, lines
+
+
+def further(comparison: Comparison) -> list[tuple[Score, list[list[Cell]]]]:
+    """The cells of every other score, row by row, one for each prediction; the best as in `table`."""
+    return [(score, _scored(comparison, score)) for score in comparison.scores[1:]]
+
+
+def _scored(comparison: Comparison, score: Score) -> list[list[Cell]]:
+    best = {name: _best(comparison.rows, score, name) for name in comparison.predictions}
+    return [[_score_cell(row, score, name, best[name]) for name in best] for row in comparison.rows]
 
 
 def _best(rows: Sequence[Row], score: Score, prediction: str) -> str | None:
@@ -209,8 +178,8 @@ def explanation(comparison: Comparison) -> str:
     """What the figures of the table are, in a paragraph."""
     score = comparison.score
     return (
-        f"{score.name[:1].upper()}{score.name[1:]} in {score.unit} on {comparison.split}, "
-        f"{'higher' if score.higher_is_better else 'lower'} is better: mean ± sample standard deviation over seeds. "
+        f"{score.name[:1].upper()}{score.name[1:]} in {score.unit} on {comparison.split}, {score.direction}: "
+        "mean ± sample standard deviation over seeds. "
         "“2 of 3” seeds: the figures are a mean over fewer than were asked for. The best mean of a column is marked, "
         "among rows with all their seeds. A network with a single output has it in the column “ensemble”. “Exchanged”: "
         "the share of the channels a modality may exchange that come from the others. MACs: multiply-accumulates for "
@@ -221,22 +190,21 @@ def explanation(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """The table, and under it how it was measured, what the methods are, and the recipe."""
     headings, lines = table(comparison)
-    rows = [
-        "| " + " | ".join([row.title, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)]) + " |"
-        for row, cells in zip(comparison.rows, lines, strict=True)
-    ]
     return "\n".join(
         [
-            f"# {comparison.name}: {len(rows)} method{'' if len(rows) == 1 else 's'} compared",
+            f"# {comparison.name}: {len(lines)} method{'' if len(lines) == 1 else 's'} compared",
             "",
-            "| " + " | ".join(["method", *headings]) + " |",
-            "|---|" + "---:|" * len(headings),
-            *rows,
+            *_markdown(comparison, headings, lines),
             "",
             explanation(comparison),
             "",
             *(f"- {name}: {text}" for name, text in comparison.facts.items()),
             "",
+            *(
+                line
+                for score, cells in further(comparison)
+                for line in (f"## {titled(score)}", "", *_markdown(comparison, comparison.predictions, cells), "")
+            ),
             "## Methods",
             "",
             *(f"- {row.title} (`{row.name}`): {row.about}" for row in comparison.rows),
@@ -251,11 +219,27 @@ def to_markdown(comparison: Comparison) -> str:
     )
 
 
+def titled(score: Score) -> str:
+    """A score's name, unit and direction: the head of its table."""
+    return f"{score.name}{f' in {score.unit}' if score.unit else ''}, {score.direction}"
+
+
+def _markdown(comparison: Comparison, headings: Sequence[str], lines: Sequence[Sequence[Cell]]) -> list[str]:
+    rows = [
+        "| " + " | ".join([row.title, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)]) + " |"
+        for row, cells in zip(comparison.rows, lines, strict=True)
+    ]
+    return ["| " + " | ".join(["method", *headings]) + " |", "|---|" + "---:|" * len(headings), *rows]
+
+
 def to_csv(comparison: Comparison) -> str:
     """A line for every seed of every method, then its mean and its sample standard deviation, unrounded."""
-    score = comparison.score
     columns: dict[str, tuple[str, ...]] = {
-        **{f"{score.key}/{name}": ("predictions", name, score.key) for name in comparison.predictions},
+        **{
+            f"{score.key}/{name}": ("predictions", name, score.key)
+            for score in comparison.scores
+            for name in comparison.predictions
+        },
         **{f"exchanged/{name}": ("exchanged", name) for name in comparison.modalities},
         **{key: (key,) for key in ("parameters", "macs", "seconds", "epochs")},
     }
@@ -276,27 +260,19 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_html(comparison: Comparison) -> str:
     """The page: one self-contained file."""
-    environment = Environment(
-        loader=PackageLoader("polymodal.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     headings, lines = table(comparison)
-    return environment.get_template("comparison.html.jinja").render(
+    return render(
+        "comparison.html.jinja",
         comparison=comparison,
         headings=headings,
         lines=list(zip(comparison.rows, lines, strict=True)),
-        hues={name: _hue(name, comparison.modalities) for name in comparison.predictions},
+        further=[
+            (titled(score), list(zip(comparison.rows, cells, strict=True))) for score, cells in further(comparison)
+        ],
+        hues={name: hue(name, comparison.modalities) for name in comparison.predictions},
         explanation=explanation(comparison),
         chart=score_chart(comparison),
     )
-
-
-def _hue(prediction: str, modalities: Sequence[str]) -> str:
-    """As on the page of a run: a modality has one colour, the ensemble is drawn in ink."""
-    return f"var(--m{list(modalities).index(prediction) % HUES})" if prediction in modalities else "var(--ink)"
 
 
 WIDTH, LEFT, RIGHT, TOP, LINE = 860, 250, 20, 22, 24
@@ -333,7 +309,7 @@ def score_chart(comparison: Comparison) -> Markup | None:
         for k, (prediction, seeds) in enumerate(shown):
             # Side by side, so that equal predictions do not hide each other.
             y = middle + 4 * (k - (len(shown) - 1) / 2)
-            hue = _hue(prediction, comparison.modalities)
+            color = hue(prediction, comparison.modalities)
             mean, deviation = mean_and_deviation(seeds)
             spread = deviation or 0.0
             dots = Markup("").join(
@@ -345,7 +321,7 @@ def score_chart(comparison: Comparison) -> Markup | None:
                     'stroke="{0}" stroke-width="1.5"/><circle cx="{5:.1f}" cy="{4:.1f}" r="3.6"><title>{6}: {7}</title>'
                     "</circle></g>"
                 ).format(
-                    hue, dots, x(max(low, mean - spread)), x(min(high, mean + spread)), y, x(mean),
+                    color, dots, x(max(low, mean - spread)), x(min(high, mean + spread)), y, x(mean),
                     f"{row.title}, {prediction}", score.text(mean),
                 )
             )  # fmt: skip

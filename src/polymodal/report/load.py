@@ -79,10 +79,14 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Run:
-    """One run; `history` maps a column of `metrics.csv` to {epoch: mean of the epoch's rows}."""
+    """One run; `history` maps a column of `metrics.csv` to {epoch: mean of the epoch's rows}.
+
+    `target`: the modality that was chosen to be predicted; None where it is what the data set declares.
+    """
 
     name: str
     dataset: str | None
+    target: str | None
     config: str | None
     scores: dict[str, Scores]
     history: dict[str, dict[int, float]]
@@ -113,9 +117,11 @@ def load_run(folder: Path) -> Run:
     config = folder / "config.yaml"
     text = _text(config) if config.is_file() else None
     environment = folder / "environment.json"
+    data = _data(config, text) if text else {}
     return Run(
         name=folder.resolve().name,
-        dataset=_dataset(config, text) if text else None,
+        dataset=Path(str(data["root"])).name if data.get("root") else None,
+        target=data.get("target"),
         config=text,
         scores=scores,
         history=_history(folder / "metrics.csv"),
@@ -169,16 +175,14 @@ def _scores(file: Path, split: str) -> Scores:
     )
 
 
-def _dataset(file: Path, text: str) -> str | None:
+def _data(file: Path, text: str) -> dict[str, Any]:
+    """The settings of the data, by name."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise _broken(file, error) from error
     data = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(data, dict):
-        return None
-    root = data.get("root") or (data.get("init_args") or {}).get("root")
-    return Path(str(root)).name if root else None
+    return {**data, **(data.get("init_args") or {})} if isinstance(data, dict) else {}
 
 
 def _history(file: Path) -> dict[str, dict[int, float]]:

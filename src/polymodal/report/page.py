@@ -1,68 +1,23 @@
 """From runs to one HTML file: the figures of each run are drawn here, the template only arranges them."""
 
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polymodal.errors import ConfigError
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
 from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
 from polymodal.report.load import Run, Scales, Scenes, Scores, load_run
+from polymodal.report.render import hue, number, render, share, short
+from polymodal.report.scores import Score, headlines, known_scores
 
-HUES = 6  # modality colours in style.css
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
-SCORES = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "freq.-weighted IoU",
-}
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The score that stands for a prediction.
-
-    Args:
-        key: In the scores.
-        short: Its name in few letters.
-        name: Its name.
-        unit: What it is measured in, for titles.
-        digits: Decimals that mean something.
-        best: The best of several.
-        how: What it is, for readers.
-    """
-
-    key: str
-    short: str
-    name: str
-    unit: str
-    digits: int
-    best: Callable[[Iterable[float]], float]
-    how: str
-
-    @property
-    def logged(self) -> str:
-        """Its name in metrics.csv, where nothing is stretched."""
-        return self.key.partition("[")[0]
-
-
-CLASSES = Headline(
-    *("mean_iou", "mIoU", "mean IoU", "per cent", 1, max),
-    "the overlap of predicted and true area in per cent, averaged over classes; more is better",
-)
-IMAGES = Headline(
-    *("MAE", "MAE", "MAE", "share of the range", 3, min),
-    "the mean absolute difference of predicted and true values as a share of their range; less is better",
-)
 WIDE_SITE = 512  # channels; up to here a strip has 64 cells a row, beyond 128
 
 
@@ -86,19 +41,11 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
     if not runs:
         raise ConfigError("A report needs at least one run folder; `polymodal fit --config RECIPE.yaml` makes one.")
     loaded = [load_run(Path(run)) for run in runs]
-    environment = Environment(
-        loader=PackageLoader("polymodal.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (fixed, short, share, span, count, duration)
-    environment.filters |= {function.__name__: function for function in filters}
-    html = environment.get_template("template.html.jinja").render(
+    html = render(
+        "template.html.jinja",
         title=" · ".join(run.name for run in loaded),
         runs=[_view(run) for run in loaded],
-        comparison=_comparison(loaded) if len(loaded) > 1 else None,
+        comparisons=_comparisons(loaded) if len(loaded) > 1 else [],
         notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
     )
     return _write(Path(out), html)
@@ -124,57 +71,6 @@ def _write(out: Path, html: str) -> Path:
     return out
 
 
-def fixed(value: float | None, digits: int = 1) -> str:
-    """A number with `digits` decimals, a dash where there is none."""
-    return f"{value:.{digits}f}" if _is_number(value) else "–"
-
-
-def short(value: float | None) -> str:
-    """A number with four digits that count, a dash where there is none."""
-    return f"{value:.4g}" if _is_number(value) else "–"
-
-
-def share(value: float | None) -> str:
-    """A share 0..1 in per cent."""
-    return f"{100 * value:.0f} %" if _is_number(value) else "–"
-
-
-def span(values: Sequence[float | None]) -> str:
-    """Shares 0..1 from the smallest to the largest, in per cent."""
-    known = [value for value in values if _is_number(value)]
-    low, high = share(min(known, default=None)), share(max(known, default=None))
-    return high if low == high else f"{low.removesuffix(' %')}–{high}"
-
-
-def count(value: float | None) -> str:
-    """A large number in words people say: 351 k, 12.3 M."""
-    if not _is_number(value):
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:g}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as 41 s, 3 min 20 s or 2 h 5 min."""
-    if not _is_number(seconds):
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _number(value: object) -> float | None:
-    return value if _is_number(value) else None
-
-
 @dataclass(frozen=True)
 class Bars:
     """One group of bars (name, CSS colour, per cent or None), with a colour swatch before its label or none."""
@@ -184,40 +80,21 @@ class Bars:
     bars: list[tuple[str, str, float | None]]
 
 
-def _hue(prediction: str, modalities: Sequence[str]) -> str:
-    """A modality has one colour on the whole page; the ensemble is drawn in ink."""
-    return f"var(--m{modalities.index(prediction) % HUES})" if prediction in modalities else "var(--ink)"
-
-
 def _dash(index: int) -> str:
     return DASHES[index % len(DASHES)]
-
-
-def _headline(scores: Scores) -> Headline:
-    names = list(next(iter(scores.predictions.values())))
-    if scores.classes or CLASSES.key in names:
-        return CLASSES
-    return replace(IMAGES, key=next((name for name in names if name.startswith(IMAGES.key)), IMAGES.key))
-
-
-def _score_names(scores: Scores) -> dict[str, str]:
-    """The columns of the table of scores, by key."""
-    if _headline(scores) == CLASSES:
-        return SCORES
-    return {name: name for figures in scores.predictions.values() for name in figures}
 
 
 def _view(run: Run) -> dict[str, Any]:
     """Everything the template shows of one run."""
     main = run.main
-    modalities = main.modalities
+    modalities, scores = main.modalities, known_scores(main.predictions.values())
     return {
         "run": run,
         "main": main,
-        "hues": {name: _hue(name, modalities) for name in [*modalities, *main.predictions]},
-        "headline": _headline(main),
-        "pictured": _headline(main) != CLASSES,
-        "score_names": _score_names(main),
+        "hues": {name: hue(name, modalities) for name in [*modalities, *main.predictions]},
+        "headline": scores[0],
+        "pictured": scores[0].family != "mean_iou",
+        "scores": scores,
         "classes": _class_bars(run),
         "legend": _legend(run.scenes),
         "scenes": _scene_tiles(run.scenes, modalities) if run.scenes else [],
@@ -233,8 +110,7 @@ def _class_bars(run: Run) -> list[Bars]:
     for index, name in enumerate(main.classes):
         values = {p: (scores.get("iou") or []) for p, scores in main.predictions.items()}
         bars = [
-            (p, _hue(p, main.modalities), _number(iou[index]) if index < len(iou) else None)
-            for p, iou in values.items()
+            (p, hue(p, main.modalities), number(iou[index]) if index < len(iou) else None) for p, iou in values.items()
         ]
         groups.append(Bars(name, _css_color(colors[index]) if index < len(colors) else None, bars))
     return groups
@@ -303,7 +179,7 @@ def _others(modality: str, modalities: Sequence[str]) -> tuple[str, str]:
     """Name and colour of what replaces a channel of `modality`: of two the other one, else the mean of the others."""
     others = [name for name in modalities if name != modality]
     if len(others) == 1:
-        return others[0], _hue(others[0], modalities)
+        return others[0], hue(others[0], modalities)
     return "the others", "var(--ink)"
 
 
@@ -317,7 +193,7 @@ def _exchange(scales: Scales) -> dict[str, Any]:
         {
             "to": name,
             "from": _others(name, modalities)[0],
-            "own": _hue(name, modalities),
+            "own": hue(name, modalities),
             "others": _others(name, modalities)[1],
             "replaced": int((~keep[m]).sum()),
             "channels": keep.shape[1],
@@ -359,17 +235,17 @@ def _histogram(scales: Scales, m: int) -> Markup:
     start = np.concatenate([site.scale[0, m] for site in scales.sites])
     part = np.concatenate([site.part[m] for site in scales.sites])
     name = scales.modalities[m]
-    return scale_histogram(name, _hue(name, scales.modalities), start, end[part], end[~part], scales.threshold)
+    return scale_histogram(name, hue(name, scales.modalities), start, end[part], end[~part], scales.threshold)
 
 
 def _curves(run: Run) -> dict[str, Any]:
-    history, modalities, headline = run.history, run.main.modalities, _headline(run.main)
+    history, modalities = run.history, run.main.modalities
 
     def lines(prefix: str, factor: float = 1.0) -> list[Series]:
         columns = [column for column in history if column.startswith(prefix)]
         names = [column.removeprefix(prefix) for column in columns]
         return [
-            Series(name, _hue(name, modalities), _scaled(history[column], factor), _dash(i))
+            Series(name, hue(name, modalities), _scaled(history[column], factor), _dash(i))
             for i, (name, column) in enumerate(zip(names, columns, strict=True))
         ]
 
@@ -381,11 +257,10 @@ def _curves(run: Run) -> dict[str, Any]:
     return {
         "loss": line_chart("Loss", losses, digits=2),
         "scores": {
-            f"{name} on val, {unit}": line_chart(f"{name} on val, {unit}", lines(f"val/{key}/"), digits=digits)
-            for key, name, unit, digits in (
-                (headline.logged, headline.name, headline.unit, headline.digits),
-                *((key, key, "less is better", 1) for key in _distances(history)),
+            (title := f"{score.name} on val, {score.unit or score.direction}"): line_chart(
+                title, lines(f"val/{score.key}/"), digits=score.digits
             )
+            for score in headlines(_logged(run))
         },
         "exchanged channels, %": line_chart(
             "Share of exchanged channels, per cent", lines("exchanged/", 100), percent=True, digits=0
@@ -394,48 +269,79 @@ def _curves(run: Run) -> dict[str, Any]:
     }
 
 
-def _distances(history: Mapping[str, Any]) -> list[str]:
-    """The FIDs that were logged, whatever looked at the images."""
-    return list(dict.fromkeys(column.split("/")[1] for column in history if column.startswith("val/FID")))
+def _logged(run: Run) -> list[Score]:
+    """The scores that were logged on val; those at the end where none was."""
+    logged = [
+        {column.split("/")[1]: None} for column in run.history if column.startswith("val/") and column.count("/") == 2
+    ]
+    return known_scores(logged or run.main.predictions.values())
 
 
 def _scaled(points: Mapping[int, float], factor: float) -> dict[int, float]:
     return {epoch: factor * value for epoch, value in points.items()}
 
 
-def _comparison(runs: Sequence[Run]) -> dict[str, Any]:
-    """The runs side by side, on a split they share where there is one."""
+def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The runs side by side, apart by what they predict, as scores of different targets say nothing of each other."""
+    groups: dict[tuple[str | None, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.target, known_scores(run.main.predictions.values())[0].key), []).append(run)
+    return [_comparison(target, group) for (target, _), group in groups.items()]
+
+
+def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
+    """Runs of one target side by side, on a split they share where there is one."""
     shared = next((split for split in ("test", "val") if all(split in run.scores for run in runs)), None)
-    scores: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
-    predictions = list(dict.fromkeys(p for s in scores for p in s.predictions))
-    modalities = list(dict.fromkeys(m for s in scores for m in s.modalities))
-    headline = _headline(scores[0])
-    figures = {p: [_number(s.predictions.get(p, {}).get(headline.key)) for s in scores] for p in predictions}
-    known = {p: [value for value in values if value is not None] for p, values in figures.items()}
-    column = f"val/{headline.logged}/{'ensemble' if 'ensemble' in predictions else predictions[0]}"
+    scored: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
+    predictions = list(dict.fromkeys(p for s in scored for p in s.predictions))
+    modalities = list(dict.fromkeys(m for s in scored for m in s.modalities))
+    scores = headlines(known_scores(figures for s in scored for figures in s.predictions.values()))
+    columns = [Column(score, p, _figures(scored, score, p)) for score in scores for p in predictions]
+    curve_of = "ensemble" if "ensemble" in predictions else predictions[0]
+    column = f"val/{scores[0].family}/{curve_of}"
     curves = [Series(run.name, f"var(--r{i % 4})", run.history.get(column, {}), _dash(i)) for i, run in enumerate(runs)]
     return {
-        "rows": list(zip(runs, scores, strict=True)),
+        "target": target,
+        "rows": [
+            (run, of, [column.cell(i) for column in columns])
+            for i, (run, of) in enumerate(zip(runs, scored, strict=True))
+        ],
         "split": shared,
         "predictions": predictions,
-        "hues": {p: _hue(p, modalities) for p in predictions},
-        "headline": headline,
-        "best": {p: headline.best(values) if values else None for p, values in known.items()},
-        "difference": _difference(figures, headline.digits) if len(runs) == 2 else None,
+        "hues": {p: hue(p, modalities) for p in predictions},
+        "scores": scores,
+        "difference": [column.difference for column in columns] if len(runs) == 2 else None,
         "bars": [
-            Bars(run.name, None, [(p, _hue(p, modalities), figures[p][i]) for p in predictions])
+            Bars(run.name, None, [(c.prediction, hue(c.prediction, modalities), c.figures[i]) for c in columns])
             for i, run in enumerate(runs)
         ],
-        "curve": line_chart(
-            f"{column.rpartition('/')[2]} {headline.name} on val, {headline.unit}", curves, digits=headline.digits
-        ),
-        "curve_of": column.rpartition("/")[2],
+        "curve": line_chart(f"{curve_of} {scores[0].name} on val, {scores[0].unit}", curves, digits=scores[0].digits),
+        "curve_of": curve_of,
     }
 
 
-def _difference(figures: Mapping[str, Sequence[float | None]], digits: int) -> dict[str, str]:
-    """First minus second run, signed."""
-    return {
-        p: "–" if first is None or second is None else f"{first - second:+.{digits}f}".replace("-", "−")
-        for p, (first, second) in figures.items()
-    }
+def _figures(scored: Sequence[Scores], score: Score, prediction: str) -> list[float | None]:
+    return [number(s.predictions.get(prediction, {}).get(score.key)) for s in scored]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score of one prediction, of every run that is compared, where it has it."""
+
+    score: Score
+    prediction: str
+    figures: list[float | None]
+
+    def cell(self, run: int) -> tuple[str, bool]:
+        """A run's figure as text, and whether it is the best."""
+        value = self.figures[run]
+        known = [figure for figure in self.figures if figure is not None]
+        return ("–", False) if value is None else (self.score.text(value), value == self.score.better(known))
+
+    @property
+    def difference(self) -> str:
+        """First minus second run, signed."""
+        first, second = self.figures
+        if first is None or second is None:
+            return "–"
+        return f"{first - second:+.{self.score.digits}f}".replace("-", "−")

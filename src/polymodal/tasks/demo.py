@@ -13,7 +13,7 @@ from rich.table import Table
 
 from polymodal.errors import ConfigError
 from polymodal.report import write_report
-from polymodal.report.page import count, duration, share
+from polymodal.report.render import count, duration, share
 from polymodal.tasks import children
 from polymodal.tasks.files import write_json
 from polymodal.tasks.training import recipe

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from polymodal.report import write_report
-from polymodal.report.page import count, duration, short
+from polymodal.report.render import count, duration, fixed
+from polymodal.report.scores import headlines, known_scores
 from polymodal.tasks import children
 from polymodal.tasks.demo import make_room, train_all
 from polymodal.tasks.files import write_json
@@ -22,16 +23,14 @@ TRANSLATIONS: dict[str, tuple[str, str]] = {"rgb": ("reshading", "texture_edge")
 SHORT = ("--trainer.max_epochs", "8", "--trainer.check_val_every_n_epoch", "8")
 """Two thirds of the recipe's epochs, scored once at their end: six trainings are to fit into minutes."""
 
-SCORES = ("MAE", "FID[lite0]")
-
 NOTES = """
 Of each target three networks are trained from the same seed on the same scenes, for the same number of epochs: one that
 takes both modalities, with the papers' exchange of channels between them, and one of each modality alone.
 
 What this shows: whether what is predicted from both, above all by the ensemble, is nearer to the truth (MAE) and looks
-more like the true images (FID) than what is predicted from one. Compare runs of one target; colours and depth have
-scales of their own. The colours of the rooms are drawn by lot, so shading and edges tell little of them: their MAE has
-a high floor, and the pictures are blurred.
+more like the true images (FID) than what is predicted from one. Each target has a table of its own, as colours and
+depth have scales of their own; a network of one modality has the same figures as its ensemble. The colours of the rooms
+are drawn by lot, so shading and edges tell little of them: their MAE has a high floor, and the pictures are blurred.
 
 What this does not show: what exchanging channels adds. Scales start at 1, and in so short a training few or none come
 below the threshold; the gain is that of two differing predictions and their mean. Nor how good such networks become:
@@ -91,8 +90,9 @@ def _runs(target: str, inputs: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def _show(scores: dict[str, dict[str, Any]]) -> None:
     samples = next(iter(scores.values()))["samples"]
+    shown = headlines(known_scores(figures for scored in scores.values() for figures in scored["predictions"].values()))
     table = Table(title=f"on {samples} test scenes", title_justify="left", box=None, padding=(0, 2))
-    for column in ("run", "prediction", *SCORES, "parameters", "time"):
+    for column in ("run", "prediction", *(score.name for score in shown), "parameters", "time"):
         table.add_column(column, justify="left" if column in ("run", "prediction") else "right")
     for name, scored in scores.items():
         alone = len(scored["modalities"]) == 1
@@ -101,7 +101,10 @@ def _show(scores: dict[str, dict[str, Any]]) -> None:
                 continue
             facts = (count(scored["parameters"]), duration(scored["seconds"])) if number == 0 else ("", "")
             table.add_row(
-                name if number == 0 else "", prediction, *(short(figures.get(score)) for score in SCORES), *facts
+                name if number == 0 else "",
+                prediction,
+                *(fixed(figures.get(score.key), score.digits) for score in shown),
+                *facts,
             )
     # Where no terminal says how wide it is, 80 columns would cut the headings short. As markup, "FID[lite0]" would be
     # shown without its extractor.

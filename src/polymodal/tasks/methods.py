@@ -7,7 +7,7 @@ from typing import Any
 
 from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
-from polymodal.report.page import share
+from polymodal.report.render import share
 
 ABLATION = "ablation"
 BASELINES = "baselines"

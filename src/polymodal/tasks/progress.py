@@ -12,7 +12,7 @@ from typing import Protocol
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from polymodal.report.page import duration
+from polymodal.report.render import duration
 
 
 class Named(Hashable, Protocol):
