@@ -190,7 +190,7 @@ def test_bare_scores_are_enough(tmp_path):
 def test_nan_and_empty_cells_leave_the_curves_standing(runs, tmp_path):
     shutil.copytree(runs[0], tmp_path / "run")
     (tmp_path / "run" / "metrics.csv").write_text(
-        "epoch,step,train/loss,val/loss,val/mean_iou/rgb\n0,1,2.5,,\n0,2,nan,2.0,nan\n1,3,,inf,12\n"
+        "epoch,step,train/loss,val/loss,val/mean_iou/rgb\n0,1,2.5,3.0,\n0,2,nan,,nan\n1,3,,2.0,9\n2,4,,inf,12\n"
     )
     text = page(tmp_path / "run", tmp_path)
     assert all(label in text for label in ("val 2.00", "rgb 12.0"))
@@ -261,6 +261,22 @@ def test_line_labels_never_overlap():
     series = [Series(f"m{i}", "red", {0: 1.0, 1: 2.0 + i / 100}) for i in range(6)]
     heights = sorted(float(y) for y in re.findall(r'class="end" x="[\d.]+" y="([\d.]+)"', line_chart("loss", series)))
     assert all(b - a > 12 for a, b in pairwise(heights))
+
+
+@pytest.mark.parametrize("name", ["a", "depth-from-rgb-and-texture-edges", "x" * 100])
+def test_line_labels_are_not_cut(name):
+    """If this breaks, runs whose names begin alike cannot be told apart in a chart."""
+    svg = str(line_chart("loss", [Series(name, "red", {1: 0.5, 2: 0.25})]))
+    width = float(re.search(r'viewBox="0 0 (\d+) ', svg)[1])
+    start = float(re.search(r'class="end" x="([\d.]+)"', svg)[1])
+    assert start + 6.6 * len(f"{name} 0.2") < width  # bold digits at 11 px take 6.6
+    assert min(float(x) for x in re.findall(r'x2="([\d.]+)"', svg)) > 180
+
+
+def test_one_epoch_makes_no_curve():
+    """If this breaks, a page shows an axis with a single dot."""
+    assert line_chart("loss", [Series("a", "red", {8: 1.0}), Series("b", "red", {8: 2.0, 9: float("nan")})]) is None
+    assert line_chart("loss", [Series("a", "red", {8: 1.0}), Series("b", "red", {9: 2.0})]) is not None
 
 
 def test_a_strip_has_one_cell_a_channel_however_wide_the_site():

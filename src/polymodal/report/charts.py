@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
 LEFT, TOP, BOTTOM = 38, 14, 30
+PLOT = 150  # the least width of what is drawn between the labels
 BINS_PER_DECADE = 6
 
 
@@ -26,26 +27,30 @@ class Series:
 
 
 def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, digits: int = 1) -> Markup | None:
-    """Lines over epochs, each named at its end; `percent` fixes the axis to 0..100. None when nothing is finite."""
+    """Lines over epochs, each named at its end; `percent` fixes the axis to 0..100.
+
+    None where there are no two epochs with finite values to draw a line between.
+    """
     finite = [Series(s.name, s.color, _finite(s.points), s.dash) for s in series]
     finite = [s for s in finite if s.points]
-    if not finite:
+    epochs = [e for s in finite for e in s.points]
+    if len(set(epochs)) < 2:
         return None
     labels = [f"{s.name} {s.points[max(s.points)]:.{digits}f}" for s in finite]
-    right = min(170.0, 14 + 6.8 * max(map(len, labels)))
-    epochs = [e for s in finite for e in s.points]
+    right = 14 + 6.8 * max(map(len, labels))
+    width = max(WIDTH, LEFT + PLOT + right)
     values = [v for s in finite for v in s.points.values()]
     first, last = min(epochs), max(epochs)
     ticks = [0.0, 25.0, 50.0, 75.0, 100.0] if percent else tick_values(min(0.0, *values), max(values))
-    plot_width, plot_height = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
+    plot_width, plot_height = width - LEFT - right, HEIGHT - TOP - BOTTOM
 
     def x(epoch: float) -> float:
-        return LEFT + plot_width * ((epoch - first) / (last - first) if last > first else 0.5)
+        return LEFT + plot_width * (epoch - first) / (last - first)
 
     def y(value: float) -> float:
         return TOP + plot_height * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    parts = [_grid(y(t), f"{t:g}", right) for t in ticks]
+    parts = [_grid(y(t), f"{t:g}", width - right) for t in ticks]
     whole = [t for t in tick_values(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
     parts += [_x_label(x(t), f"{t:g}") for t in whole]
     parts.append(_x_title("epoch", LEFT + plot_width / 2))
@@ -58,9 +63,9 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
                 '<polyline class="line" points="{}" stroke="{}" stroke-dasharray="{}"/>'
                 '<circle cx="{:.1f}" cy="{:.1f}" r="2.6" fill="{}"/>'
                 '<text class="end" x="{:.1f}" y="{:.1f}" fill="{}">{}</text>'
-            ).format(path, s.color, s.dash, end_x, end_y, s.color, WIDTH - right + 9, height + 4, s.color, label)
+            ).format(path, s.color, s.dash, end_x, end_y, s.color, width - right + 9, height + 4, s.color, label)
         )
-    return _svg(f"{title}: " + ", ".join(labels), parts)
+    return _svg(f"{title}: " + ", ".join(labels), parts, width)
 
 
 def scale_histogram(
@@ -85,7 +90,7 @@ def scale_histogram(
     def y(channels: float) -> float:
         return TOP + (axis - TOP) * (1 - channels / ticks[-1])
 
-    parts = [_grid(y(t), f"{t:g}", right) for t in ticks]
+    parts = [_grid(y(t), f"{t:g}", WIDTH - right) for t in ticks]
     for i in range(bins):
         left, width = x(edges[i]) + 0.5, x(edges[i + 1]) - x(edges[i]) - 1
         mirrored = axis + depth * before[i] / max(before.max(), 1)
@@ -141,17 +146,17 @@ def channel_strip(alt: str, keep: np.ndarray, part: np.ndarray, own: str, others
     )
 
 
-def _svg(alt: str, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, alt, Markup("").join(parts)
+def _svg(alt: str, parts: Sequence[Markup], width: float = WIDTH) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {:.0f} {}" role="img" aria-label="{}">{}</svg>').format(
+        width, HEIGHT, alt, Markup("").join(parts)
     )
 
 
-def _grid(y: float, label: str, right: float) -> Markup:
+def _grid(y: float, label: str, end: float) -> Markup:
     return Markup(
         '<line class="grid" x1="{}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
         '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(LEFT, WIDTH - right, y, y, LEFT - 6, y + 4, label)
+    ).format(LEFT, end, y, y, LEFT - 6, y + 4, label)
 
 
 def _x_label(x: float, label: str) -> Markup:

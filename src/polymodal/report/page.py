@@ -18,6 +18,7 @@ from polymodal.report.render import hue, number, render, share, short
 from polymodal.report.scores import Score, headlines, known_scores
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
+TITLED = 3  # runs; the names of more would fill the screen as a title
 WIDE_SITE = 512  # channels; up to here a strip has 64 cells a row, beyond 128
 
 
@@ -43,7 +44,7 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
     loaded = [load_run(Path(run)) for run in runs]
     html = render(
         "template.html.jinja",
-        title=" · ".join(run.name for run in loaded),
+        title=" · ".join(run.name for run in loaded) if len(loaded) <= TITLED else f"{len(loaded)} runs",
         runs=[_view(run) for run in loaded],
         comparisons=_comparisons(loaded) if len(loaded) > 1 else [],
         notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
