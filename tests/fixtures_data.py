@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import tifffile
 import yaml
 from PIL import Image
+
+from polymodal.data import InputSpec, TargetSpec, palette
 
 MODALITIES: dict[str, dict[str, Any]] = {
     "rgb": {"folder": "rgb", "kind": "image"},  # 8-bit JPEG, three channels
@@ -131,3 +134,23 @@ def _write(path: Path, array: np.ndarray, name: str, tiff: bool) -> None:
         tifffile.imwrite(path.with_suffix(".tiff"), array)
     else:
         Image.fromarray(array).save(path.with_suffix(".png"))
+
+
+@dataclass
+class Described:
+    """As much of a data module of colours and depth as a model folder remembers."""
+
+    classes: int = 3
+    size: tuple[int, int] | None = None
+
+    @property
+    def inputs(self) -> dict[str, InputSpec]:
+        return {
+            "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
+            "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
+        }
+
+    @property
+    def target(self) -> TargetSpec:
+        names = tuple(f"class {number}" for number in range(self.classes))
+        return TargetSpec("label", "label", 255, names, (palette(255) * 2)[: self.classes])

@@ -4,7 +4,6 @@ import copy
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, partialmethod
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from core_tools import assert_equal, assert_same_state, randomize_norms
+from fixtures_data import Described
 from polymodal import Exchange, checkpoint, export, fuse, models
 from polymodal.cli import main
-from polymodal.data import InputSpec, TargetSpec, palette
 from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError
 from polymodal.export import formats
 from polymodal.tasks.evaluation import save_model
@@ -33,24 +32,6 @@ def need(format: str) -> None:
     kind = formats.FORMATS[format]
     for package in kind.packages:
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'polymodal[{kind.extra}]'")
-
-
-@dataclass
-class Described:
-    """As much of a data module as a model folder remembers."""
-
-    size: tuple[int, int] | None = None
-
-    @property
-    def inputs(self):
-        return {
-            "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
-            "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
-        }
-
-    @property
-    def target(self):
-        return TargetSpec("label", "label", 255, ("wall", "floor", "rug"), palette(3))
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """Prediction from files: what a user gets from a trained model folder, and what he is told when it cannot be."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from fixtures_data import Described
 from polymodal import checkpoint, fuse, models
 from polymodal.cli import main
-from polymodal.data import InputSpec, TargetSpec, palette
+from polymodal.data import palette
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.evaluation import save_model
 from polymodal.tasks.overlay import overlay
@@ -18,35 +17,11 @@ from polymodal.tasks.predict import predict
 HEIGHT, WIDTH = 24, 32
 
 
-@dataclass
-class Described:
-    """As much of a data module as a model folder remembers."""
-
-    classes: int = 3
-    size: tuple[int, int] | None = None
-
-    @property
-    def inputs(self):
-        return {
-            "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
-            "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
-        }
-
-    @property
-    def target(self):
-        names = tuple(f"class {number}" for number in range(self.num_classes))
-        return TargetSpec("label", "label", 255, names, (palette(255) * 2)[: self.classes])
-
-    @property
-    def num_classes(self):
-        return self.classes
-
-
 def save(folder, **settings):
     data = Described(**settings)
-    net = fuse(models.create("rooms-unet", classes=data.num_classes), {"depth": 1, "rgb": 3}).eval()
+    net = fuse(models.create("rooms-unet", classes=data.classes), {"depth": 1, "rgb": 3}).eval()
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
-    save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder)
+    save_model(net, "rooms-unet", {"classes": data.classes}, data, facts, folder)
     return net
 
 

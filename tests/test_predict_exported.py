@@ -1,31 +1,16 @@
 """Predicting with an exported file: what it refuses, and when."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import polymodal
+from fixtures_data import Described
 from polymodal import checkpoint, export, models
-from polymodal.data import InputSpec, TargetSpec, palette
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.evaluation import describe
 from polymodal.tasks.export import export_model
 from polymodal.tasks.predict import predict
-
-
-@dataclass
-class Described:
-    """As much of a data module as a model folder remembers, of files that are taken at their own size."""
-
-    size: tuple[int, int] | None = None
-    inputs: ClassVar = {
-        "depth": InputSpec("depth", 1, scale=0.001, unit="m", invalid=0, mean=(2.0,), std=(1.0,)),
-        "rgb": InputSpec("image", 3, mean=(0.5,) * 3, std=(0.2,) * 3),
-    }
-    target = TargetSpec("label", "label", 255, ("wall", "floor", "rug"), palette(3))
 
 
 @pytest.fixture(scope="module")
