@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from polymodal.errors import ExportError
-from polymodal.export.capture import captured, example_size, image_channels, settled
+from polymodal.export.capture import image_channels
 from polymodal.export.fold import Folded
+from polymodal.export.program import captured, example_size
 from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
+from polymodal.export.settled import settled
 from polymodal.nn.ensemble import main_output
 from polymodal.surgery import Multimodal
 

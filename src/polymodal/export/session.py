@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from polymodal.errors import CheckpointError, ExportError
-from polymodal.export.capture import check_size
+from polymodal.export.program import check_size
 from polymodal.export.reason import first_line
 from polymodal.surgery import check_inputs
 
