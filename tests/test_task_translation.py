@@ -216,6 +216,18 @@ def test_rates_follow_the_batch_size_that_they_are_meant_for(root):
     assert rates == {2e-3}
 
 
+@pytest.mark.parametrize("stages", [None, {"encoder": [1e-3], "decoder": [2e-3]}])
+def test_the_discriminator_has_its_factor(root, stages):
+    """If this breaks, the discriminator wins at once, or the generator is slowed with it."""
+    optimiser = Optimiser(name="adam", lr=1e-3, scales_factor=1.0, schedule="constant", stages=stages)
+    model = task(optimiser=optimiser, discriminator_factor=0.25)
+    step(model, root)
+    rates = [{group["lr"] for group in optimiser.param_groups} for optimiser in model.optimizers()]
+    assert rates == ([{1e-3, 2e-3}, {5e-4}] if stages else [{1e-3}, {2.5e-4}])
+    with pytest.raises(ConfigError, match="discriminator_factor: expected a number above 0, got 0"):
+        task(discriminator_factor=0)
+
+
 SMALL = [
     *("--data.modalities=[grey, depth]", "--data.batch_size=2", "--data.eval_batch_size=2"),
     *("--model.network_args={filters: 2}", "--model.discriminator_filters=2", "--model.extractor=null"),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -72,6 +72,11 @@ class Optimiser:
                 raise ConfigError(f"optimiser.stages are {self.stages}; the rates must be above 0")
         if self.for_batch is not None and self.for_batch < 1:
             raise ConfigError(f"optimiser.for_batch is {self.for_batch}; it must be 1 or more")
+
+    def times(self, factor: float) -> "Optimiser":
+        """The same with all rates multiplied."""
+        stages = self.stages and {part: [factor * rate for rate in rates] for part, rates in self.stages.items()}
+        return replace(self, lr=factor * self.lr, stages=stages)
 
     def groups(self, net: nn.Module) -> list[dict[str, Any]]:
         """The network's trainable parameters in named groups: encoder, decoder, those two without decay, and scales."""

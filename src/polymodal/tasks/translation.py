@@ -56,6 +56,8 @@ class Translation(Task):
         convolutions: "shared", or "private" for independent generators.
         statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
         discriminator_filters: Channels of the discriminator's first layer.
+        discriminator_factor: What the optimiser's learning rates are multiplied by for the discriminator: less than 1
+            where it wins so soon that the generator learns nothing from it (two time scales, Heusel et al. 2017).
         l1_weight: Of the L1 losses beside the adversarial ones.
         optimiser: Of both networks, each with a state and a schedule of its own.
         extractor: What FID and KID look at, see `polymodal.metrics.feature_extractor`; None for no FID and KID.
@@ -81,6 +83,7 @@ class Translation(Task):
         convolutions: Literal["private", "shared"] = "shared",
         statistics: str | list[str] = "batch",
         discriminator_filters: int = 64,
+        discriminator_factor: float = 1.0,
         l1_weight: float = 100.0,
         optimiser: Optimiser = ADAM,
         extractor: Literal["inception", "lite0"] | None = "inception",
@@ -90,6 +93,8 @@ class Translation(Task):
         super().__init__()
         if discriminator_filters < 1:
             raise ConfigError(f"discriminator_filters: expected 1 or more, got {discriminator_filters}.")
+        if not discriminator_factor > 0:
+            raise ConfigError(f"discriminator_factor: expected a number above 0, got {discriminator_factor}.")
         if not l1_weight >= 0:
             raise ConfigError(f"l1_weight: expected 0 or more, got {l1_weight}.")
         self.automatic_optimization = False
@@ -102,6 +107,7 @@ class Translation(Task):
         self.convolutions = convolutions
         self.statistics = statistics
         self.discriminator_filters = discriminator_filters
+        self.discriminator_factor = discriminator_factor
         self.l1_weight = l1_weight
         self.optimiser = optimiser
         self.speed: Speed = speed
@@ -177,7 +183,9 @@ class Translation(Task):
             steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batch_size = data.batch_size * self.trainer.world_size
-        built = [self.optimiser.build(network, steps, batch_size) for network in (self.fused, self.discriminator)]
+        slower = self.optimiser.times(self.discriminator_factor)
+        rates = {self.fused: self.optimiser, self.discriminator: slower}
+        built = [optimiser.build(network, steps, batch_size) for network, optimiser in rates.items()]
         return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
