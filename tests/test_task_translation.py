@@ -15,7 +15,7 @@ from torch import Tensor
 from fixtures_data import make_folder
 from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
-from polymodal.fusion import Aggregation, Alignment, Exchange, Fusion, RandomExchange
+from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
 from polymodal.tasks import Optimiser, Translation
 from polymodal.tasks.predict import predict
 from polymodal.tasks.seeds import EpochSeeds
@@ -310,9 +310,13 @@ def test_a_score_is_printed_with_its_extractor(capsys):
     assert "FID[lite0]" in capsys.readouterr().out
 
 
-def test_another_network_can_be_the_generator(root):
-    """If this breaks, a user's own network predicts no images, or is judged and never trained."""
-    model = task(network="rooms-unet", network_args={"stem": 4, "widths": [4, 4], "decoder": 4})
+@pytest.mark.parametrize("fusion", [None, Exchange(), Asymmetric()], ids=["none", "exchange", "asymmetric"])
+def test_another_network_can_be_the_generator(root, fusion):
+    """If this breaks, a user's own network predicts no images, or is judged and never trained.
+
+    AsymFusion acts inside residual blocks, which the papers' generator lacks and others have.
+    """
+    model = task(fusion, network="rooms-unet", network_args={"stem": 4, "widths": [4, 4], "decoder": 4})
     watch = step(model, root)
     prediction = model.fused(watch.batch["inputs"])
     assert prediction.ensemble.shape == watch.batch["target"].shape
