@@ -50,14 +50,16 @@ def images(count: int, seed: int = 0, channels: int = 3, size: tuple[int, int] =
     return 2 * torch.rand(count, channels, *size, generator=torch.Generator().manual_seed(seed)) - 1
 
 
-@given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 10_000))
+@given(st.integers(2, 12), st.integers(1, 40), st.integers(0, 10_000))
 def test_fid_and_kid_are_the_formulas(count, size, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((count, size)) + 1, rng.standard_normal((count, size)) * 2
     predicted, true = torch.from_numpy(x), torch.from_numpy(y)
     if size > 1:
-        # The square root of a rounding error that belongs to a zero of a covariance without full rank.
-        assert frechet_distance(predicted, true) == pytest.approx(plain_frechet(x, y), abs=1e-6, rel=1e-9)
+        # The square roots of rounding errors that belong to the zeros of covariances without full rank: more zeros in
+        # more dimensions, where few images also take the way through their subspace.
+        rounding = 1e-6 if size <= 6 else 1e-5
+        assert frechet_distance(predicted, true) == pytest.approx(plain_frechet(x, y), abs=rounding, rel=1e-9)
     assert kernel_distance(predicted, true) == pytest.approx(plain_kernel(x, y), abs=1e-9, rel=1e-9)
 
 
