@@ -1,5 +1,6 @@
 """From a trained run to a file that predicts without Python."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from polymodal import checkpoint, export
@@ -32,10 +33,13 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)
     if not folded:
-        export.save(net, out, format=format, metadata=metadata)
-        return f"{out} ({out.stat().st_size / 1e6:.1f} MB)"
+        return _written(export.save(net, out, format=format, metadata=metadata))
     plain = export.fold(net)
     height, width = metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
     saved = export.saving(net, plain, (height, width))
-    export.save(plain, out, format=format, metadata=metadata)
-    return f"{out} ({out.stat().st_size / 1e6:.1f} MB), folded; for {width}x{height} (width x height) {saved}"
+    written = _written(export.save(plain, out, format=format, metadata=metadata))
+    return f"{written}, folded; for {width}x{height} (width x height) {saved}"
+
+
+def _written(files: Sequence[Path]) -> str:
+    return ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
