@@ -13,11 +13,12 @@ help:
 
 install: $(INSTALLED)
 
-# uv resolves and links packages many times faster than pip; it is installed into the environment, nowhere else.
+# uv resolves and links packages many times faster than pip; it is installed into the environment, nowhere else. It
+# compiles them on all cores, which every process would do by itself at its first import, or at each one.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED)
