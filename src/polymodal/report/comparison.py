@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -11,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from polymodal.report.charts import tick_values
-from polymodal.report.render import count, duration, hue, render, share
+from polymodal.report.render import count, duration, hue, number, render, share
 from polymodal.report.scores import Score, known_scores
 
 NONE = "–"
@@ -68,7 +67,7 @@ def figure(scores: Mapping[str, Any], *keys: str) -> float | None:
     value: Any = scores
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return number(value)
 
 
 @dataclass(frozen=True)
