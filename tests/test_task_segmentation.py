@@ -116,11 +116,13 @@ def test_batch_size_1_is_refused_with_batch_statistics_and_taken_with_frozen_one
     assert task(data={"batch_size": 1}, statistics="frozen").net is not None
 
 
-def test_a_loss_that_is_not_finite_names_the_samples():
-    made, given = task(), batch()
+@pytest.mark.parametrize(("statistics", "remedy"), [("batch", ", or"), ("frozen", ", take the weights .*, or")])
+def test_a_loss_that_is_not_finite_names_the_samples(statistics, remedy):
+    made, given = task(statistics=statistics), batch()
     given["inputs"]["rgb"][0, 0, 0, 0] = torch.nan
     for step in (made.training_step, made.validation_step):
-        with pytest.raises(PolymodalError, match=r"the loss is nan .*samples k0, k1\. .*data check.*lr"):
+        wanted = rf"the loss is nan .*samples k0, k1\. .*data check\){remedy} .*lr"
+        with pytest.raises(PolymodalError, match=wanted):
             step(given, 0)
 
 

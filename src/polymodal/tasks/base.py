@@ -68,6 +68,7 @@ class Task(LightningModule):
         chosen_mode: Whether it is the largest or the smallest one.
         network: Name of the plain network, see `polymodal.models.create`.
         arguments: All of its arguments, once the network is built.
+        statistics: What norms normalise by in training, see `polymodal.fuse`.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
     """
@@ -77,6 +78,7 @@ class Task(LightningModule):
 
     network: str
     arguments: dict[str, Any]
+    statistics: str | list[str]
     scoring: dict[str, Any]
     net: Multimodal | None
 
@@ -122,9 +124,11 @@ class Task(LightningModule):
         if last.copied is not None:
             last.copied.synchronize()
         if not math.isfinite(last.value):
+            # By the statistics of other weights, features grow from layer to layer until they overflow.
+            frozen = "" if self.statistics == "batch" else ", take the weights that the frozen statistics are of"
             raise PolymodalError(
                 f"the loss is {last.value.item()} in epoch {last.epoch}, step {last.step}, for the samples "
-                f"{', '.join(last.samples)}. Look at these files (polymodal data check), or lower "
+                f"{', '.join(last.samples)}. Look at these files (polymodal data check){frozen}, or lower "
                 "--model.optimiser.lr; the last good checkpoint is kept."
             )
 
