@@ -78,7 +78,7 @@ class Task(LightningModule):
 
     network: str
     arguments: dict[str, Any]
-    statistics: str | list[str]
+    statistics: str | list[str] = "batch"
     scoring: dict[str, Any]
     net: Multimodal | None
 
