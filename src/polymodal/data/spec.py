@@ -14,17 +14,16 @@ The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for 
 `target: {folder: albedo, kind: image}`, or one of the modalities, `target: rgb`, which is then no input.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
+from polymodal.data import values
 from polymodal.data.files import Store
+from polymodal.data.section import Section, decoded, listed, nearest, parse
 from polymodal.errors import DataError
 
 FILE = "dataset.yaml"
@@ -46,8 +45,6 @@ _INPUT_KEYS = {kind: (*keys, "mean", "std") for kind, keys in _IMAGE_KEYS.items(
     "label": (*_FILE_KEYS, "classes", "invalid")
 }
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "colors")}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -137,33 +134,33 @@ class TargetSpec:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TargetSpec":
+    def from_dict(cls, plain: dict[str, Any]) -> "TargetSpec":
         """The inverse of `as_dict`.
 
         Raises:
             DataError: When a value is missing or of another type.
         """
-        section = _Section("target", "", values)
-        kind, folder = section.get("kind", _kind), section.get("folder", _text)
+        section = Section("target", "", plain)
+        kind, folder = section.get("kind", _kind), section.get("folder", values.text)
         if kind != "label":
             section.only(("kind", "folder", "scale", "unit", "invalid", "bits", "range", "channels"))
             return cls(
                 kind,
                 folder,
-                scale=section.get("scale", _positive),
+                scale=section.get("scale", values.positive),
                 unit=section.get("unit", str),
-                invalid=section.get("invalid", _number_or_none),
-                bits=section.get("bits", _or_none(_bits)),
-                range=section.get("range", _or_none(_range)),
-                channels=section.get("channels", _integer),
+                invalid=section.get("invalid", values.number_or_none),
+                bits=section.get("bits", values.or_none(values.bits)),
+                range=section.get("range", values.or_none(values.interval)),
+                channels=section.get("channels", values.integer),
             )
         section.only(("kind", "folder", "ignore", "classes", "colors"))
         return cls(
             kind,
             folder,
-            ignore=section.get("ignore", _integer),
-            classes=section.get("classes", _texts_or_none),
-            colors=section.get("colors", _colors),
+            ignore=section.get("ignore", values.integer),
+            classes=section.get("classes", values.texts_or_none),
+            colors=section.get("colors", values.colors),
         )
 
 
@@ -203,7 +200,7 @@ class DatasetSpec:
             raise DataError(
                 f"{file}: missing. Describe the modalities, the target and the splits of the data set in it."
             )
-        top = _Section(file, "", _parse(store.read(FILE), file))
+        top = Section(file, "", parse(store.read(FILE), file))
         top.only(("name", "modalities", "target", "splits"))
 
         modalities = top.section("modalities")
@@ -211,7 +208,7 @@ class DatasetSpec:
             raise DataError(f"{file}: modalities: expected at least one modality, got none.")
         named = isinstance(top.values.get("target"), str)
         spec = cls(
-            name=top.get("name", _text, store.path.stem),
+            name=top.get("name", values.text, store.path.stem),
             store=store,
             modalities={name: _modality(modalities, name) for name in modalities.names()},
             target=TargetSpec("label", "") if named else _target(top.section("target")),
@@ -228,7 +225,7 @@ class DatasetSpec:
         if modalities is None:
             return tuple(name for name in self.modalities if name != self.target_name)
         if not modalities:
-            raise DataError(f"modalities: expected at least one of {_listed(self.modalities)}, got none.")
+            raise DataError(f"modalities: expected at least one of {listed(self.modalities)}, got none.")
         for name in modalities:
             self._require(name, "modalities")
             if name == self.target_name:
@@ -236,7 +233,7 @@ class DatasetSpec:
                     f"modalities: {name} is the target, so it can be no input. Choose others, or set target."
                 )
         if len(set(modalities)) < len(modalities):
-            raise DataError(f"modalities: expected different names, got {_listed(modalities)}.")
+            raise DataError(f"modalities: expected different names, got {listed(modalities)}.")
         return tuple(modalities)
 
     def with_target(self, name: str) -> "DatasetSpec":
@@ -268,8 +265,8 @@ class DatasetSpec:
     def _require(self, name: str, setting: str) -> None:
         if name not in self.modalities:
             raise DataError(
-                f"{setting}: {self.store.path} has no modality {name!r}{_nearest(name, self.modalities)} "
-                f"It has {_listed(self.modalities)}."
+                f"{setting}: {self.store.path} has no modality {name!r}{nearest(name, self.modalities)} "
+                f"It has {listed(self.modalities)}."
             )
 
     def file(self, part: ModalitySpec | TargetSpec, key: str) -> str:
@@ -288,8 +285,8 @@ class DatasetSpec:
         """
         if split not in self.splits:
             raise DataError(
-                f"{self.store.where(FILE)}: splits: there is no split {split!r}{_nearest(split, self.splits)} "
-                f"It has {_listed(self.splits)}."
+                f"{self.store.where(FILE)}: splits: there is no split {split!r}{nearest(split, self.splits)} "
+                f"It has {listed(self.splits)}."
             )
         return self.splits[split]
 
@@ -308,7 +305,13 @@ def palette(classes: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(color(number) for number in range(1, classes + 1))
 
 
-def _modality(modalities: "_Section", name: str) -> ModalitySpec:
+def _kind(value: Any) -> str:
+    if value not in KINDS:
+        raise ValueError(f"one of {listed(KINDS)}")
+    return value
+
+
+def _modality(modalities: Section, name: str) -> ModalitySpec:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "ensemble":
         raise DataError(
             f"{modalities.file}: modalities: expected a name of letters, digits, - and _ other than 'ensemble', "
@@ -319,52 +322,52 @@ def _modality(modalities: "_Section", name: str) -> ModalitySpec:
     kind = section.get("kind", _kind)
     section.only(_INPUT_KEYS[kind], f" for kind {kind}")
     return ModalitySpec(
-        folder=section.get("folder", _folder),
+        folder=section.get("folder", values.folder),
         kind=kind,
-        scale=section.get("scale", _positive, 1.0),
-        unit=section.get("unit", _text, ""),
-        invalid=section.get("invalid", _number, None),
-        mean=section.get("mean", _numbers, None),
-        std=section.get("std", _positives, None),
-        classes=section.get("classes", _texts) if kind == "label" else (),
-        suffix=section.get("suffix", _text, ""),
-        bits=section.get("bits", _bits, None),
-        range=section.get("range", _range, None),
+        scale=section.get("scale", values.positive, 1.0),
+        unit=section.get("unit", values.text, ""),
+        invalid=section.get("invalid", values.number, None),
+        mean=section.get("mean", values.numbers, None),
+        std=section.get("std", values.positives, None),
+        classes=section.get("classes", values.texts) if kind == "label" else (),
+        suffix=section.get("suffix", values.text, ""),
+        bits=section.get("bits", values.bits, None),
+        range=section.get("range", values.interval, None),
     )
 
 
-def _target(section: "_Section") -> TargetSpec:
+def _target(section: Section) -> TargetSpec:
     section.only({key for keys in _TARGET_KEYS.values() for key in keys})
     kind = section.get("kind", _kind)
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
-    folder, suffix = section.get("folder", _folder), section.get("suffix", _text, "")
+    folder, suffix = section.get("folder", values.folder), section.get("suffix", values.text, "")
     if kind != "label":
         return TargetSpec(
             kind,
             folder,
             suffix=suffix,
-            scale=section.get("scale", _positive, 1.0),
-            unit=section.get("unit", _text, ""),
-            invalid=section.get("invalid", _number, None),
-            bits=section.get("bits", _bits, None),
-            range=section.get("range", _range, None),
+            scale=section.get("scale", values.positive, 1.0),
+            unit=section.get("unit", values.text, ""),
+            invalid=section.get("invalid", values.number, None),
+            bits=section.get("bits", values.bits, None),
+            range=section.get("range", values.interval, None),
         )
-    classes = section.get("classes", _texts)
-    colors = section.get("colors", _colors, palette(len(classes)))
+    classes = section.get("classes", values.texts)
+    colors = section.get("colors", values.colors, palette(len(classes)))
     if len(colors) != len(classes):
         raise DataError(
             f"{section.at('colors')}: expected one colour for each of {len(classes)} classes, got {len(colors)}."
         )
-    return TargetSpec(kind, folder, section.get("ignore", _label, NO_IGNORE), classes, colors, suffix)
+    return TargetSpec(kind, folder, section.get("ignore", values.label, NO_IGNORE), classes, colors, suffix)
 
 
-def _splits(section: "_Section", store: Store) -> dict[str, tuple[str, ...]]:
+def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:
     splits = {}
     for name in section.names():
-        file = section.get(name, _text)
+        file = section.get(name, values.text)
         if not store.exists(file):
             raise DataError(f"{section.at(name)}: there is no file {store.where(file)}. It lists one key a line.")
-        lines = _decoded(store.read(file), store.where(file)).splitlines()
+        lines = decoded(store.read(file), store.where(file)).splitlines()
         splits[name] = tuple(line.strip() for line in lines if line.strip())
         if not splits[name]:
             raise DataError(
@@ -373,190 +376,3 @@ def _splits(section: "_Section", store: Store) -> dict[str, tuple[str, ...]]:
     if not splits:
         raise DataError(f"{section.file}: splits: expected at least one split, got none.")
     return splits
-
-
-class _Section:
-    """One mapping of the file, with the path to it for messages."""
-
-    def __init__(self, file: str, path: str, values: Any) -> None:
-        if not isinstance(values, dict):
-            raise DataError(f"{file}: {path or 'the file'}: expected keys and values, got {_shown(values)}.")
-        self.file, self.path, self.values = file, path, values
-
-    def at(self, key: str) -> str:
-        return f"{self.file}: {self.path}.{key}" if self.path else f"{self.file}: {key}"
-
-    def names(self) -> list[str]:
-        for name in self.values:
-            if not isinstance(name, str):
-                raise DataError(f"{self.file}: {self.path}: expected names, got {_shown(name)}. Put it in quotes.")
-        return list(self.values)
-
-    def only(self, allowed: Iterable[str], context: str = "") -> None:
-        for key in self.values:
-            if key not in allowed:
-                place = f"{self.file}: {self.path}" if self.path else self.file
-                raise DataError(
-                    f"{place}: unknown key {key!r}{context}{_nearest(str(key), allowed)} "
-                    f"Known keys are {_listed(sorted(allowed))}."
-                )
-
-    def section(self, key: str) -> "_Section":
-        self._require(key)
-        return _Section(self.file, f"{self.path}.{key}".lstrip("."), self.values[key])
-
-    def get(self, key: str, convert: Callable[[Any], T], *default: T) -> T:
-        if key not in self.values and default:
-            return default[0]
-        self._require(key)
-        try:
-            return convert(self.values[key])
-        except ValueError as error:
-            raise DataError(f"{self.at(key)}: expected {error}, got {_shown(self.values[key])}.") from None
-
-    def _require(self, key: str) -> None:
-        if key not in self.values:
-            raise DataError(f"{self.at(key)}: missing. Add the key {key!r}.")
-
-
-def _parse(data: bytes, file: str) -> Any:
-    try:
-        return yaml.load(_decoded(data, file), _UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"{file}{line}: {error.problem or 'not valid YAML'}.") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not valid YAML ({error}).") from error
-
-
-def _decoded(data: bytes, file: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's last of two equal keys would silently replace the first, for example one of two modalities."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is there twice; give each its own name", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a text")
-    return value
-
-
-def _folder(value: Any) -> str:
-    return _text(value).rstrip("/")
-
-
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError(f"one of {_listed(KINDS)}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("a number")
-    return float(value)
-
-
-def _positive(value: Any) -> float:
-    if not 0 < _number(value) < math.inf:
-        raise ValueError("a number above 0")
-    return float(value)
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("a whole number")
-    return value
-
-
-def _label(value: Any) -> int:
-    if _integer(value) < 0:
-        raise ValueError("a label, 0 or above")
-    return value
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    try:
-        numbers = tuple(_number(item) for item in (value if isinstance(value, list) else [value]))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise ValueError("a number, or a list of one for each channel")
-    return numbers
-
-
-def _positives(value: Any) -> tuple[float, ...]:
-    if min(_numbers(value)) <= 0:
-        raise ValueError("numbers above 0")
-    return _numbers(value)
-
-
-def _bits(value: Any) -> int:
-    if value not in (8, 16):
-        raise ValueError("8 or 16")
-    return int(value)
-
-
-def _range(value: Any) -> tuple[float, float]:
-    low, high = _numbers(value) if isinstance(value, list) and len(value) == 2 else (0.0, 0.0)
-    if not low < high:
-        raise ValueError("a list of two numbers, the smaller first")
-    return low, high
-
-
-def _number_or_none(value: Any) -> float | None:
-    return math.nan if value == "nan" else None if value is None else _number(value)
-
-
-def _or_none(convert: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    return lambda value: None if value is None else convert(value)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-        raise ValueError("a list of texts (in quotes where YAML would read a number, yes or no)")
-    if len(set(value)) < len(value):
-        raise ValueError("different names")
-    return tuple(value)
-
-
-def _texts_or_none(value: Any) -> tuple[str, ...]:
-    return () if value == [] else _texts(value)
-
-
-def _colors(value: Any) -> tuple[tuple[int, int, int], ...]:
-    def is_color(color: Any) -> bool:
-        return isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
-
-    if not isinstance(value, list) or not all(map(is_color, value)):
-        raise ValueError("a list of [red, green, blue], each from 0 to 255")
-    return tuple((red, green, blue) for red, green, blue in value)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,142 @@
+"""Keys and values from a file, each checked as it is taken, with messages that say where it stands."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import yaml
+
+from polymodal.errors import DataError
+
+T = TypeVar("T")
+
+
+class Section:
+    """One mapping of a file, with the path to it for messages.
+
+    Args:
+        file: The file, as messages name it.
+        path: The keys that lead to the mapping, with dots between them; empty for the whole file.
+        values: The mapping.
+
+    Raises:
+        DataError: It is no mapping.
+    """
+
+    def __init__(self, file: str, path: str, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise DataError(f"{file}: {path or 'the file'}: expected keys and values, got {_shown(values)}.")
+        self.file, self.path, self.values = file, path, values
+
+    def at(self, key: str) -> str:
+        """Where a key stands, for messages."""
+        return f"{self.file}: {self.path}.{key}" if self.path else f"{self.file}: {key}"
+
+    def names(self) -> list[str]:
+        """The keys, where they are names that the file's author chose.
+
+        Raises:
+            DataError: One is no text.
+        """
+        for name in self.values:
+            if not isinstance(name, str):
+                raise DataError(f"{self.file}: {self.path}: expected names, got {_shown(name)}. Put it in quotes.")
+        return list(self.values)
+
+    def only(self, allowed: Iterable[str], context: str = "") -> None:
+        """Refuse keys that nothing reads, as they are typing errors.
+
+        Raises:
+            DataError: With the nearest of the allowed ones, and for which case they are if `context` says so.
+        """
+        for key in self.values:
+            if key not in allowed:
+                place = f"{self.file}: {self.path}" if self.path else self.file
+                raise DataError(
+                    f"{place}: unknown key {key!r}{context}{nearest(str(key), allowed)} "
+                    f"Known keys are {listed(sorted(allowed))}."
+                )
+
+    def section(self, key: str) -> "Section":
+        """The mapping under a key.
+
+        Raises:
+            DataError: There is none.
+        """
+        self._require(key)
+        return Section(self.file, f"{self.path}.{key}".lstrip("."), self.values[key])
+
+    def get(self, key: str, convert: Callable[[Any], T], *default: T) -> T:
+        """The value of a key as `convert` returns it, or the default where the key is missing.
+
+        Raises:
+            DataError: The key is missing and has no default, or `convert` raised a ValueError: what it expects.
+        """
+        if key not in self.values and default:
+            return default[0]
+        self._require(key)
+        try:
+            return convert(self.values[key])
+        except ValueError as error:
+            raise DataError(f"{self.at(key)}: expected {error}, got {_shown(self.values[key])}.") from None
+
+    def _require(self, key: str) -> None:
+        if key not in self.values:
+            raise DataError(f"{self.at(key)}: missing. Add the key {key!r}.")
+
+
+def parse(data: bytes, file: str) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        DataError: It is not valid, or a mapping has a key twice; with the line.
+    """
+    try:
+        return yaml.load(decoded(data, file), _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise DataError(f"{file}{line}: {error.problem or 'not valid YAML'}.") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not valid YAML ({error}).") from error
+
+
+def decoded(data: bytes, file: str) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: It is not in UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's last of two equal keys would silently replace the first, for example one of two modalities."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is there twice; give each its own name", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown name: the known one that is most like it, if one is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, for messages."""
+    return ", ".join(names)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

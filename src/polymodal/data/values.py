@@ -1,0 +1,115 @@
+"""What a key of `dataset.yaml` may hold: each function returns the value, or says in a ValueError what it expects."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def text(value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text")
+    return value
+
+
+def folder(value: Any) -> str:
+    """A path, without a slash at its end."""
+    return text(value).rstrip("/")
+
+
+def number(value: Any) -> float:
+    """A number; YAML's yes and no are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number")
+    return float(value)
+
+
+def positive(value: Any) -> float:
+    """A finite number above 0."""
+    if not 0 < number(value) < math.inf:
+        raise ValueError("a number above 0")
+    return float(value)
+
+
+def integer(value: Any) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("a whole number")
+    return value
+
+
+def label(value: Any) -> int:
+    """A class number."""
+    if integer(value) < 0:
+        raise ValueError("a label, 0 or above")
+    return value
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """One finite number or a list of them, as a tuple."""
+    try:
+        found = tuple(number(item) for item in (value if isinstance(value, list) else [value]))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError("a number, or a list of one for each channel")
+    return found
+
+
+def positives(value: Any) -> tuple[float, ...]:
+    """`numbers` above 0."""
+    if min(numbers(value)) <= 0:
+        raise ValueError("numbers above 0")
+    return numbers(value)
+
+
+def bits(value: Any) -> int:
+    """How many bits a stored value has."""
+    if value not in (8, 16):
+        raise ValueError("8 or 16")
+    return int(value)
+
+
+def interval(value: Any) -> tuple[float, float]:
+    """Two finite numbers, the smaller first."""
+    low, high = numbers(value) if isinstance(value, list) and len(value) == 2 else (0.0, 0.0)
+    if not low < high:
+        raise ValueError("a list of two numbers, the smaller first")
+    return low, high
+
+
+def number_or_none(value: Any) -> float | None:
+    """A number, "nan" for one that JSON has no word for, or nothing."""
+    return math.nan if value == "nan" else None if value is None else number(value)
+
+
+def or_none(convert: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """What `convert` takes, or nothing."""
+    return lambda value: None if value is None else convert(value)
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Different texts, at least one."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+        raise ValueError("a list of texts (in quotes where YAML would read a number, yes or no)")
+    if len(set(value)) < len(value):
+        raise ValueError("different names")
+    return tuple(value)
+
+
+def texts_or_none(value: Any) -> tuple[str, ...]:
+    """`texts`, or an empty list."""
+    return () if value == [] else texts(value)
+
+
+def colors(value: Any) -> tuple[tuple[int, int, int], ...]:
+    """Red, green and blue of each class."""
+
+    def is_color(color: Any) -> bool:
+        return isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
+
+    if not isinstance(value, list) or not all(map(is_color, value)):
+        raise ValueError("a list of [red, green, blue], each from 0 to 255")
+    return tuple((red, green, blue) for red, green, blue in value)
