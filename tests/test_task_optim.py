@@ -24,25 +24,26 @@ def test_every_trainable_parameter_is_in_one_group_once():
     assert set(listed) == {id(p) for p in net.parameters() if p.requires_grad}
 
 
-def test_scales_have_their_factor_and_no_decay_and_the_encoder_its_factor():
-    """Decayed scales, or slow ones, reach the threshold for another reason than the penalty, or never."""
+def test_scales_and_ensemble_have_their_factors_and_no_decay_and_the_encoder_its_factor():
+    """Decayed scales, or slow ones, reach the threshold for another reason than the penalty, or never; a slow ensemble
+    holds on to modalities that are worth nothing."""
     net = network()
-    groups = {
-        g["name"]: g for g in Optimiser(lr=1e-2, encoder_factor=0.1, scales_factor=5, weight_decay=0.3).groups(net)
-    }
+    setting = Optimiser(lr=1e-2, encoder_factor=0.1, scales_factor=5, ensemble_factor=20, weight_decay=0.3)
+    groups = {group["name"]: group for group in setting.groups(net)}
     assert {id(p) for p in groups["scales"]["params"]} == {id(p) for p in net.scales().values()}
+    assert [id(p) for p in groups["ensemble"]["params"]] == [id(net.ensemble.alpha)]
     rates = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
     assert rates == {
         "encoder": (pytest.approx(1e-3), 0.3),
         "encoder without decay": (pytest.approx(1e-3), 0.0),
         "scales": (pytest.approx(5e-2), 0.0),
+        "ensemble": (pytest.approx(2e-1), 0.0),
         "decoder": (pytest.approx(1e-2), 0.3),
         "decoder without decay": (pytest.approx(1e-2), 0.0),
     }
     undecayed = groups["encoder without decay"]["params"] + groups["decoder without decay"]["params"]
     assert all(parameter.ndim < 4 for parameter in undecayed)
     assert all(parameter.ndim >= 4 for name in ("encoder", "decoder") for parameter in groups[name]["params"])
-    assert id(net.ensemble.alpha) in {id(parameter) for parameter in undecayed}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,14 @@ def test_stages_and_batch_sizes_that_cannot_be_are_named(settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"lr": 0}, {"scales_factor": -1}, {"weight_decay": -1}, {"milestones": [0.5, 30]}, {"lr": float("nan")}],
+    [
+        {"lr": 0},
+        {"scales_factor": -1},
+        {"ensemble_factor": 0},
+        {"weight_decay": -1},
+        {"milestones": [0.5, 30]},
+        {"lr": float("nan")},
+    ],
 )
 def test_settings_out_of_range_are_named(settings):
     with pytest.raises(ConfigError, match=f"optimiser.{next(iter(settings))}"):

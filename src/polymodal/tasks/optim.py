@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import ConfigError
+from polymodal.nn.ensemble import Ensemble
 from polymodal.surgery import Multimodal
 
 Schedule = Literal["constant", "cosine", "poly", "step", "onecycle"]
@@ -25,6 +26,8 @@ class Optimiser:
         encoder_factor: What it is multiplied by for the encoder, often less than 1 for a pretrained one.
         scales_factor: What it is multiplied by for the scales γ that the fusion looks at. Scales start near 1 and must
             come below θ within the training.
+        ensemble_factor: What it is multiplied by for the ensemble's α. They start equal and no other parameter depends
+            on them; more than 1 lets a short training tell modalities of very different worth apart.
         weight_decay: See `decay` for what decays.
         decay: "weights", those of convolutions and linear layers alone; or "all", with scales, shifts, biases and the
             ensemble, as in the papers' code.
@@ -41,6 +44,7 @@ class Optimiser:
     lr: float = 4e-3
     encoder_factor: float = 1.0
     scales_factor: float = 5.0
+    ensemble_factor: float = 1.0
     weight_decay: float = 1e-2
     decay: Literal["weights", "all"] = "weights"
     schedule: Schedule = "cosine"
@@ -50,7 +54,7 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        for key in ("lr", "encoder_factor", "scales_factor"):
+        for key in ("lr", "encoder_factor", "scales_factor", "ensemble_factor"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"optimiser.{key} is {getattr(self, key)}; it must be above 0")
         if self.weight_decay < 0:
@@ -79,7 +83,7 @@ class Optimiser:
         return replace(self, lr=factor * self.lr, stages=stages)
 
     def groups(self, net: nn.Module) -> list[dict[str, Any]]:
-        """The network's trainable parameters in named groups: encoder, decoder, those two without decay, and scales."""
+        """The trainable parameters in named groups: encoder, decoder, those two without decay, scales, and ensemble."""
         scales = {id(parameter) for parameter in net.scales().values()} if isinstance(net, Multimodal) else set()
         groups: dict[str, list[nn.Parameter]] = {}
         for path, module in net.named_modules():
@@ -90,6 +94,8 @@ class Optimiser:
                     continue
                 if id(parameter) in scales and self.stages is None:
                     group = "scales"
+                elif isinstance(module, Ensemble) and self.stages is None:
+                    group = "ensemble"
                 elif self.decay == "all" or (decays and name == "weight"):
                     group = part
                 else:
@@ -136,7 +142,8 @@ class Optimiser:
     def _first_rate(self, part: str) -> float:
         if self.stages is not None:
             return self.stages[part][0]
-        return self.lr * {"encoder": self.encoder_factor, "scales": self.scales_factor}.get(part, 1.0)
+        factors = {"encoder": self.encoder_factor, "scales": self.scales_factor, "ensemble": self.ensemble_factor}
+        return self.lr * factors.get(part, 1.0)
 
     def _factor(self, group: str) -> Callable[[float], float]:
         """The factor of a group's first rate as a function of the finished share of the training."""
