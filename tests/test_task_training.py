@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.nn import functional as F
 
 from fixtures_data import make_folder
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.tasks.base import Task
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.training import check_resumable, fit, read_checkpoint, recipe
 
@@ -88,18 +90,24 @@ def test_the_checkpoint_of_another_model_is_refused_and_the_run_kept(finished, d
 
 
 def test_a_killed_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
-    """A break must not change results: the same weights, the same rows."""
+    """A break must not change results: the same weights, the same rows, with random numbers drawn in every step."""
+    forward = Task.forward
+
+    def with_dropout(self, inputs):
+        return forward(self, {name: F.dropout(image, training=self.training) for name, image in inputs.items()})
+
+    monkeypatch.setattr(Task, "forward", with_dropout)
     whole = train(data, tmp_path / "whole", 4)
     broken = tmp_path / "broken"
-    seed_epoch = EpochSeeds.on_train_epoch_start
+    seed_epoch = EpochSeeds.on_train_batch_start
 
-    def die(self, trainer, pl_module):
+    def die(self, trainer, *what):
         if trainer.current_epoch == 2:
             raise OSError("power cut")
-        seed_epoch(self, trainer, pl_module)
+        seed_epoch(self, trainer, *what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EpochSeeds, "on_train_epoch_start", die)
+        patch.setattr(EpochSeeds, "on_train_batch_start", die)
         with pytest.raises(OSError, match="power cut"):
             train(data, broken, 4)
     assert len(rows(broken)) == 2

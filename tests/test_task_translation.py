@@ -268,15 +268,15 @@ def test_a_run_keeps_the_best_model_pictures_scores_and_a_page(root, finished):
 def test_a_killed_run_continues_bit_for_bit(root, finished, tmp_path, monkeypatch):
     """A break must not change results: both networks, both optimisers and both schedules go on as they were."""
     broken = tmp_path / "broken"
-    seed_epoch = EpochSeeds.on_train_epoch_start
+    seed_epoch = EpochSeeds.on_train_batch_start
 
-    def die(self, trainer, pl_module):
+    def die(self, trainer, *what):
         if trainer.current_epoch == 1:
             raise OSError("power cut")
-        seed_epoch(self, trainer, pl_module)
+        seed_epoch(self, trainer, *what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EpochSeeds, "on_train_epoch_start", die)
+        patch.setattr(EpochSeeds, "on_train_batch_start", die)
         with pytest.raises(OSError, match="power cut"):
             train(root, broken, 3)
     last = broken / "checkpoints" / "last.ckpt"

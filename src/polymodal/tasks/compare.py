@@ -131,7 +131,7 @@ def compare(
         asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
-        for name in _check_networks(untried, named=words):
+        for name in _check_networks(untried, named=words, of=len(recipes)):
             del recipes[name], record["methods"][name]
         asked, pending = ([run for run in runs if run.method in recipes] for runs in (asked, pending))
         write_json(out / RECORD, record)
@@ -246,12 +246,13 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
     return [] if there == here else [f"{path} is {there} there and {here} here"]
 
 
-def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> list[str]:
+def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str], of: int) -> list[str]:
     """Build every method's network once, so that what cannot work is refused before anything trains.
 
     Args:
         recipes: By method.
         named: The methods that were named themselves, not by their group.
+        of: How many methods there are in all, with those whose runs are finished.
 
     Returns:
         Those that are left out because they cannot be used; each is printed with the reason.
@@ -268,7 +269,7 @@ def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[st
             prepared.build(data.setdefault(json.dumps(recipe["data"]), prepared.datamodule))
         except PolymodalError as error:
             left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
-            if name in named or len(left_out) == len(recipes):
+            if name in named or len(left_out) == of:
                 raise ConfigError(left_out[name]) from error
         except SystemExit as error:
             raise ConfigError(f"the method {name!r} cannot be used with this recipe; see above") from error

@@ -52,6 +52,8 @@ class Recorder(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the scores, which Lightning would go on reporting in epochs without a validation."""
         del pl_module
+        if trainer.sanity_checking:  # scores of the untrained network belong to no epoch
+            return
         self._validation = _floats(trainer.callback_metrics, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,9 +82,9 @@ class Recorder(Callback):
         warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
 
     def write_scales(self, net: Multimodal) -> None:
-        """Write scales.npz: |γ| after every epoch, and which channels a network keeps; nothing without sites."""
+        """Write scales.npz: |γ| after every epoch and what a network keeps; nothing without sites or epochs."""
         states = net.exchange_state()
-        if not states:
+        if not states or not self.rows:
             return
         arrays = {
             "epochs": np.array([row["epoch"] for row in self.rows]),

@@ -1,6 +1,7 @@
 """Exact resumption: every epoch begins from a random state of its own."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,15 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed Python, numpy and torch."""
-        del pl_module
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed Python, numpy and torch before the epoch's first step.
+
+        Not when the epoch starts: a data loader draws a number when it is first asked for a sample, which is before
+        the start of an epoch that is resumed and after the start of any other.
+        """
+        del pl_module, batch
+        if batch_idx > 0:
+            return
         value = (self.seed + 1_000_003 * (trainer.current_epoch + 1)) % 2**32
         random.seed(value)
         np.random.seed(value)
