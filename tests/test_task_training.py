@@ -89,6 +89,32 @@ def test_the_checkpoint_of_another_model_is_refused_and_the_run_kept(finished, d
     assert (finished / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("other", ["--model.optimiser.name=sgd", "--model.fusion=null"])
+def test_the_checkpoint_of_another_optimiser_is_refused_and_the_run_kept(finished, data, other):
+    """Else it ends in an error of PyTorch's that names no setting."""
+    before = (finished / "config.yaml").read_bytes()
+    last = finished / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match=r"last.ckpt: its optimiser trained by adam or adamw: .*this recipe's"):
+        train(data, finished, 4, other, f"--ckpt_path={last}")
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.1])
+def test_a_run_is_continued_with_the_rates_of_its_recipe(data, tmp_path, factor):
+    """Who lowers the rate after a loss that was no number must not train on with the old one."""
+    settings = ["--model.optimiser.schedule=constant", "--model.optimiser.scales_factor=2"]
+    train(data, tmp_path, 1, *settings, "--model.optimiser.lr=0.008")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    again = [f"--model.optimiser.lr={0.008 * factor}", "--model.optimiser.weight_decay=0.5", f"--ckpt_path={last}"]
+    train(data, tmp_path, 2, *settings, *again)
+    content = read_checkpoint(last)
+    groups = {group["name"]: group for group in content["optimizer_states"][0]["param_groups"]}
+    assert groups["decoder"]["lr"] == pytest.approx(0.008 * factor)
+    assert groups["scales"]["lr"] == pytest.approx(0.016 * factor)
+    assert (groups["decoder"]["weight_decay"], groups["scales"]["weight_decay"]) == (0.5, 0.0)
+    assert content["lr_schedulers"][0]["_last_lr"] == [group["lr"] for group in groups.values()]
+
+
 def test_a_killed_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
     """A break must not change results: the same weights, the same rows, with random numbers drawn in every step."""
     forward = Task.forward

@@ -1,6 +1,7 @@
 """What training a fused network is, whatever it predicts."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,11 +10,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import CheckpointError, PolymodalError
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
 from polymodal.surgery import Multimodal
+from polymodal.tasks.resume import AS_BEFORE, take_settings
 
 ENSEMBLE = "ensemble"
 """What the prediction of all modalities together is called beside theirs."""
@@ -94,6 +98,10 @@ class Task(LightningModule):
         """Predict from every modality, each (B, C_m, H, W)."""
         return self.fused(inputs)
 
+    @abstractmethod
+    def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
+        """The optimisers for a training of so many steps, each with its schedule."""
+
     def check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
         """Stop a training whose loss is no number any more.
 
@@ -133,10 +141,12 @@ class Task(LightningModule):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model, before any of it is taken over.
+        """Refuse the checkpoint of another model or optimiser, before any of it is taken over.
+
+        The rates, the weight decay and the like are this recipe's, not the checkpoint's.
 
         Raises:
-            CheckpointError: Its tensors are not those of this model.
+            CheckpointError: Its tensors are not those of this model, or were not trained by this optimiser.
         """
         given, wanted = checkpoint["state_dict"], self.state_dict()
         fits = [name for name in wanted if name in given and given[name].shape == wanted[name].shape]
@@ -144,6 +154,7 @@ class Task(LightningModule):
         if others:
             raise CheckpointError(
                 f"{self.trainer.ckpt_path} belongs to another model: {len(fits)} of {len(wanted)} tensors fit; the "
-                f"first that do not: {', '.join(others[:3])}. Continue with the recipe that it was trained with, the "
-                "config.yaml of its run."
+                f"first that do not: {', '.join(others[:3])}. {AS_BEFORE}"
             )
+        fresh = [optimiser for optimiser, _ in self.build_optimisers(steps=1)]
+        take_settings(checkpoint, fresh, self.trainer.ckpt_path)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
 from polymodal.errors import ConfigError
@@ -198,10 +200,13 @@ class Segmentation(Task):
                     self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == (self.chosen_by, ENSEMBLE))
         self.scores.reset()
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, step by step."""
+    def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
+        """One, of the network."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batch_size = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimiser, schedule = self.optimiser.build(self.fused, steps, batch_size)
+        return [self.optimiser.build(self.fused, steps, batch_size)]
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, step by step."""
+        [(optimiser, schedule)] = self.build_optimisers(int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
 from polymodal.data import DatasetSpec, TargetSpec
@@ -181,12 +183,16 @@ class Translation(Task):
         steps = int(self.trainer.estimated_stepping_batches)
         if self.trainer.max_steps > 0:
             steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
+        built = self.build_optimisers(steps)
+        return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
+
+    def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
+        """One of the generator and one of the discriminator."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batch_size = data.batch_size * self.trainer.world_size
         slower = self.optimiser.times(self.discriminator_factor)
         rates = {self.fused: self.optimiser, self.discriminator: slower}
-        built = [optimiser.build(network, steps, batch_size) for network, optimiser in rates.items()]
-        return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
+        return [optimiser.build(network, steps, batch_size) for network, optimiser in rates.items()]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: a step of the discriminator, then one of the generator."""
