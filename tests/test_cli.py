@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -41,7 +43,7 @@ def run(root, tmp_path):
     data.setup()
     net = fuse(models.create("rooms-unet", classes=2), data.channels).eval()
     folder = tmp_path / "run"
-    facts = {"seconds": 1.0, "epochs": 1, "seed": 0}
+    facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "selected_on": f"{root.name}/val"}
     save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder / "model")
     settings = {"class_path": "polymodal.data.FolderData", "init_args": {"root": str(root), "eval_batch_size": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": settings}))
@@ -163,7 +165,21 @@ def test_validate_scores_a_run_on_its_data_or_on_another_copy(run, root, tmp_pat
     assert "no such data set" in refused(capsys, "validate", run)
     assert not (run / "scores.val.json").exists()
     assert main(["validate", str(run), "--root", str(tmp_path / "moved")]) == 0
-    assert json.loads((run / "scores.val.json").read_text())["split"] == "val"
+    own = (run / "scores.val.json").read_bytes()
+    assert json.loads(own)["split"] == "val"
+
+    # The same depth in tenths of a millimetre, in a data set of another name.
+    other = shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    edit(other, lambda content: content.update(name="an other"))
+    edit(other, lambda content: content["modalities"]["depth"].update(scale=0.0001))
+    for file in (other / "depth").iterdir():
+        Image.fromarray(10 * np.asarray(Image.open(file))).save(file)
+    assert main(["validate", str(run), "--root", str(other)]) == 0
+    scores = json.loads((run / "scores.val.an-other.json").read_text())["predictions"]
+    assert scores == json.loads(own)["predictions"]
+    assert (run / "scores.val.json").read_bytes() == own
+    edit(other, lambda content: content["modalities"]["depth"].update(unit="mm"))
+    assert "depth: its unit is 'mm'" in refused(capsys, "validate", run, "--root", other)
 
 
 def test_validate_refuses_what_is_no_run_and_other_classes(run, root, tmp_path, capsys):

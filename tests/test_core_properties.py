@@ -529,6 +529,23 @@ def test_private_stems_in_subsets(present):
         assert_equal(part.per_modality[name], whole.per_modality[name], TOLERANCE, name)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_beside_a_private_stem_an_image_of_other_channels_is_refused(count):
+    """Else missing channels become zeros and further ones are dropped, and nobody is told."""
+    net = fuse(plain_segmenter(0), {"rgb": None, "bands": 5}, stems={"bands": "private"})
+    bands = torch.zeros(2, 5, 16, 16).double()
+    net({"rgb": torch.zeros(2, 3, 16, 16).double(), "bands": bands})
+    with pytest.raises(DataError, match=r"'rgb': expected an image \(batch, 3, height, width\)"):
+        net({"rgb": torch.zeros(2, count, 16, 16).double(), "bands": bands})
+
+
+def test_one_modality_reports_no_exchange():
+    """Else its run says that all channels were exchanged, with nobody."""
+    net = fuse(plain_segmenter(0), {"rgb": 3}, Exchange(2.0, penalty=1e-3))
+    assert all(share == 0 for site in net.exchanged().values() for share in site.values())
+    assert all(state.keep.all() for state in net.exchange_state().values())
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -677,3 +694,4 @@ def test_inspect_tells_what_would_be_and_what_is():
     assert all(name in after for name in net.modalities)
     refused = str(inspect(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm3d(4))))
     assert "BatchNorm3d" in refused
+    assert "is multimodal already" in str(inspect(net.network))

@@ -94,6 +94,16 @@ def test_what_cannot_be_varied_is_refused_with_a_remedy():
         applied(rooms(), "own", {"data.colour": 1})
 
 
+def test_a_modality_alone_takes_what_is_said_of_it_by_name():
+    """Else a recipe with a stem of depth's own has no row of rgb alone, which has no depth."""
+    recipe_of_names = applied(rooms(), "exchange", {"model.stems": {"depth": "private"}})
+    recipe_of_names["data"]["init_args"]["substitute"] = {"depth": "noise"}
+    alone = {name: applied(recipe_of_names, name, KNOWN[name].overrides) for name in ("rgb-alone", "depth-alone")}
+    assert alone["rgb-alone"]["model"]["init_args"]["stems"] == {}
+    assert alone["rgb-alone"]["data"]["init_args"]["substitute"] == {}
+    assert alone["depth-alone"]["model"]["init_args"]["stems"] == {"depth": "private"}
+
+
 def test_the_recipe_is_not_changed_by_applying_a_method():
     before = yaml.safe_dump(rooms())
     for name, method in KNOWN.items():

@@ -38,8 +38,8 @@ def assert_scores(given_scores: dict, expected: dict) -> None:
         assert given_scores[key] == pytest.approx(value, abs=1e-9), key
 
 
-def count(*batches: tuple[np.ndarray, np.ndarray], classes: int) -> dict:
-    scores = SegmentationScores(["a"], classes, IGNORE)
+def count(*batches: tuple[np.ndarray, np.ndarray], classes: int, ignore: int = IGNORE) -> dict:
+    scores = SegmentationScores(["a"], classes, ignore)
     for prediction, target in batches:
         scores.update("a", torch.from_numpy(prediction), torch.from_numpy(target))
     return scores.compute()["a"]
@@ -81,6 +81,15 @@ def test_a_class_that_is_only_predicted_counts_with_iou_0():
     assert scores["iou"] == [pytest.approx(75.0), 0.0, None]
     assert scores["mean_iou"] == pytest.approx(37.5)
     assert scores["mean_accuracy"] == pytest.approx(75.0)
+
+
+def test_an_ignored_class_costs_the_pixels_that_are_predicted_as_it_and_no_class():
+    """Else one pixel called void, of which there is no truth, takes a whole class from the mean IoU."""
+    target = np.array([[[0, 0, 1, 1], [2, 2, 2, 2]]])
+    prediction = np.array([[[1, 0, 1, 0], [2, 2, 2, 2]]])
+    scores = count((prediction, target), classes=3, ignore=0)
+    assert scores["iou"] == [None, pytest.approx(50.0), pytest.approx(100.0)]
+    assert scores["mean_iou"] == pytest.approx(75.0)
 
 
 def test_logits_and_labels_are_counted_alike_and_predictions_apart():

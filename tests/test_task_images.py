@@ -28,6 +28,14 @@ def test_depth_is_written_in_the_units_of_its_files():
     assert as_picture(image).tolist() == [[[0, 128, 255]]]
 
 
+@pytest.mark.parametrize(("invalid", "stored"), [(0, [1, 100, 255]), (255, [0, 100, 254]), (100, [0, 101, 255])])
+def test_a_prediction_never_says_that_nothing_was_measured(invalid, stored):
+    """If this breaks, who reads predicted depth back loses pixels without a word."""
+    depth = target("depth", bits=8, invalid=invalid, range=(0.0, 255.0))
+    image = torch.tensor([[[-1.0, 2 * 100 / 255 - 1, 1.0]]])
+    assert np.asarray(as_file(image, depth)).tolist() == [stored]
+
+
 @pytest.mark.parametrize(
     ("spec", "step"),
     [

@@ -147,3 +147,9 @@ def test_a_useless_exchange_is_said_with_what_to_do(value, text):
             scale.fill_(value)
     with pytest.warns(UserWarning, match=text):
         warn_of_useless_exchange(net)
+
+
+def test_a_single_class_is_refused_before_anything_trains():
+    """Else the first validation ends in an index error, an epoch later."""
+    with pytest.raises(ConfigError, match=r"own: target.classes: there is one class"):
+        task(data={"num_classes": 1, "root": "own"})

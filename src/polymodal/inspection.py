@@ -113,8 +113,8 @@ def inspect(network: nn.Module) -> Inspection:
         check_norms(network)
     except FusionError as error:
         refusal = str(error)
-    sites = spatial_norms(network)
     candidates = {n: m for n, m in network.named_modules() if can_be_private(m)}
+    sites = [name for name in spatial_norms(network) if name in candidates]
     return Inspection(
         type(network).__name__,
         (),

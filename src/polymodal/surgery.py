@@ -84,6 +84,9 @@ def fuse(
     first_conv, conv = _first_convolution(model)
     channels = _checked_channels(modalities, names)
     private_stems = _private_stems(stems, channels, first_conv, conv)
+    if private_stems:
+        # Beside a wider modality an image is filled up with zeros, so the network cannot say any more what it takes.
+        channels = {name: count or conv.in_channels for name, count in channels.items()}
     places = method.find_sites(model, sites)
     if method.needs_private_norms and norms == "shared":
         raise FusionError(

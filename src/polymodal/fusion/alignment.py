@@ -7,7 +7,7 @@ Source: the maximum mean discrepancy of Gretton et al., "A Kernel Two-Sample Tes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Alignment(Fusion):
         """The weighted Σ_sites Σ_pairs MMD² of the last forward pass in training, a scalar; 0 before any."""
         total = super().loss(network, sites)
         for site in sites:
-            for one, other in combinations(_watch(network, site).take(), 2):
+            for one, other in combinations(_watch(network, site).seen(), 2):
                 total = total + functional.mmd(one, other)
         return self.weight * total
 
@@ -80,19 +80,23 @@ class Watch(nn.Module):
         self.roster = roster
         self._seen: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What was noted belongs to a graph, which can be neither copied nor saved.
+        return {**super().__getstate__(), "_seen": None}
+
     def forward(self, x: Tensor) -> Tensor:
         """Folded features `(B*K, C, H, W)`, as they are."""
+        self._seen = None
         if self.training and self.roster.fusing and torch.is_grad_enabled():
             size = (min(GRID, x.shape[2]), min(GRID, x.shape[3]))
             self._seen = functional.unfold(F.adaptive_avg_pool2d(x.float(), size), len(self.roster.present))
         return x
 
-    def take(self) -> list[Tensor]:
-        """The noted features of each present modality, `(B * places, C)`; they are forgotten by this."""
-        seen, self._seen = self._seen, None
-        if seen is None:
+    def seen(self) -> list[Tensor]:
+        """The features of each present modality, `(B * places, C)`; none after a forward pass that was no training."""
+        if self._seen is None:
             return []
-        return [modality.movedim(1, -1).flatten(0, 2) for modality in seen.unbind(1)]
+        return [modality.movedim(1, -1).flatten(0, 2) for modality in self._seen.unbind(1)]
 
 
 def _watch(network: nn.Module, site: str) -> Watch:

@@ -78,7 +78,9 @@ class ChannelFusion(Fusion):
         }
 
     def allowed(self, part: Tensor) -> Tensor:
-        """Where exchanging is allowed, `(M, C)`, from the parts `(M, C)`."""
+        """Where exchanging is allowed, `(M, C)`, from the parts `(M, C)`; nowhere with M = 1."""
+        if part.shape[0] == 1:
+            return torch.zeros_like(part)
         return part if self.within == "part" else torch.ones_like(part)
 
 

@@ -22,7 +22,7 @@ class Scores(TypedDict):
     iou: list[float | None]
 
 
-def scores_of(matrix: Tensor) -> Scores:
+def scores_of(matrix: Tensor, ignored: int | None = None) -> Scores:
     """Scores of one confusion matrix (Long et al. 2015, section 5).
 
     With n_ij the pixels of class i predicted as j, t_i = sum_j n_ij and p_j = sum_i n_ij:
@@ -32,6 +32,7 @@ def scores_of(matrix: Tensor) -> Scores:
 
     Args:
         matrix: (classes, classes) pixel counts, rows are the truth, columns the prediction.
+        ignored: A class that no truth can have. What is predicted as it is wrong, and it has no IoU itself.
 
     Returns:
         The scores in per cent; a class absent from truth and prediction has the IoU None and counts in no mean.
@@ -46,6 +47,8 @@ def scores_of(matrix: Tensor) -> Scores:
         raise DataError("no labelled pixel was seen, so there is nothing to score: every target pixel is ignored")
     union = truth + predicted - hits
     present = union > 0
+    if ignored is not None and 0 <= ignored < len(present):
+        present[ignored] = False
     iou = hits / union.clamp(min=1)
     return Scores(
         pixel_accuracy=100 * (hits.sum() / total).item(),
@@ -62,12 +65,13 @@ class SegmentationScores(torch.nn.Module):
     Args:
         names: The predictions that are scored, for example the modalities and "ensemble".
         num_classes: The number of classes.
-        ignore: The target value of pixels that do not count.
+        ignore: The target value of pixels that do not count; it may be the number of a class.
     """
 
     def __init__(self, names: list[str], num_classes: int, ignore: int | None = 255) -> None:
         super().__init__()
         self.names = list(names)
+        self.ignore = ignore
         # By number, as a prediction may have a name that no module attribute can have.
         self.matrices = torch.nn.ModuleList(
             MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False) for _ in self.names
@@ -93,7 +97,7 @@ class SegmentationScores(torch.nn.Module):
         Raises:
             DataError: Nothing, or nothing but ignored pixels, was counted.
         """
-        return {name: scores_of(matrix.compute()) for name, matrix in self._named().items()}
+        return {name: scores_of(matrix.compute(), self.ignore) for name, matrix in self._named().items()}
 
     def reset(self) -> None:
         """Forget what was counted."""

@@ -1,5 +1,6 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -48,12 +49,14 @@ def score_split(
     split: str,
     folder: Path,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    elsewhere: str = "",
 ) -> dict[str, Any]:
     """Evaluate a model folder on a split and write `scores.<split>.json`.
 
     Labels are predicted at their own resolution; images are scored at that of the inputs.
 
-    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
+    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`, and
+    so do those on another data set.
 
     Args:
         model: The model folder.
@@ -61,6 +64,7 @@ def score_split(
         split: "val" or "test".
         folder: The run folder that the scores are written to.
         protocol: How it is tested.
+        elsewhere: The name of the data set when it is not the one that the model was trained with.
 
     Returns:
         What was written.
@@ -103,7 +107,8 @@ def score_split(
         "network": config["network"]["name"],
         "fusion": net.fusion.name,
     }
-    write_json(folder / f"{'.'.join(filter(None, ('scores', split, protocol.name)))}.json", facts)
+    parts = ("scores", split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
+    write_json(folder / f"{'.'.join(filter(None, parts))}.json", facts)
     return facts
 
 

@@ -54,7 +54,8 @@ def as_picture(image: Tensor) -> np.ndarray:
 def as_file(image: Tensor, target: TargetSpec) -> Image.Image:
     """A predicted image as a PNG file of the target holds it: in the same units, with `stored_bits`.
 
-    Depth and raw values are divided by the scale; a prediction never takes the value that means no measurement.
+    Depth and raw values are divided by the scale. A prediction that would take the value that means no measurement, in
+    all channels, takes the next one.
 
     Args:
         image: (C, H, W) from -1 to 1.
@@ -67,7 +68,10 @@ def as_file(image: Tensor, target: TargetSpec) -> Image.Image:
         stored = values / target.scale
     else:
         stored = ((values + 1) / 2 if target.kind == "normal" else values) * largest
-    stored = stored.round().clamp(1 if target.kind in ("depth", "raw") and target.invalid == 0 else 0, largest)
+    stored = stored.round().clamp(0, largest)
+    if target.invalid is not None and 0 <= target.invalid <= largest:
+        unmeasured = (stored == target.invalid).all(0)
+        stored = torch.where(unmeasured, target.invalid + (1 if target.invalid < largest else -1), stored)
     pixels = stored.numpy().astype(np.uint16 if bits == 16 else np.uint8)
     return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1))
 

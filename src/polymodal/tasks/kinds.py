@@ -112,7 +112,7 @@ class Labels(Kind):
     @property
     def _small(self) -> type[np.generic]:
         ignore = self.target.ignore
-        return np.uint8 if max(len(self.target.classes) - 1, ignore) < 256 and ignore >= 0 else np.int16
+        return np.uint8 if max(len(self.target.classes) - 1, ignore) < 256 and ignore >= 0 else np.int32
 
 
 class Images(Kind):

@@ -243,6 +243,11 @@ def applied(recipe: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) 
         if last not in place:
             raise ConfigError(f"method {name!r} needs the setting {setting}, which the recipe's model or data lacks.")
         place[last] = copy.deepcopy(value)
+    if "data.modalities" in overrides:
+        for *path, last in (("model", "stems"), ("data", "substitute")):
+            place = _place(changed, path, name)
+            if isinstance(place.get(last), dict):  # what is said by name, of those that are left
+                place[last] = {key: value for key, value in place[last].items() if key in overrides["data.modalities"]}
     return changed
 
 

@@ -96,6 +96,11 @@ class Segmentation(Task):
                 'batch size 1 with statistics "batch": a norm learns nothing from a single sample. '
                 "Use --data.batch_size 2 or more, or --model.statistics frozen with pretrained weights."
             )
+        if data.num_classes == 1:
+            raise ConfigError(
+                f"{data.root}: target.classes: there is one class, and every pixel of a prediction would be it. Name "
+                "what the others are, too, for example background."
+            )
         self.target = data.target
         self.arguments = {**self.network_args, "classes": data.num_classes}
         if self.weights == "imagenet":

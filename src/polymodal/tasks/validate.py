@@ -1,5 +1,6 @@
 """A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polymodal import checkpoint
-from polymodal.data import FolderData
+from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.errors import ConfigError
 from polymodal.tasks.evaluation import score_split
 from polymodal.tasks.predict import model_folder, read_model_description
@@ -30,7 +31,8 @@ def validate(
 ) -> dict[str, Any]:
     """Score a run's model, print the scores and write them to `scores.<split>.json` in its folder.
 
-    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`.
+    The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`, and
+    so do those on another data set than the run's, `scores.<split>.<data set>.json`.
 
     Args:
         run: The run folder; or a model folder, as `import-cen` writes it, when `root` is given.
@@ -42,12 +44,14 @@ def validate(
         What was written.
 
     Raises:
-        ConfigError: The folder is no run of a folder data set, or the data set has other classes than the model.
+        ConfigError: The folder is no run of a folder data set, or the data set has other classes or modalities of
+            another kind than the model.
         PolymodalError: The model or the data set cannot be used.
     """
     model = model_folder(run)
     settings = {} if root is not None and model == run else _data_settings(run)
-    inputs, target, size = read_model_description(checkpoint.read_config(model).get("metadata"), model)
+    metadata: Any = checkpoint.read_config(model).get("metadata")
+    inputs, target, size = read_model_description(metadata, model)
     keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
     kept = {key: settings[key] for key in keys if key in settings}
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
@@ -62,11 +66,22 @@ def validate(
         raise ConfigError(
             f"{data.root}: its target is {_described(*image)}; the model of {run} predicts {_described(*wanted)}."
         )
-    # The statistics that the model was trained with, not those of the data at hand.
-    data.inputs = inputs
-    scores = score_split(model, data, split, run, protocol)
+    data.inputs = {name: _as_trained(data.inputs[name], spec, f"{data.root}: {name}") for name, spec in inputs.items()}
+    name = DatasetSpec.load(data.root).name
+    chosen_on = metadata["training"].get("selected_on") if settings else None
+    elsewhere = name if chosen_on and chosen_on.rpartition("/")[0] != name else ""
+    scores = score_split(model, data, split, run, protocol, elsewhere)
     _show(scores, protocol)
     return scores
+
+
+def _as_trained(here: InputSpec, trained: InputSpec, where: str) -> InputSpec:
+    """A modality as the files at hand store it, normalised as in the model's training."""
+    for what in ("kind", "channels", "unit", "classes"):
+        found, wanted = getattr(here, what), getattr(trained, what)
+        if found != wanted and (what != "unit" or (found and wanted)):
+            raise ConfigError(f"{where}: its {what} is {found!r}, and the model was trained with {wanted!r}.")
+    return replace(here, mean=trained.mean, std=trained.std)
 
 
 def _data_settings(run: Path) -> dict[str, Any]:
