@@ -91,6 +91,22 @@ def test_depth_without_measurement(root):
     only(root, "depth/0003.png", "no pixel holds a measurement")
 
 
+def test_depth_that_was_saved_again_with_8_bits(root):
+    with Image.open(root / "depth/0003.png") as file:
+        depth = np.asarray(file)
+    image(root, "depth/0003.png", depth // 256)
+    only(root, "depth/0003.png", "uint8, where the first file has uint16")
+
+
+def test_a_target_in_another_unit_than_its_range(root):
+    """Every pixel would be the largest value, which a network predicts at once, with excellent scores."""
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=1.0, range=[0, 4]))
+    edit(root, lambda d: d.update(target="depth"))
+    defects = [defect for defect in check(root) if not defect.note]
+    assert len(defects) == 9
+    assert "lie beyond the target's range, 0 to 4: is the scale right?" in defects[0].problem
+
+
 def test_class_number_input_out_of_range(root):
     edit(root, lambda d: d["modalities"].update(parts={"folder": "label", "kind": "label", "classes": ["a", "b"]}))
     assert {defect.file for defect in check(root)} == {f"label/{n:04d}.png" for n in range(9)}

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 
 import imagecodecs
 import numpy as np
@@ -106,6 +107,17 @@ def test_damaged_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: cannot be read"):
         read_array(tmp_path / name)
+
+
+def test_a_damaged_member_of_an_archive_is_named(tmp_path):
+    """Else the user sees a traceback of zlib and no file."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth/0.png", bytes(range(256)) * 40)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[60:90] = b"\xff" * 30
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.zip/depth/0.png: cannot be read"):
+        Store(tmp_path / "a.zip").read("depth/0.png")
 
 
 def test_cut_off_file_is_named():

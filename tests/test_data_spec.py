@@ -49,6 +49,8 @@ def test_archive_reads_like_its_folder(root):
         (lambda d: d["modalities"]["rgb"].update(scale=2), ["modalities.rgb", "'scale' for kind image"]),
         (lambda d: d["target"].update(colours=[]), ["target", "did you mean 'colors'?"]),
         (lambda d: d["modalities"]["depth"].update(scale="big"), ["modalities.depth.scale", "a number", "'big' (str)"]),
+        (lambda d: d["modalities"]["depth"].update(scale="1e-3"), ["modalities.depth.scale", "1.0e-3"]),
+        (lambda d: d["modalities"]["rgb"].update(folder="/rgb"), ["modalities.rgb.folder", "from the root"]),
         (lambda d: d["modalities"]["depth"].update(scale=0), ["modalities.depth.scale", "above 0"]),
         (lambda d: d["modalities"]["depth"].update(std=[0]), ["modalities.depth.std", "above 0"]),
         (
@@ -85,6 +87,12 @@ def test_two_modalities_of_one_name_are_refused_with_the_line(root):
     file = root / "dataset.yaml"
     file.write_text(file.read_text().replace("  depth:\n", "  rgb:\n", 1))
     refused(root, "dataset.yaml, line ", "'rgb' is there twice")
+
+
+def test_a_key_that_is_no_name_is_refused_with_the_line(root):
+    file = root / "dataset.yaml"
+    file.write_text(file.read_text().replace("  depth:\n", "  ? [depth]\n  :\n", 1))
+    refused(root, "dataset.yaml, line ", "a key is a list or a mapping")
 
 
 def test_empty_split_is_refused(root):

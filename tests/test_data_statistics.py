@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fixtures_data import make_archive, make_folder
+from fixtures_data import edit, make_archive, make_folder
 from polymodal.data import DatasetSpec, FolderDataset
 from polymodal.data.statistics import compute, input_specs, write
 from polymodal.errors import DataError
@@ -42,6 +42,16 @@ def test_written_figures_are_used(root):
     pixels = np.concatenate([data[i]["inputs"]["rgb"].flatten(1).numpy() for i in range(6)], 1)
     assert pixels.mean(1) == pytest.approx(np.zeros(3), abs=1e-4)
     assert pixels.std(1) == pytest.approx(np.ones(3), abs=1e-4)
+
+
+def test_figures_of_another_scale_are_refused(root):
+    """Else who corrects the scale afterwards trains on a modality that is a constant."""
+    write(compute(root), root)
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=1.0))
+    with pytest.raises(DataError, match=r"statistics.json: depth: was measured with the scale 0.001, and .* says 1"):
+        input_specs(DatasetSpec.load(root), ["rgb", "depth"])
+    edit(root, lambda d: d["modalities"]["depth"].update(mean=2000, std=700))  # now they are not needed
+    assert input_specs(DatasetSpec.load(root), ["depth"])["depth"].mean == (2000,)
 
 
 def test_archive_needs_an_output_and_reads_it_from_inside(root, tmp_path):

@@ -25,6 +25,7 @@ from polymodal.data.geometry import (
     reshading,
     texture_edges,
 )
+from polymodal.data.statistics import compute, write
 from polymodal.errors import DataError
 
 CAMERA = Camera(80.0, 78.0, 31.0, 25.0)
@@ -264,6 +265,13 @@ def test_command_writes_a_data_set_of_many_domains(root, tmp_path, archive, caps
         assert sample["valid"][name].any(), name
     assert sample["valid"]["edge_texture"].all()
     assert (out / "rgb/0003.jpg").read_bytes() == (root / "rgb/0003.jpg").read_bytes()
+
+
+def test_what_was_measured_of_the_source_goes_with_it(root, tmp_path):
+    """Else the same images are normalised by other figures, and runs on source and derived set cannot be compared."""
+    write(compute(root), root)
+    derive(root, tmp_path / "out", ["normal"])
+    assert FolderDataset(tmp_path / "out", "train").inputs["rgb"] == FolderDataset(root, "train").inputs["rgb"]
 
 
 def test_domains_that_are_there_are_not_derived_again(root, tmp_path):

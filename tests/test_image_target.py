@@ -161,6 +161,9 @@ def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
     edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image", "range": [-3, 7]}))
     refused("PNG files, which cannot hold .* kind image in float32")
     edit(root, lambda d: d["modalities"]["bands"].pop("range"))
+    refused(r"bands/0000.npy: its values reach .*, and images in float32 count from 0 to 1")
+    for file in (root / "bands").iterdir():
+        np.save(file, np.clip(np.load(file), 0, 1))
     assert FolderDataset(root, "train", target="bands").target.channels == 4
     edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "raw", "range": [0, 10]}))
     for file in (root / "bands").iterdir():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -125,6 +126,16 @@ def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path
     with pytest.raises(CheckpointError, match=r"other.pth' do not fit the encoder.*another architecture"):
         models.load_encoder_weights(target, str(path))
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_weights_of_a_deeper_network_are_refused(tmp_path):
+    """All tensors of the shallower one are there, in the same shapes: half of a network would be loaded, unnoticed."""
+    path = tmp_path / "weights.pth"
+    torch.save(torchvision.models.resnet34().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"weights.pth' are those of a deeper network: they have layer1.2"):
+        models.load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path))
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    assert models.load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path)) == 120
 
 
 class Bomb:

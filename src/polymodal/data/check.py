@@ -43,15 +43,15 @@ def check(root: str | Path) -> list[Defect]:
     """
     spec = DatasetSpec.load(root)
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
-    channels: dict[str, int] = {}
+    first: dict[str, np.ndarray] = {}
     defects = list(_repeated_keys(spec))
     for key in track(keys, "checking"):
-        defects += _sample(spec, key, channels)
+        defects += _sample(spec, key, first)
     return [*defects, *_unused_files(spec, keys)]
 
 
-def _sample(spec: DatasetSpec, key: str, channels: dict[str, int]) -> Iterator[Defect]:
-    """The defects of one sample's files; `channels` remembers those of each modality's first file."""
+def _sample(spec: DatasetSpec, key: str, first: dict[str, np.ndarray]) -> Iterator[Defect]:
+    """The defects of one sample's files; `first` remembers a pixel of each modality's first file."""
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
         try:
@@ -64,7 +64,7 @@ def _sample(spec: DatasetSpec, key: str, channels: dict[str, int]) -> Iterator[D
             if name is None and modality.kind == "label":
                 problems = _label_problems(raw, spec.target, file)
             else:
-                problems = _image_problems(raw, modality, channels.setdefault(name or "", raw.shape[0]), file)
+                problems = _image_problems(raw, modality, first.setdefault(name or "", raw[:, :1, :1].copy()), file)
             yield from (Defect(file, problem) for problem in problems)
             sizes[file] = raw.shape[1:]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
@@ -78,9 +78,11 @@ def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpe
     return [*inputs, (None, spec.target)]
 
 
-def _image_problems(raw: np.ndarray, modality: ModalitySpec | TargetSpec, channels: int, file: str) -> Iterator[str]:
+def _image_problems(
+    raw: np.ndarray, modality: ModalitySpec | TargetSpec, first: np.ndarray, file: str
+) -> Iterator[str]:
     """The defects of an input's file, or of a target's that is an image."""
-    channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, channels)
+    channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec(
         modality.kind,
         channels,
@@ -90,14 +92,21 @@ def _image_problems(raw: np.ndarray, modality: ModalitySpec | TargetSpec, channe
         classes=modality.classes,
         bits=modality.bits,
     )
-    _, valid = to_values(raw, spec, file)
+    values, valid = to_values(raw, spec, file)
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
+    if modality.kind in ("depth", "raw") and raw.dtype != first.dtype:
+        yield f"{raw.dtype}, where the first file has {first.dtype}: were its values cut to 8 bits?"
     if not valid.any():
         yield "no pixel holds a measurement."
     elif modality.kind != "label" and (raw == raw.flat[0]).all():
         yield f"constant: every value is {raw.flat[0]}."
+    elif isinstance(modality, TargetSpec) and modality.range is not None:
+        low, high = modality.range
+        beyond = ((values < low) | (values > high)).any(0)[valid[0]].float().mean().item()
+        if beyond > 0.5:
+            yield f"{beyond:.0%} of the pixels lie beyond the target's range, {low:g} to {high:g}: is the scale right?"
 
 
 def _label_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:

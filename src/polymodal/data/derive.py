@@ -33,6 +33,7 @@ from polymodal.data.geometry import (
 from polymodal.data.inputs import InputSpec, to_values
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.errors import DataError
 
 RECORD = "derived.json"
@@ -251,7 +252,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
-    """The splits and dataset.yaml: that of the source, and every domain that the folder now has."""
+    """The splits, what was measured, and dataset.yaml: that of the source, and every domain that the folder now has."""
     content = yaml.safe_load(spec.store.read(FILE).decode("utf-8-sig"))
     begun = yaml.safe_load((out / FILE).read_text(encoding="utf-8"))["modalities"] if (out / FILE).exists() else {}
     for name, domain in DOMAINS.items():
@@ -260,5 +261,7 @@ def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
     for split, keys in spec.splits.items():
         write_file(out / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in keys).encode())
         content["splits"][split] = f"splits/{split}.txt"
+    if spec.store.exists(STATISTICS_FILE) and not (out / STATISTICS_FILE).exists():
+        write_file(out / STATISTICS_FILE, spec.store.read(STATISTICS_FILE))
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
     write_file(out / FILE, text.encode())

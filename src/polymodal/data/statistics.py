@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,17 @@ SETUP_SAMPLES = 200
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation of each channel, in scaled values, over all pixels with a measurement."""
+    """Mean and standard deviation of each channel, in scaled values, over all pixels with a measurement.
+
+    Args:
+        mean: Of each channel.
+        std: Of each channel.
+        scale: The factor by which stored values were multiplied; None where that is not known.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: float | None = None
 
 
 def compute(root: str | Path) -> dict[str, Moments]:
@@ -62,7 +69,7 @@ def write(statistics: dict[str, Moments], root: str | Path, output: str | Path |
             f"and put it into the archive as {STATISTICS_FILE}, beside {FILE}."
         )
     path = Path(output) if output is not None else root / STATISTICS_FILE
-    values = {name: {"mean": list(moments.mean), "std": list(moments.std)} for name, moments in statistics.items()}
+    values = {name: asdict(moments) for name, moments in statistics.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
@@ -113,6 +120,11 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
         if name in kept:
             where = f"{spec.store.where(STATISTICS_FILE)}: {name}"
             measured = kept[name]
+            if measured.scale not in (None, modality.scale):
+                raise DataError(
+                    f"{where}: was measured with the scale {measured.scale:g}, and {FILE} says {modality.scale:g}. Run "
+                    "`polymodal data stats` again, or remove the file."
+                )
         elif modality.kind == "image" and channels == 3 and raw.dtype == np.uint8:
             measured = Moments(IMAGENET_MEAN, IMAGENET_STD)
         else:
@@ -151,7 +163,7 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
     # A channel without any variation carries nothing; dividing it by 1 keeps it finite.
     std = torch.where(std > 1e-12, std, 1.0)
-    return Moments(tuple(mean.tolist()), tuple(std.tolist()))
+    return Moments(tuple(mean.tolist()), tuple(std.tolist()), modality.scale)
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
@@ -171,7 +183,11 @@ def _read(spec: DatasetSpec) -> dict[str, Moments]:
     try:
         values: dict[str, Any] = json.loads(spec.store.read(STATISTICS_FILE))
         return {
-            name: Moments(tuple(map(float, moments["mean"])), tuple(map(float, moments["std"])))
+            name: Moments(
+                tuple(map(float, moments["mean"])),
+                tuple(map(float, moments["std"])),
+                float(moments["scale"]) if "scale" in moments else None,
+            )
             for name, moments in values.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

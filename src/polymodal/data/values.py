@@ -1,7 +1,9 @@
 """What a key of `dataset.yaml` may hold: each function returns the value, or says in a ValueError what it expects."""
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,12 +17,16 @@ def text(value: Any) -> str:
 
 
 def folder(value: Any) -> str:
-    """A path, without a slash at its end."""
+    """A path within the data set, without a slash at its end."""
+    if PurePosixPath(text(value)).is_absolute():
+        raise ValueError("a folder from the root of the data set on")
     return text(value).rstrip("/")
 
 
 def number(value: Any) -> float:
     """A number; YAML's yes and no are none."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
+        raise ValueError("a number (for YAML one with an exponent has a point, too: 1.0e-3)")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("a number")
     return float(value)

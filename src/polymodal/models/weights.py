@@ -1,5 +1,7 @@
 """Pretrained encoders: weights from a file or an installed package into a network's encoder."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -37,6 +39,11 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
     pairs = _by_name(given, wanted) or _by_order(given, wanted)
     if pairs is None:
         missing = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
+        if not missing:
+            raise CheckpointError(
+                f"weights {source!r} are those of a deeper network: they have {_further_blocks(given, wanted)[0]} and "
+                "others that the encoder lacks. Choose the weights of the encoder that you named."
+            )
         raise CheckpointError(
             f"weights {source!r} do not fit the encoder: {len(wanted) - len(missing)} of its {len(wanted)} tensors "
             f"match. The first that do not: {', '.join(missing[:5])}. Are they weights of another architecture?"
@@ -96,7 +103,21 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _by_name(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:
     fits = all(name in given and given[name].shape == value.shape for name, value in wanted.items())
-    return {name: given[name] for name in wanted} if fits else None
+    return {name: given[name] for name in wanted} if fits and not _further_blocks(given, wanted) else None
+
+
+def _further_blocks(given: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """The tensors of blocks that a stage lacks: those of a deeper network, whose other tensors may all fit.
+
+    Stages may be left over, such as the last one: their blocks are numbered below them.
+    """
+    known = {name[: match.end()] for name in wanted for match in re.finditer(r"\.", name)}
+    return [
+        name
+        for name in given
+        for match in re.finditer(r"(?<=\.)[a-z]*\d+\.(?!.*\.\d+\.)", name)
+        if name[: match.start()] in known and name[: match.end()] not in known
+    ]
 
 
 def _by_order(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:

@@ -51,7 +51,8 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     Writes at the size of the files, of a class map, `<stem>_<prediction>.png`, the class numbers with 8 bits (16 for
     more than 256 classes), and `<stem>_<prediction>_overlay.png`, a picture for people; of an image,
     `<stem>_<prediction>.png` as the files of the target are stored, and for depth or raw values
-    `<stem>_<prediction>_picture.png`. Every file is read and checked before the first one is written.
+    `<stem>_<prediction>_picture.png`. Every file is read and checked before the first one is written; a scene of a size
+    that the network cannot take is refused in its turn, by name.
 
     Args:
         model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
@@ -93,7 +94,11 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         raw = _read(scene, specs)
         tensors = _tensors(raw, scene, specs, size)
         picture = _picture(raw, scene, specs)
-        for name, logits in run({name: image[None] for name, image in tensors.items()}, picture.shape[:2]).items():
+        try:
+            predictions = run({name: image[None] for name, image in tensors.items()}, picture.shape[:2])
+        except DataError as error:
+            raise DataError(f"{scene.stem}: {error}") from error
+        for name, logits in predictions.items():
             for suffix, image in kind_of(target).files(logits, picture, title=name).items():
                 written.append(_write(image, out / f"{scene.stem}_{name}{suffix}.png"))
     return written
