@@ -96,8 +96,8 @@ def _image_problems(
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
-    if modality.kind in ("depth", "raw") and raw.dtype != first.dtype:
-        yield f"{raw.dtype}, where the first file has {first.dtype}: were its values cut to 8 bits?"
+    if modality.kind in ("depth", "raw") and {raw.dtype.name, first.dtype.name} == {"uint8", "uint16"}:
+        yield f"{raw.dtype}, where the first file has {first.dtype}: its values cannot mean the same."
     if not valid.any():
         yield "no pixel holds a measurement."
     elif modality.kind != "label" and (raw == raw.flat[0]).all():

@@ -72,8 +72,8 @@ class Store:
             return self._open().read(file) if self.is_archive else (self.path / file).read_bytes()
         except (KeyError, FileNotFoundError) as error:
             raise DataError(f"{self.where(file)}: there is no such file.") from error
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            # The last two: an encrypted member, and a compression that Python does not know.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            # The last one: an encrypted member, or a compression that Python does not know.
             raise DataError(f"{self.where(file)}: cannot be read ({error}).") from error
 
     def keys(self, folder: str) -> dict[str, tuple[str, ...]]:

@@ -46,7 +46,7 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
             f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
             "`scale` declares, such as 0.001."
         )
-    if target.kind == "image" and raw.dtype.kind == "f" and (most := np.nanmax(raw, initial=0)) > 1:
+    if target.kind == "image" and raw.dtype.kind == "f" and (most := np.nanmax(raw, initial=0)) > 1.01:
         raise DataError(
             f"{spec.store.where(file)}: its values reach {most:g}, and images in {raw.dtype} count from 0 to 1. Divide "
             "them, or store them with 8 or 16 bits."
