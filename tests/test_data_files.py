@@ -148,7 +148,7 @@ def test_store_finds_files_below_folders_and_refuses_doubles(tmp_path):
     (root / "rgb/0001.PNG").write_bytes(b"")
     (root / "rgb/notes.txt").write_text("")
     for store in (Store(root), Store(make_archive(root))):
-        assert store.find("rgb", "town/a.b") == "rgb/town/a.b.jpg"
+        assert store.find("rgb", "town/a.b") == store.find(".", "rgb/town/a.b") == "rgb/town/a.b.jpg"
         assert "notes" not in store.keys("rgb")
         assert not store.keys("nothing")
         with pytest.raises(DataError, match=r"rgb: two files for the key '0001': 0001.PNG and 0001.jpg"):

@@ -173,7 +173,8 @@ class Multimodal(nn.Module):
         Args:
             inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
             subset: Allow some of the modalities to be absent. An absent one exchanges nothing, and the others' ensemble
-                weights are scaled to sum to one.
+                weights are scaled to sum to one. Train on a subset without gradient checkpointing, which runs layers
+                again when all modalities are present again.
 
         Returns:
             The predictions of the modalities that are present, their ensemble and its weights.

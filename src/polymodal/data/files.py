@@ -117,7 +117,7 @@ class Store:
 
     def _walk(self, folder: str) -> Iterable[str]:
         if self.is_archive:
-            prefix = f"{PurePosixPath(folder)}/"
+            prefix = "" if folder == "." else f"{PurePosixPath(folder)}/"
             yield from (name for name in self._names if name.startswith(prefix) and not name.endswith("/"))
             return
         for parent, _, names in os.walk(self.path / folder, followlinks=True):
