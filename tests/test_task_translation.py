@@ -305,9 +305,12 @@ def test_a_score_is_printed_with_its_extractor(capsys):
     from polymodal.tasks.protocol import Protocol
     from polymodal.tasks.validate import _show
 
-    predictions = {"rgb": {"FID[lite0]": 1.0}}
+    scores = ("MAE", "MSE", "PSNR", "SSIM", "FID[lite0]", "KID[lite0]")
+    predictions = {"texture_edge": dict.fromkeys(scores, 1.0)}
     _show({"samples": 2, "split": "test", "classes": [], "scored_on": "a", "predictions": predictions}, Protocol())
-    assert "FID[lite0]" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*predictions, *scores)), "cut short"
+    assert "logits" not in shown
 
 
 @pytest.mark.parametrize("fusion", [None, Exchange(), Asymmetric()], ids=["none", "exchange", "asymmetric"])

@@ -7,8 +7,9 @@
 Needs what `pip install polymodal[render]` brings: Mitsuba 3.9 or newer (a wheel, no GPU, no LLVM) and Pillow.
 
 A room is drawn from the seed and its number alone, so scene 7 of seed 0 is the same room at any size and in any run.
-The archive has the folder layout of every polymodal data set and can be used as it is or unpacked. Same arguments and
-same library versions give the same bytes.
+The archive has the folder layout of every polymodal data set and can be used as it is or unpacked; the set is named
+after the file, so that scores on two of them are kept apart. Same arguments and same library versions give the same
+bytes.
 
 What a scene tests: furniture wears random colours, sometimes the pattern of the wall or floor behind it, and sometimes
 is only a poster of furniture: shape tells, colour does not. Rugs, pictures, doors and windows lie flat: colour tells,
@@ -58,10 +59,10 @@ FOLDERS: dict[str, dict[str, object]] = {
 QUALITY = {"rgb": 88, "reshading": 85, "texture_edge": 65}  # the modalities kept as JPEG
 
 
-def description(splits: list[str]) -> str:
+def description(name: str, splits: list[str]) -> str:
     """The text of `dataset.yaml`."""
     content = {
-        "name": "rooms",
+        "name": name,
         "modalities": {name: {"folder": name, **rest} for name, rest in FOLDERS.items()},
         "target": {
             "folder": "label",
@@ -117,9 +118,11 @@ def files(number: int, seed: int, size: tuple[int, int]) -> list[tuple[str, byte
     return [(f"{name}/{number:04d}.{ending}", content) for name, (ending, content) in sorted(encoded.items())]
 
 
-def contents(counts: dict[str, int], seed: int, size: tuple[int, int], workers: int) -> Iterator[tuple[str, bytes]]:
+def contents(
+    name: str, counts: dict[str, int], seed: int, size: tuple[int, int], workers: int
+) -> Iterator[tuple[str, bytes]]:
     """All files of the archive, in order."""
-    yield "dataset.yaml", description(list(counts)).encode()
+    yield "dataset.yaml", description(name, list(counts)).encode()
     start = 0
     for split, count in counts.items():
         yield f"splits/{split}.txt", "".join(f"{n:04d}\n" for n in range(start, start + count)).encode()
@@ -154,7 +157,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     options = parser.parse_args()
     counts = {"train": options.train, "val": options.val, "test": options.test}
-    write(options.archive, contents(counts, options.seed, tuple(options.size), options.workers))
+    write(options.archive, contents(options.archive.stem, counts, options.seed, tuple(options.size), options.workers))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,17 @@ def _described(kind: str, channels: int, span: tuple[float, float] | None) -> st
 def _show(scores: dict[str, Any], protocol: Protocol) -> None:
     names = SCORES if scores["classes"] else {name: name for name in next(iter(scores["predictions"].values()))}
     unit = ", per cent" if scores["classes"] else ""
-    title = f"{scores['samples']} scenes of {scores['split']}{unit}\n{protocol}"
+    title = f"{scores['samples']} scenes of {scores['split']}{unit}"
+    if scores["classes"]:
+        title += f"\n{protocol}"
     if scores.get("selected_on") == scores["scored_on"]:
         title += "\nthe checkpoint was chosen on the split that is reported"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     table.add_column("prediction")
-    for title in names.values():
-        table.add_column(title, justify="right")
+    for heading in names.values():
+        table.add_column(heading, justify="right")
     for name, values in scores["predictions"].items():
         table.add_row(name, *(f"{values[score]:{'.1f' if scores['classes'] else '.4g'}}" for score in names))
-    # As markup, "FID[lite0]" would be shown without its extractor.
-    Console(markup=False).print(table)
+    # Where no terminal says how wide it is, 80 columns would cut the headings short. As markup, "FID[lite0]" would be
+    # shown without its extractor.
+    Console(width=None if sys.stdout.isatty() else 110, markup=False).print(table)
