@@ -288,3 +288,25 @@ def test_missing_package_and_unknown_extractor_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="expected one of inception, lite0, got 'vgg'"):
         feature_extractor("vgg")
     assert set(features.EXTRACTORS) == {"inception", "lite0"}
+
+
+def test_a_target_may_hold_anything_where_there_is_no_truth():
+    """If this breaks, one NaN in a hole of a depth map makes every score of the set NaN."""
+    target, valid = images(3, 0), torch.ones(3, 1, *images(3, 0).shape[-2:], dtype=torch.bool)
+    valid[0, :, :4] = False
+    results = []
+    for filling in (0.0, torch.nan):
+        scores = ImageScores(["x"], Averages())
+        scores.update("x", images(3, 1), torch.where(valid, target, filling), valid)
+        results.append(scores.compute()["x"]["MAE"])
+    assert results[0] == results[1]
+
+
+def test_a_buffer_that_is_filled_again_is_another_truth():
+    """If this breaks, a loop that reuses its target's memory is given the distance to the first batch."""
+    once, filled = ImageScores(["x"], Averages()), ImageScores(["x"], Averages())
+    buffer = torch.empty_like(images(3, 0))
+    for seed in range(2):
+        once.update("x", images(3, 9 + seed), images(3, seed))
+        filled.update("x", images(3, 9 + seed), buffer.copy_(images(3, seed)))
+    assert once.compute() == filled.compute()

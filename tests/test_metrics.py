@@ -133,3 +133,12 @@ def test_nothing_but_ignored_pixels_says_so_instead_of_nan():
     scores.update("a", torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), IGNORE))
     with pytest.raises(DataError, match="no labelled pixel"):
         scores.compute()
+
+
+def test_what_cannot_be_counted_is_refused():
+    """If this breaks, a diverged network scores as if it had predicted a class, and other shapes are counted anyhow."""
+    scores = SegmentationScores(["x"], 3)
+    with pytest.raises(DataError, match=r"x: expected labels of the target's shape \(1, 8, 8\), got \(4, 4, 4\)"):
+        scores.update("x", torch.zeros(4, 4, 4).long(), torch.zeros(1, 8, 8).long())
+    with pytest.raises(DataError, match="x: the prediction holds NaN"):
+        scores.update("x", torch.full((1, 3, 8, 8), torch.nan), torch.zeros(1, 8, 8).long())

