@@ -16,6 +16,7 @@ import torch
 from core_tools import NAMES, assert_equal, assert_same_state, images, randomize_norms, tensors_of
 from polymodal import CheckpointError, Exchange, Multimodal, fuse
 from polymodal.checkpoint import load, read_config, save
+from polymodal.fusion import Aggregation, Alignment
 from polymodal.models import create
 from reference.plain import plain_segmenter
 
@@ -32,7 +33,8 @@ def rooms(**settings: object) -> Multimodal:
     arguments = {"modalities": {"rgb": 3, "depth": 1}, "fusion": Exchange(0.6, 1e-3, "all"), "stems": "private"}
     net = randomize_norms(fuse(plain, **(arguments | settings)))
     with torch.no_grad():
-        net.ensemble.alpha.normal_()
+        for weights in net.ensemble.parameters():  # none where the fusion makes one stream
+            weights.normal_()
     return net.eval()
 
 
@@ -443,3 +445,26 @@ def test_metadata_that_json_does_not_know_changes_nothing(saved):
     with pytest.raises(TypeError):
         save(rooms(), saved, network=ROOMS, metadata={"mean": torch.zeros(3)})
     assert content(saved) == before
+
+
+@pytest.mark.parametrize("statistics", ["frozen", ["encoder.*"]])
+@pytest.mark.parametrize("fusion", [Aggregation(), Alignment()])
+def test_frozen_statistics_come_back_with_a_fusion_that_wraps_layers(fusion, statistics, tmp_path):
+    """If this breaks, a baseline trained by a recipe of the papers can never be loaded."""
+    net = rooms(fusion=fusion, sites="late", statistics=statistics)
+    loaded = load(save(net, tmp_path / "model", network=ROOMS))
+    assert loaded.config() == net.config()
+    assert_equal(predictions(loaded), predictions(net), 0.0)
+
+
+def test_every_tensor_keeps_its_own_precision(tmp_path):
+    """If this breaks, a model with convolutions in bfloat16 and norms in float32 comes back in one of them."""
+    net = rooms()
+    for module in net.network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.bfloat16()
+    loaded = load(save(net, tmp_path / "model", network=ROOMS))
+    assert {key: value.dtype for key, value in loaded.state_dict().items()} == {
+        key: value.dtype for key, value in net.state_dict().items()
+    }
+    assert_same_state(loaded, net)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from core_tools import NAMES, assert_equal, assert_same_state, images, plain_of, randomize_norms, tensors_of
 from polymodal import DataError, Exchange, FusionError, Multimodal, fuse, inspect
 from polymodal import functional as pm
+from polymodal.fusion import Alignment
 from reference.plain import SITES, plain_segmenter
 
 modalities = st.integers(1, 4)
@@ -413,6 +414,60 @@ def test_a_norm_used_twice_stays_one_norm():
         assert_equal(net(inputs).per_modality[name], own(image), TOLERANCE, name)
 
 
+def test_a_norm_leaves_its_statistics_alone_when_it_was_told_to():
+    """If this breaks, a network whose tracking was switched off later is normalised by other statistics once fused."""
+    plain = randomize_norms(small()).double()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    inputs = images(NAMES[:2], 3, 3, 9, 9)
+    alone = {name: copy.deepcopy(plain) for name in inputs}
+    net = fuse(plain, NAMES[:2], fusion=None)
+    for training in (True, False):
+        outputs = {name: network.train(training)(inputs[name]) for name, network in alone.items()}
+        assert_equal(net.train(training)(inputs).per_modality, outputs, TOLERANCE, str(training))
+
+
+def test_a_cumulative_average_over_some_modalities_is_refused():
+    """If this breaks, the running mean of a modality that was absent becomes a fraction of what it should be."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None)).double()
+    net = fuse(plain, NAMES[:2], None).train()
+    net(images(NAMES[:2], 2, 3, 5, 5))
+    with pytest.raises(FusionError, match=r"'1'.*momentum=None.*momentum, such as 0\.1"):
+        net(images(["rgb"], 2, 3, 5, 5), subset=True)
+    net.eval()(images(["rgb"], 2, 3, 5, 5), subset=True)
+
+
+def test_overlapping_subsets_leave_no_modality_behind():
+    """If this breaks, two threads of a server that overlap once make the network drop a modality for good."""
+    net = fused(3, Exchange(0.6))
+    first, second = net.roster.only([0]), net.roster.only([1])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert net.roster.complete
+
+
+@pytest.mark.parametrize("kind", ["list", "parametrized", "vector", "copy"])
+def test_what_would_be_lost_with_a_norm_is_refused(kind):
+    """If this breaks, statistics are mixed, or a network fails inside PyTorch."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    settings = {}
+    if kind == "list":
+        plain.norms, message = [plain[1]], "'1'.*plain list"
+    elif kind == "parametrized":
+        nn.utils.parametrize.register_parametrization(plain[1], "weight", nn.Identity())
+        message = "'1'.*parametrizations"
+    elif kind == "copy":
+        plain.last, message = (plain[0].weight * 2), "cannot be copied.*inplace=True"
+    else:
+        plain.append(nn.SyncBatchNorm(4))  # as convert_sync_batchnorm makes it of a BatchNorm1d
+        message = r"'4'.*shape \(4, 4\)"
+    with pytest.raises(FusionError, match=message):
+        fuse(plain, NAMES[:2], None, **settings)(images(NAMES[:2], 2, 3, 9, 9, dtype=torch.float32))
+
+
 def test_fusing_twice_is_refused():
     """If this breaks, fusing a fused network nests modalities and fails later with a riddle."""
     net = fuse(plain_segmenter(0), NAMES[:2])
@@ -559,6 +614,8 @@ def test_one_modality_reports_no_exchange():
         (["rgb", ""], "''"),
         (["rgb", 3], "3"),
         ("rgb", r"\['rgb'\]|\[\"rgb\"\]"),
+        ({"rgb"}, "expected a list"),  # a set has another order in every process
+        (2, "expected a list"),
         ({"rgb": 3, "depth": 0}, "'depth'.*0"),
         ({"rgb": 3, "depth": True}, "'depth'.*True"),
         ({"rgb": 3, "bands": 4}, "'bands' has 4 channels.*private"),
@@ -589,6 +646,9 @@ def test_any_name_without_a_dot_works(name):
         ({"sites": lambda name, module: False}, "1, 4"),
         ({}, "auto.*1, 4"),  # a plain chain of layers has no residual block
         ({"fusion": "blending"}, "'blending'.*exchange"),
+        ({"sites": None}, "sites: expected.*None"),
+        ({"sites": "4", "stems": None}, "stems: expected.*None"),
+        ({"sites": "4", "statistics": None}, "statistics: expected.*None"),
         ({"sites": "4", "stems": "tile"}, "'tile'"),
         ({"sites": "4", "stems": {"lidar": "private"}}, "'lidar'.*rgb, depth"),
         ({"sites": "4", "norms": "group"}, "'group'"),
@@ -653,6 +713,25 @@ def test_bad_inputs_name_the_modality_and_both_shapes(change, message):
         net(inputs)
 
 
+def test_a_tensor_instead_of_a_dict_is_refused():
+    """If this breaks, all of its values are printed as the name of a modality."""
+    with pytest.raises(DataError, match=r"Expected a dict of images by modality \(rgb, depth\), got a Tensor"):
+        fused(2, Exchange(0.6))(torch.zeros(2, 3, 9, 9))
+
+
+def test_a_scalar_output_is_refused():
+    """If this breaks, a network that returns its loss fails deep inside PyTorch."""
+
+    class WithLoss(nn.Sequential):
+        def forward(self, x):
+            y = super().forward(x)
+            return y, y.mean()
+
+    net = fuse(WithLoss(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), NAMES[:2], None)
+    with pytest.raises(FusionError, match="returned a scalar, such as a loss"):
+        net(images(NAMES[:2], 2, 3, 5, 5, dtype=torch.float32))
+
+
 def test_subset_of_nothing_or_of_the_unknown_is_refused():
     """If this breaks, a typo in a modality's name counts as its absence."""
     net = fused(2, Exchange(0.6))
@@ -692,6 +771,7 @@ def test_inspect_tells_what_would_be_and_what_is():
         assert site in before
         assert site in after
     assert all(name in after for name in net.modalities)
+    assert inspect(fuse(plain, NAMES[:2], Alignment())).norms == inspect(plain).norms
     refused = str(inspect(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm3d(4))))
     assert "BatchNorm3d" in refused
     assert "is multimodal already" in str(inspect(net.network))

@@ -33,6 +33,22 @@ def step(net: Multimodal, samples: slice) -> dict[str, list[Tensor]]:
     return {"outputs": [*(p.detach() for p in predictions), subset], "gradients": gradients, "statistics": statistics}
 
 
+def half(shares: int, rank: int) -> list[Tensor]:
+    """A norm with scales and no shifts, in float16, on one process's share of more pixels than float16 can count."""
+    torch.manual_seed(2)
+    norm = nn.SyncBatchNorm(2)
+    norm.register_parameter("bias", None)
+    net = fuse(nn.Sequential(nn.Conv2d(3, 2, 1), norm), NAMES[:2], None).train()
+    with torch.no_grad():
+        net.network[1].weight.uniform_(0.5, 2)
+    inputs = {
+        name: image.chunk(shares)[rank]
+        for name, image in images(NAMES[:2], 2, 3, 200, 200, dtype=torch.float32).items()
+    }
+    with torch.autocast("cpu", torch.float16):
+        return [prediction.detach().float() for prediction in net(inputs).per_modality.values()]
+
+
 def one_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", len(SHARES))
@@ -40,7 +56,8 @@ def one_process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", store=store, **settings)
     try:
         torch.manual_seed(0)
-        torch.save(step(synchronised(), SHARES[rank]), f"{folder}/{rank}.pt")
+        result = step(synchronised(), SHARES[rank])
+        torch.save({**result, "half": half(len(SHARES), rank)}, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
@@ -61,4 +78,5 @@ def test_processes_together_are_one_process_with_the_joined_batch(tmp_path: Path
         assert error <= 1e-10 * max(float(theirs.abs().max()), 1e-3)
     for part in parts:
         assert_equal(part["statistics"], joined["statistics"], 1e-12)
+    assert_equal([torch.cat(x) for x in zip(*(p["half"] for p in parts), strict=True)], half(1, 0), 5e-3, "float16")
     assert all(not torch.equal(b, before[name]) for name, b in net.named_buffers() if "running" in name)

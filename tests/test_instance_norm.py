@@ -211,3 +211,13 @@ def test_mixed_precision_keeps_statistics_in_float32():
     norm = net.network[1]
     assert norm.running_mean.dtype == norm.weight.grad.dtype == torch.float32
     assert norm.running_mean.abs().max() > 0
+
+
+def test_a_norm_that_does_not_track_is_evaluated_by_the_sample():
+    """If this breaks, switching a generator's tracking off has no effect once it is fused."""
+    plain = plain_network().eval()
+    plain[1].track_running_stats = False
+    net = fuse(plain, NAMES[:2], None)
+    inputs = images(net.modalities, 2, 3, 8, 8)
+    expected = [plain(image) for image in inputs.values()]
+    assert_equal(list(net(inputs).per_modality.values()), expected, 1e-12)

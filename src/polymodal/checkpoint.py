@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polymodal.errors import CheckpointError, PolymodalError
 from polymodal.fusion import make_fusion
@@ -77,7 +76,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
 
     Returns:
-        The network on the CPU, in eval mode.
+        The network, in eval mode and the precision that it was saved in; on the CPU, or where `network` is.
 
     Raises:
         CheckpointError: When the folder is no model, is corrupted, or its tensors do not fit the network.
@@ -166,10 +165,6 @@ def _load_tensors(net: Multimodal, path: Path) -> None:
     if problems:
         shown = "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
         raise CheckpointError(f"{path} belongs to another network: {shown}.")
-    dtype = _floating_dtype(tensors)
-    net.to(dtype=dtype).load_state_dict(tensors)
-
-
-def _floating_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype that the model was saved in."""
-    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
+    for key, value in net.state_dict(keep_vars=True).items():
+        value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
+    net.load_state_dict(tensors)

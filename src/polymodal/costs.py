@@ -1,12 +1,12 @@
 """What a network costs: its parameters and the multiply-accumulates of one sample, counted, never estimated by hand."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from polymodal.nn.entrance import ghost
 from polymodal.surgery import Multimodal
 
 
@@ -31,7 +31,7 @@ def cost(net: Multimodal, size: Sequence[int]) -> Cost:
         size: Height and width of the images.
 
     Raises:
-        FusionError: When the network cannot take images of this size.
+        PolymodalError, RuntimeError: When the network cannot take images of this size, as its layers say it.
     """
     dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
     return count(net, {n: torch.empty(1, c or net.stem.width, *size, dtype=dtype) for n, c in net.channels.items()})
@@ -46,8 +46,8 @@ def count(network: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    ghost = copy.deepcopy(network).to("meta").eval()
+    copied = ghost(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost({name: image.to("meta") for name, image in inputs.items()})
+        copied({name: image.to("meta") for name, image in inputs.items()})
     # The counter counts a multiply-accumulate as two operations.
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

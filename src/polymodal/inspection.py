@@ -6,8 +6,9 @@ from torch import nn
 
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
-from polymodal.fusion.auto import spatial_norms
+from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.nn import PrivateNorm2d
+from polymodal.nn.entrance import entrance
 from polymodal.nn.norm import can_be_private
 from polymodal.surgery import Multimodal, check_norms
 
@@ -93,32 +94,34 @@ def inspect(network: nn.Module) -> Inspection:
     """
     parameters = sum(p.numel() for p in network.parameters())
     if isinstance(network, Multimodal):
-        modules = network.network.named_modules()
-        norms = {n: m for n, m in modules if isinstance(m, PrivateNorm2d) and m.roster is not None}
+        modules = network.network.modules()
+        norms = [m.name for m in modules if isinstance(m, PrivateNorm2d) and m.roster is not None]
         states = network.exchange_state()
         return Inspection(
             type(network.network).__name__,
             network.modalities,
-            list(norms),
+            norms,
             [
                 Site(name, states[name].scale.shape[1] if name in states else None, states.get(name))
                 for name in network.sites
             ],
-            list(norms),
+            norms,
             parameters,
             repr(network.fusion),
         )
     refusal = None
     try:
         check_norms(network)
+        entrance(network)
     except FusionError as error:
         refusal = str(error)
-    candidates = {n: m for n, m in network.named_modules() if can_be_private(m)}
+    norms = [name for name, module in network.named_modules() if can_be_private(module)]
+    candidates = scaled_norms(network)
     sites = [name for name in spatial_norms(network) if name in candidates]
     return Inspection(
         type(network).__name__,
         (),
-        list(candidates),
+        norms,
         [Site(name, candidates[name].num_features) for name in sites],
         list(candidates),
         parameters,

@@ -1,16 +1,18 @@
 """From a plain network to a multimodal one: every layer shared, the norms private, a fusion at its sites."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
 
-from polymodal.errors import DataError, FusionError
+from polymodal.errors import DataError, FusionError, PolymodalError
 from polymodal.fusion import Fusion, Sites, SiteState, make_fusion
 from polymodal.nn import (
     Ensemble,
@@ -22,6 +24,7 @@ from polymodal.nn import (
     Roster,
     Stem,
 )
+from polymodal.nn.entrance import SIZES, Entrance, entrance, ghost, other_readers
 from polymodal.nn.norm import PlainNorm, can_be_private, make_private
 
 _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
@@ -42,7 +45,10 @@ def fuse(
     """Make a plain network multimodal (CEN sec. 3).
 
     All modalities share every layer but the norms, of which each modality has its own, started from the
-    network's values. Everything is checked before anything is changed.
+    network's values. Everything is checked before anything is changed, by running copies without values if need be.
+
+    Statistics over several processes: convert the network by `torch.nn.SyncBatchNorm.convert_sync_batchnorm` before it
+    is fused; afterwards that finds no norm. Only one forward pass of a network may run at a time.
 
     Args:
         model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
@@ -76,17 +82,19 @@ def fuse(
     """
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
     names = _checked_names(modalities)
+    if not isinstance(model, nn.Module):
+        raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
     check_norms(model)
     for setting, value in (("norms", norms), ("convolutions", convolutions)):
         if value not in ("private", "shared"):
             raise FusionError(f'{setting}: expected "private" or "shared", got {value!r}.')
     frozen = _frozen(model, statistics)
-    first_conv, conv = _first_convolution(model)
+    way_in = entrance(model)
     channels = _checked_channels(modalities, names)
-    private_stems = _private_stems(stems, channels, first_conv, conv)
-    if private_stems:
-        # Beside a wider modality an image is filled up with zeros, so the network cannot say any more what it takes.
-        channels = {name: count or conv.in_channels for name, count in channels.items()}
+    private_stems = _private_stems(stems, channels, model, way_in)
+    if private_stems or any(channels.values()):
+        # Beside a modality with other channels the network cannot say any more what it takes.
+        channels = {name: count or way_in.channels for name, count in channels.items()}
     places = method.find_sites(model, sites)
     if method.needs_private_norms and norms == "shared":
         raise FusionError(
@@ -95,32 +103,99 @@ def fuse(
         )
     if convolutions == "private":
         _check_layers(model)
-    merged = method.merged(model, places)
+    plan = _Plan(
+        names,
+        channels,
+        way_in,
+        private_stems,
+        method,
+        places,
+        method.merged(model, places),
+        frozen,
+        norms,
+        convolutions,
+    )
+    plan.rehearse(model)
+    return plan.carry_out(model if inplace else _copied(model))
 
-    network = model if inplace else copy.deepcopy(model)
-    roster = Roster(names)
-    replaced: dict[int, nn.Module] = {
-        id(norm): make_private(
-            norm, roster if norms == "private" and name not in merged else None, name=name, frozen=name in frozen
-        )
-        for name, norm in _named_norms(network)
-    }
-    if private_stems:
-        _, conv = _first_convolution(network)
-        own = {
-            name: (channels[name] if name in private_stems else None) or conv.in_channels
-            for name in names
-            if name in private_stems or convolutions == "private"
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done to a network, all of it checked: `fuse` explains the settings."""
+
+    names: Sequence[str]
+    channels: Mapping[str, int | None]
+    way_in: Entrance
+    private_stems: frozenset[str]
+    method: Fusion
+    places: tuple[str, ...]
+    merged: frozenset[str]
+    frozen: set[str]
+    norms: str
+    convolutions: str
+
+    def carry_out(self, network: nn.Module) -> "Multimodal":
+        """Change the network."""
+        roster = Roster(self.names)
+        stem = Stem(roster, self.channels, self.way_in.channels, self.private_stems)
+        replaced: dict[int, nn.Module] = {
+            id(norm): make_private(
+                norm,
+                roster if self.norms == "private" and name not in self.merged else None,
+                name=name,
+                frozen=name in self.frozen,
+            )
+            for name, norm in _named_norms(network)
         }
-        replaced[id(conv)] = PrivateConv2d(conv, roster, own)
-    if convolutions == "private":
-        for name, layer in _named_layers(network):
-            if name not in merged and id(layer) not in replaced:
-                replaced[id(layer)] = PrivateLayer(layer, roster)
-    stem = Stem(roster, channels, conv.in_channels, private_stems)
-    network = _replace(network, replaced)
-    method.install(network, places, roster)
-    return Multimodal(network, stem, method, places)
+        if self.private_stems:
+            conv = network.get_submodule(self.way_in.name)
+            assert isinstance(conv, nn.Conv2d)
+            own = {
+                name: (self.channels[name] if name in self.private_stems else None) or conv.in_channels
+                for name in self.names
+                if name in self.private_stems or self.convolutions == "private"
+            }
+            replaced[id(conv)] = PrivateConv2d(conv, roster, own, stem.width)
+        if self.convolutions == "private":
+            for name, layer in _named_layers(network):
+                if name not in self.merged and id(layer) not in replaced:
+                    replaced[id(layer)] = PrivateLayer(layer, roster)
+        network = _replace(network, replaced)
+        self.method.install(network, self.places, roster)
+        return Multimodal(network, stem, self.method, self.places)
+
+    def rehearse(self, model: nn.Module) -> None:
+        """Refuse a change after which a network would not run, where tensors without values can show it.
+
+        A private norm takes and returns what the plain one did. Private layers stand where the network may look for
+        something else, and one stream is what only its decoder must see.
+        """
+        if not (self.private_stems or self.convolutions == "private" or self.method.merges):
+            return
+        like = next(p for p in model.parameters() if p.is_floating_point()).detach()
+        for size in SIZES:
+            image = like.new_empty(1, self.way_in.channels, size, size, device="meta")
+            images = {
+                name: like.new_empty(1, count or self.way_in.channels, size, size, device="meta")
+                for name, count in self.channels.items()
+            }
+            try:
+                ghost(model)(image)
+            except Exception:  # it may take images of another size alone, or none without values
+                continue
+            try:
+                self.carry_out(ghost(model))(images)
+            except PolymodalError:
+                raise
+            except NotImplementedError:  # of an operation without values, nothing is known
+                return
+            except Exception as error:
+                kind, reason = type(model).__name__, str(error).partition("\n")[0]
+                raise FusionError(
+                    f"The network {kind} would not run with other layers in the place of its own: {reason}. "
+                    'Use stems="repeat", convolutions="shared", and a fusion that keeps one stream a modality.'
+                ) from error
+            return
 
 
 class Multimodal(nn.Module):
@@ -189,7 +264,7 @@ class Multimodal(nn.Module):
             return self.ensemble(self.network(self.stem(inputs)))
 
     def fusion_loss(self) -> Tensor:
-        """What the fusion adds to the training loss of the last forward pass, weighted: a scalar (CEN eq. 4)."""
+        """What the fusion adds to the loss of the last forward pass in training, weighted: a scalar (CEN eq. 4)."""
         return self.fusion.loss(self.network, self.sites)
 
     def scales(self) -> dict[str, nn.Parameter]:
@@ -223,15 +298,16 @@ class Multimodal(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
-        norms = {name: norm for name, norm in self.network.named_modules() if isinstance(norm, PrivateNorm2d)}
+        norms = [norm for norm in self.network.modules() if isinstance(norm, PrivateNorm2d)]
         return {
             "modalities": self.channels,
             "fusion": self.fusion.as_config(),
             "sites": list(self.sites),
             "stems": {name: "private" if name in self.stem.private else "repeat" for name in self.modalities},
-            "norms": "private" if any(norm.roster is not None for norm in norms.values()) else "shared",
+            "norms": "private" if any(norm.roster is not None for norm in norms) else "shared",
             "convolutions": "private" if any(isinstance(m, PrivateLayer) for m in self.network.modules()) else "shared",
-            "statistics": [name for name, norm in norms.items() if norm.frozen] or "batch",
+            # By the names of the plain network: what a fusion put around a layer is in those of this one.
+            "statistics": [norm.name for norm in norms if norm.frozen] or "batch",
         }
 
 
@@ -252,6 +328,10 @@ def check_inputs(
         DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
     """
     modalities = list(channels)
+    if not isinstance(inputs, Mapping):
+        raise DataError(
+            f"Expected a dict of images by modality ({', '.join(modalities)}), got a {type(inputs).__name__}."
+        )
     unknown = [name for name in inputs if name not in modalities]
     if unknown:
         raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(modalities)}.")
@@ -287,6 +367,8 @@ def _checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list
         raise FusionError(
             f'modalities: expected a list of names, got the single string {modalities!r}; write ["{modalities}"].'
         )
+    if not isinstance(modalities, Iterable) or isinstance(modalities, set | frozenset):  # these have no order
+        raise FusionError(f"modalities: expected a list of names, or a dict of channels by name, got {modalities!r}.")
     names = list(modalities)
     if not names:
         raise FusionError("modalities: expected at least one name, got none.")
@@ -315,6 +397,7 @@ def check_norms(model: nn.Module) -> list[str]:
             "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
         )
     others: list[str] = []
+    listed = _listed_modules(model)
     for name, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, PrivateNorm2d | Multimodal):
@@ -323,6 +406,16 @@ def check_norms(model: nn.Module) -> list[str]:
             if module._forward_hooks or module._forward_pre_hooks:
                 raise FusionError(
                     f"The norm '{name}' ({kind}) carries hooks, which would be lost with it: remove them before fusing."
+                )
+            if id(module) in listed:
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) is also kept in a plain list or dict, where its replacement would not "
+                    "be found: use ModuleList or ModuleDict."
+                )
+            if is_parametrized(module):
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) computes its parameters, which would be lost with it: remove the "
+                    "parametrizations before fusing."
                 )
         elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
             raise FusionError(
@@ -348,8 +441,19 @@ def check_norms(model: nn.Module) -> list[str]:
     return private
 
 
+def _listed_modules(model: nn.Module) -> set[int]:
+    """The ids of the modules that a network keeps in lists, tuples and dicts of plain Python."""
+    own = vars(nn.Module()).keys()
+    kept = [value for module in model.modules() for key, value in vars(module).items() if key not in own]
+    values = [value.values() if isinstance(value, dict) else value for value in kept]
+    groups = (value for value in values if isinstance(value, list | tuple | ValuesView))
+    return {id(item) for group in groups for item in group if isinstance(item, nn.Module)}
+
+
 def _frozen(model: nn.Module, statistics: str | Sequence[str]) -> set[str]:
     """The names of the norms whose statistics are frozen."""
+    if not isinstance(statistics, str | Sequence):
+        raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
     if isinstance(statistics, str):
         if statistics not in ("batch", "frozen"):
             raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
@@ -388,11 +492,13 @@ def _check_layers(model: nn.Module) -> None:
             )
 
 
-def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return name, module
-    raise FusionError("The network has no Conv2d, so there is no way in for images.")
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a network keeps that cannot be copied
+        raise FusionError(
+            f"The network {type(model).__name__} cannot be copied ({error}). Use inplace=True to change it itself."
+        ) from error
 
 
 def _checked_channels(
@@ -407,27 +513,46 @@ def _checked_channels(
 
 
 def _private_stems(
-    stems: str | Mapping[str, str], channels: Mapping[str, int | None], first_conv: str, conv: nn.Conv2d
+    stems: str | Mapping[str, str], channels: Mapping[str, int | None], model: nn.Module, way_in: Entrance
 ) -> frozenset[str]:
     """The modalities that get a first convolution of their own."""
+    if not isinstance(stems, str | Mapping):
+        raise FusionError(f'stems: expected "repeat", "private" or a dict of them by modality, got {stems!r}.')
     ways = dict.fromkeys(channels, stems) if isinstance(stems, str) else dict.fromkeys(channels, "repeat") | dict(stems)
     for name, way in ways.items():
         if name not in channels:
             raise FusionError(f"stems: unknown modality {name!r}; the modalities are {', '.join(channels)}.")
         if way not in ("repeat", "private"):
             raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
-        if way == "repeat" and conv.in_channels % (channels[name] or 1):
+        if way == "repeat" and way_in.channels % (channels[name] or 1):
             raise FusionError(
-                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {conv.in_channels} that "
-                f'\'{first_conv}\' takes. Use stems={{"{name}": "private"}}.'
+                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {way_in.channels} that "
+                f"the network takes. {_remedy(name, _obstacle(model, way_in))}"
             )
     private = frozenset(name for name, way in ways.items() if way == "private")
-    if private and conv.groups != 1:
-        raise FusionError(
-            f"stems: the network's first convolution '{first_conv}' is grouped, so it cannot start a private one. Use "
-            'stems="repeat".'
-        )
+    if private and (obstacle := _obstacle(model, way_in)):
+        raise FusionError(f'stems: {obstacle}, so no modality can have one of its own. Use stems="repeat".')
     return private
+
+
+def _obstacle(model: nn.Module, way_in: Entrance) -> str:
+    """Why the first convolution cannot be a modality's own; empty when it can."""
+    first = f"the network's first convolution '{way_in.name}'"
+    if not way_in.direct:
+        return f"{first} does not see the image's {way_in.channels} channels but others that are made of them"
+    if way_in.conv.groups != 1:
+        return f"{first} is grouped"
+    if is_parametrized(way_in.conv):
+        return f"{first} computes its weights (parametrized)"
+    if others := other_readers(model, way_in):
+        return f"what {first} reads is read by '{others[0]}', too"
+    return ""
+
+
+def _remedy(name: str, obstacle: str) -> str:
+    if not obstacle:
+        return f'Use stems={{"{name}": "private"}}.'
+    return f"A private stem cannot help, as {obstacle}: give the modality another number of channels."
 
 
 def _replace(root: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:

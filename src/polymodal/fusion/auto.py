@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from polymodal.nn.layer import PrivateLayer
-from polymodal.nn.norm import PrivateNorm2d, can_be_private
+from polymodal.nn.norm import PlainNorm, PrivateNorm2d, can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")
@@ -59,6 +59,13 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
             parts.append([])
         parts[-1].append(block)
     return {_range(part): tuple(part) for part in parts} if len(parts) > 1 else {parent: tuple(blocks)}
+
+
+def scaled_norms(network: nn.Module) -> dict[str, PlainNorm]:
+    """The norms of a plain network that have scales, by dotted name: all after which channels can be exchanged."""
+    return {
+        name: module for name, module in network.named_modules() if can_be_private(module) and module.weight is not None
+    }
 
 
 def spatial_norms(network: nn.Module) -> list[str]:

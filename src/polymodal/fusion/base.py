@@ -107,6 +107,10 @@ def select(
     if callable(sites):
         chosen = [name for name, module in candidates.items() if sites(name, module)]
         unmatched = [] if chosen else ["the predicate"]
+    elif not isinstance(sites, str | Sequence):
+        raise FusionError(
+            f'sites: expected "auto", a pattern of layer names, a list of them, or a predicate, got {sites!r}.'
+        )
     else:
         patterns = [sites] if isinstance(sites, str) else list(sites)
         chosen = [name for name in candidates if any(fnmatchcase(name, pattern) for pattern in patterns)]

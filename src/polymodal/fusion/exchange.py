@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from polymodal import functional
 from polymodal.errors import FusionError
-from polymodal.fusion.auto import spatial_norms
+from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.fusion.base import Fusion, Sites, SiteState, describe_candidates, select
-from polymodal.nn.norm import PrivateNorm2d, can_be_private
+from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
 
 
@@ -51,11 +51,7 @@ class ChannelFusion(Fusion):
         Raises:
             FusionError: When nothing matches; the message lists the candidates.
         """
-        candidates = {
-            name: module
-            for name, module in network.named_modules()
-            if can_be_private(module) and module.weight is not None
-        }
+        candidates = scaled_norms(network)
         chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
         chosen = [name for name in chosen if name in candidates]
         if not chosen:

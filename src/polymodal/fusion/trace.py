@@ -1,6 +1,5 @@
 """What runs when in a network, and what its encoder returns: found by one pass without any arithmetic."""
 
-import copy
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.nn import PrivateConv2d
 from polymodal.nn.ensemble import map_tensors
-
-_SIZES = (64, 256)
-"""Heights and widths to try: some networks take no image as small as the first."""
+from polymodal.nn.entrance import SIZES, entrance, ghost
 
 
 @dataclass
@@ -51,23 +48,26 @@ def trace(network: nn.Module, modalities: int = 1) -> Trace:
     Raises:
         FusionError: When it runs on no image that was tried.
     """
-    ghost = copy.deepcopy(network).to("meta").eval().requires_grad_()
-    channels, dtype = _channels(network), next(p.dtype for p in network.parameters() if p.is_floating_point())
+    copied = ghost(network).requires_grad_()
+    channels, dtype = (
+        _channels(network, modalities),
+        next(p.dtype for p in network.parameters() if p.is_floating_point()),
+    )
     problem: Exception | None = None
-    for size in _SIZES:
+    for size in SIZES:
         try:
-            return _run(ghost, torch.empty(modalities, channels, size, size, dtype=dtype, device="meta"))
+            return _run(copied, torch.empty(modalities, channels, size, size, dtype=dtype, device="meta"))
         except (RuntimeError, ValueError, NotImplementedError, PolymodalError) as error:
             problem = error
     raise FusionError(
-        f"The network {type(network).__name__} ran on no image of {channels} channels and {_SIZES} pixels a side, so "
+        f"The network {type(network).__name__} ran on no image of {channels} channels and {SIZES} pixels a side, so "
         f"what its stages return is not known: {problem}"
     )
 
 
-def _run(ghost: nn.Module, image: Tensor) -> Trace:
+def _run(network: nn.Module, image: Tensor) -> Trace:
     found = Trace(image=image)
-    found.encoder = next((name for name, _ in ghost.named_children() if name in ("encoder", "backbone")), "")
+    found.encoder = next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
     handles = []
     clock, indices = count(), count()
 
@@ -90,25 +90,21 @@ def _run(ghost: nn.Module, image: Tensor) -> Trace:
 
         return hook
 
-    for name, module in ghost.named_modules():
+    for name, module in network.named_modules():
         handles.append(module.register_forward_hook(note(name)))
     try:
         with torch.enable_grad():
-            torch.stack([tensor.sum() for tensor in tensors(ghost(image))]).sum().backward()
+            torch.stack([tensor.sum() for tensor in tensors(network(image))]).sum().backward()
     finally:
         for handle in handles:
             handle.remove()
     return found
 
 
-def _channels(network: nn.Module) -> int:
+def _channels(network: nn.Module, modalities: int) -> int:
     """The channels that a network takes."""
-    for module in network.modules():
-        if isinstance(module, PrivateConv2d):
-            return max(conv.in_channels for conv in module.modules() if isinstance(conv, nn.Conv2d))
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise FusionError("The network has no Conv2d, so there is no way in for images.")
+    width = next((module.width for module in network.modules() if isinstance(module, PrivateConv2d)), None)
+    return width or entrance(network, modalities).channels
 
 
 def tensors(output: Any) -> list[Tensor]:

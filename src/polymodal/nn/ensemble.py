@@ -18,7 +18,8 @@ class Prediction:
 
     Attributes:
         per_modality: For every modality that was given, what the network predicts from it: a tensor `(B, ...)`, or
-            the list or dict of tensors that the plain network returns. Empty where the fusion makes one stream.
+            the list or dict of tensors that the plain network returns, a list for a tuple, too. Empty where the fusion
+            makes one stream.
         ensemble: The weighted sum of the detached predictions, of the same form; or the one stream's prediction.
         weights: α, `(K,)`: the weights of the K modalities that were given, summing to one; `(0,)` for one stream.
     """
@@ -49,11 +50,20 @@ class Ensemble(nn.Module):
             output: Folded tensors `(B*K, ...)`: one, or a list, tuple or dict of them, nested at will.
 
         Raises:
-            FusionError: When something in the output is no tensor.
+            FusionError: When something in the output is no tensor, or a scalar.
         """
         weights = self.roster.select(self.alpha).softmax(0)
         present = [self.roster.names[m] for m in self.roster.present]
-        mean = map_tensors(lambda x: ensemble(unfold(x, len(present)), weights.to(x.dtype)), output)
+
+        def weighted(x: Tensor) -> Tensor:
+            if x.dim() == 0:
+                raise FusionError(
+                    "The network returned a scalar, such as a loss, which belongs to no modality: let it return "
+                    "predictions alone, and take the loss of them outside."
+                )
+            return ensemble(unfold(x, len(present)), weights.to(x.dtype))
+
+        mean = map_tensors(weighted, output)
         return Prediction(dict(zip(present, _apart(output, len(present)), strict=True)), mean, weights)
 
 

@@ -90,6 +90,8 @@ class PrivateNorm2d(nn.Module, ABC):
         self.num_features = norm.num_features
         self.eps = norm.eps
         self.momentum = norm.momentum
+        # A norm may hold running statistics that it was told to leave alone.
+        self.tracking = norm.track_running_stats and norm.running_mean is not None
         self.frozen = frozen
         copies = 1 if roster is None else len(roster.names)
         for key in ("weight", "bias"):
@@ -115,8 +117,13 @@ class PrivateNorm2d(nn.Module, ABC):
         """Normalise, fuse, drop, activate: `(B*M, C, H, W)` to the same shape.
 
         Raises:
-            FusionError: When statistics are to be taken from a single value per channel.
+            FusionError: When statistics are to be taken from a single value per channel, or the input has another form.
         """
+        if x.dim() != 4:
+            raise FusionError(
+                f"The norm '{self.name}' stands behind features of shape {tuple(x.shape)}, and private norms take "
+                "(batch, channels, height, width) alone. Replace it by a LayerNorm, which needs no batch."
+            )
         y = self._normalise(x)
         if self.fusion is not None:
             y = self.fusion(y, self._present(self.weight))
@@ -133,7 +140,7 @@ class PrivateNorm2d(nn.Module, ABC):
         if from_input:
             self._refuse_single_value(x, modalities)
         mean, var = self._present(self.running_mean), self._present(self.running_var)
-        factor = self._update_factor() if from_input and self.running_mean is not None else 0.0
+        factor = self._update_factor() if from_input and self.tracking else 0.0
         y = self._function(from_input)(
             x,
             modalities,
@@ -184,17 +191,22 @@ class PrivateBatchNorm2d(PrivateNorm2d):
         return private_batch_norm
 
     def _update_factor(self) -> float:
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        return 1.0 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        if self.num_batches_tracked is not None:
+            if self.momentum is None and self.roster is not None and not self.roster.complete:
+                raise FusionError(
+                    f"The norm '{self.name}' averages over all batches (momentum=None) and counts them for all "
+                    "modalities together, so it cannot be trained on some of them. Give it a momentum, such as 0.1, "
+                    "before fusing."
+                )
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                return 1.0 / self.num_batches_tracked.item()
+        return self.momentum or 0.0
 
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
         batch, _, *size = x.shape
-        if (
-            self.training
-            and batch // modalities * size[0] * size[1] == 1
-            and not (self.synchronised and _processes(self.process_group) > 1)
-        ):
+        alone = not (self.synchronised and self.training and _processes(self.process_group) > 1)
+        if alone and batch // modalities * size[0] * size[1] == 1:
             raise FusionError(
                 f"The norm '{self.name}' cannot take statistics from one sample of size 1x1: it has a single value per "
                 'channel. Train with batches of 2 or more, with larger images, or with statistics="frozen".'
@@ -217,7 +229,8 @@ class PrivateBatchNorm2d(PrivateNorm2d):
         assert training
         from torch.distributed.nn.functional import all_reduce  # differentiable
 
-        y = unfold(x, modalities)
+        # In half precision neither a sum over a batch nor the number of its pixels can be represented.
+        y = unfold(x, modalities).to(torch.promote_types(x.dtype, torch.float32))
         # Two passes: the variance around the common mean does not cancel as a difference of large sums does.
         dims, group = (0, 3, 4), self.process_group or torch.distributed.group.WORLD
         count = y.new_tensor([y.shape[0] * y.shape[3] * y.shape[4]])
@@ -230,8 +243,10 @@ class PrivateBatchNorm2d(PrivateNorm2d):
                 running_mean.lerp_(mean.view_as(running_mean).to(running_mean.dtype), momentum)
                 running_var.lerp_((var * (count / (count - 1).clamp(min=1))).to(running_var.dtype), momentum)
         y = centred * torch.rsqrt(var + eps).view(1, modalities, -1, 1, 1)
-        if weight is not None and bias is not None:
-            y = y * weight.view(1, modalities, -1, 1, 1) + bias.view(1, modalities, -1, 1, 1)
+        if weight is not None:
+            y = y * weight.view(1, modalities, -1, 1, 1)
+        if bias is not None:
+            y = y + bias.view(1, modalities, -1, 1, 1)
         return y.to(x.dtype).flatten(0, 1)
 
 
@@ -239,8 +254,13 @@ class PrivateInstanceNorm2d(PrivateNorm2d):
     """A `PrivateNorm2d` whose statistics are those of each sample by itself (Ulyanov et al. 2016).
 
     With running statistics it normalises by them in eval mode, and updates them in training by the mean over the
-    samples, as PyTorch's instance norm does.
+    samples, as PyTorch's instance norm does; unless it was told not to track them, when it does neither.
     """
+
+    @property
+    def from_input(self) -> bool:
+        """Whether it normalises by statistics of its input, in the mode that it is in."""
+        return super().from_input or not (self.tracking or self.frozen)
 
     def _function(self, from_input: bool) -> Callable[..., Tensor]:
         del from_input

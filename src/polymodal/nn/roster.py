@@ -33,11 +33,12 @@ class Roster:
     @contextmanager
     def only(self, present: Sequence[int]) -> Iterator[None]:
         """Within the context, the folded axis carries these modalities alone."""
-        before, self.present = self.present, tuple(present)
+        self.present = tuple(present)
         try:
             yield
         finally:
-            self.present = before
+            # Not what was found: two threads that overlap would leave one's subset behind for good.
+            self.present = tuple(range(len(self.names)))
 
     @contextmanager
     def without_fusion(self) -> Iterator[None]:

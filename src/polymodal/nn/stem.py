@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymodal.errors import FusionError
 from polymodal.functional import fold, unfold
 from polymodal.nn.roster import Roster
 
@@ -62,17 +63,28 @@ class PrivateConv2d(nn.Module):
         conv: The network's first convolution; the modalities without a private one go on sharing it.
         roster: The network's modalities.
         channels: The channels C_m of the private modalities.
+        width: The channels of the folded images, those of the widest modality.
     """
 
-    def __init__(self, conv: nn.Conv2d, roster: Roster, channels: Mapping[str, int]) -> None:
+    def __init__(self, conv: nn.Conv2d, roster: Roster, channels: Mapping[str, int], width: int) -> None:
         super().__init__()
         self.roster = roster
+        self.width = width
         self.shared = conv if len(channels) < len(roster.names) else None
         # The prefix lets a modality have any name: "type" or "keys" are attributes of every module dict.
         self.private = nn.ModuleDict({f"of_{name}": with_in_channels(conv, count) for name, count in channels.items()})
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own."""
+        """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own.
+
+        Raises:
+            FusionError: When it is given anything but the images.
+        """
+        if x.shape[1] != self.width:
+            raise FusionError(
+                f"A private stem takes the images themselves, with {self.width} channels, and was given {x.shape[1]}: "
+                'the network makes something else of them first. Use stems="repeat".'
+            )
         images = unfold(x, len(self.roster.present)).unbind(1)
         convolutions = [self.of(self.roster.names[m]) for m in self.roster.present]
         return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
@@ -103,9 +115,9 @@ def with_in_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     if channels < before:
         filters = filters.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
     else:
-        source = torch.arange(channels, device=filters.device) % before
+        source = torch.arange(channels) % before
         repeated = source.bincount(minlength=before)[source].view(1, -1, 1, 1)
-        filters = filters[:, source] / repeated.to(filters.dtype)
+        filters = filters[:, source.to(filters.device)] / repeated.to(filters)
     private = copy.deepcopy(conv)
     private.in_channels = channels
     private.weight = nn.Parameter(filters.clone(), requires_grad=conv.weight.requires_grad)

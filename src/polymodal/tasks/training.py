@@ -73,6 +73,11 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the callbacks that write the run folder."""
         settings = self._get(self.config_init, "trainer")
+        if settings["sync_batchnorm"]:
+            raise ConfigError(
+                "trainer.sync_batchnorm would find no norm to synchronise, as they are private by then. Leave the "
+                "setting out; in Python, fuse a network that torch.nn.SyncBatchNorm.convert_sync_batchnorm converted."
+            )
         checkpoints: dict[str, Any] = {"dirpath": self.folder / "checkpoints", "save_on_train_epoch_end": True}
         self.recorder = Recorder(self.folder)
         callbacks: list[Callback] = [
