@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from fixtures_data import edit, make_archive, make_folder
+from fixtures_data import MODALITIES, edit, make_archive, make_folder
 from polymodal.cli import main
-from polymodal.data import DatasetSpec, FolderDataset, Store, check, derive, read_array
+from polymodal.data import Augment, DatasetSpec, FolderDataset, Store, check, derive, read_array
 from polymodal.data.files import decode
 from polymodal.data.geometry import (
     KINECT,
@@ -27,6 +29,7 @@ from polymodal.data.geometry import (
 )
 from polymodal.data.statistics import compute, write
 from polymodal.errors import DataError
+from polymodal.tasks.images import as_file
 
 CAMERA = Camera(80.0, 78.0, 31.0, 25.0)
 SIZE = (48, 64)
@@ -245,6 +248,16 @@ def test_a_resized_camera_sees_the_same_rays():
     assert (half.fx, half.fy, half.cx, half.cy) == (262.5, 262.5, 159.5, 119.5)
 
 
+@pytest.mark.parametrize("size", [(5, 200), (200, 5), (2, 3), (1, 1)])
+def test_images_lower_than_a_window_are_no_error(size):
+    """One strip of a panorama among the files must not end the whole command."""
+    surface = Surface(np.full(size, 2.0), np.ones(size, bool), CAMERA)
+    for function in (lambda s: s.normals, reshading, occlusion_edges, principal_curvatures, hha):
+        values, known = function(surface)
+        assert known.shape == size
+        assert np.isfinite(values).all()
+
+
 @pytest.fixture
 def root(tmp_path):
     return make_folder(tmp_path / "data", modalities=("rgb", "depth"))
@@ -351,6 +364,11 @@ def test_the_camera_that_is_assumed_is_said(root, tmp_path, capsys):
         (lambda d: d["modalities"].pop("rgb"), ["edge_texture"], "expected one modality of kind image.*got none"),
         (lambda d: d["modalities"]["depth"].update(unit="mm"), ["normal"], "expected depth in metres, got mm"),
         (
+            lambda d: [d["modalities"]["depth"].pop(key) for key in ("scale", "unit")],
+            ["normal"],
+            r"dataset.yaml: modalities.depth: .*whole numbers \(uint16 in .*scale: 0.001.*unit: m",
+        ),
+        (
             lambda d: d["modalities"].update(hha={"folder": "rgb", "kind": "image"}),
             ["hha"],
             "has a modality hha already",
@@ -367,12 +385,81 @@ def test_what_cannot_be_derived_is_refused_before_anything_is_written(root, tmp_
 
 
 def test_images_that_are_no_kinects_need_intrinsics(tmp_path):
+    """The same command with what the message asks for goes on in the same folder."""
     root = make_folder(tmp_path / "data", size=(24, 40), modalities=("rgb", "depth"), splits={"train": 1})
     with pytest.raises(DataError, match=r"40x24 .*not the shape of a Kinect's.* --intrinsics"):
         derive(root, tmp_path / "out", ["normal"])
-    command = ["data", "derive", str(root), str(tmp_path / "other"), "--domains", "normal", "--intrinsics"]
+    command = ["data", "derive", str(root), str(tmp_path / "out"), "--domains", "normal", "--intrinsics"]
     assert main([*command, "50,50,19.5,11.5"]) == 0
-    assert yaml.safe_load((tmp_path / "other/dataset.yaml").read_text())["modalities"]["normal"]["invalid"] == 0
+    assert yaml.safe_load((tmp_path / "out/dataset.yaml").read_text())["modalities"]["normal"]["invalid"] == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "kinect"), [((120, 160), True), ((160, 213), True), ((425, 560), False), ((480, 632), False)]
+)
+def test_a_cropped_image_is_not_taken_for_a_resized_one(tmp_path, size, kinect):
+    """A crop keeps the focal length; with that of a resized image all normals would be turned, and nothing say so."""
+    root = make_folder(tmp_path / "data", size=size, modalities=("rgb", "depth"), splits={"train": 1})
+    if kinect:
+        assert len(derive(root, tmp_path / "out", ["edge_occlusion"])) == 1
+        return
+    with pytest.raises(DataError, match="--intrinsics"):
+        derive(root, tmp_path / "out", ["edge_occlusion"])
+    assert not (tmp_path / "out").exists()
+
+
+def _with_depths(root, **depths):
+    """Add modalities of depth, and take away the one that there was."""
+    edit(root, lambda d: d["modalities"].pop("depth"))
+    for name, metres in depths.items():
+        (root / name).mkdir()
+        for file in (root / "depth").iterdir():
+            Image.fromarray(np.rint(1000 * metres).astype(np.uint16)).save(root / name / file.name)
+        edit(root, lambda d, name=name: d["modalities"].update({name: MODALITIES["depth"] | {"folder": name}}))
+    return root
+
+
+def test_depth_along_the_line_of_sight_is_turned_into_depth_along_the_axis(tmp_path):
+    """Taken as it is, Taskonomy's depth_euclidean makes a bowl of every wall."""
+    root = make_folder(tmp_path / "data", size=SIZE, modalities=("rgb", "depth"), splits={"train": 1})
+    wall = plane(unit(0.1, 0.2, -1))
+    ray = _with_depths(root, depth_euclidean=wall * np.linalg.norm(rays(), axis=0))
+    derive(ray, tmp_path / "out", ["normal"], CAMERA)
+    stored = read_array(tmp_path / "out/normal/0000.png") / 127.5 - 1
+    truth = np.broadcast_to(unit(0.1, -0.2, 1)[:, None, None], stored.shape)
+    assert angles(stored / np.linalg.norm(stored, axis=0), truth).max() < 2
+
+
+def test_of_taskonomys_two_depths_the_one_along_the_axis_is_taken(tmp_path):
+    """The complete download has both, and must be derivable as it is."""
+    root = make_folder(tmp_path / "data", size=SIZE, modalities=("rgb", "depth"), splits={"train": 1})
+    _with_depths(root, depth_euclidean=np.full(SIZE, 9.0), depth_zbuffer=np.full(SIZE, 2.0))
+    derive(root, tmp_path / "out", ["hha"], CAMERA)
+    assert (read_array(tmp_path / "out/hha/0000.png")[0] == 155).all()  # 310 m / 2 m
+
+
+def test_photometry_leaves_what_was_measured_alone(root, tmp_path):
+    """Brighter HHA means a nearer, higher and steeper surface: changed at random, none of it says anything any more."""
+    derive(root, tmp_path / "out")
+    kinds = {name: part.kind for name, part in DatasetSpec.load(tmp_path / "out").modalities.items()}
+    changes = (Augment(scale=(1, 1), flip=False, photometric=strength) for strength in (0.5, 0.0))
+    one, other = (FolderDataset(tmp_path / "out", "train", augment=augment)[0, 0]["inputs"] for augment in changes)
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {"rgb"}
+    assert [name for name, kind in kinds.items() if kind == "image"] == ["rgb"]
+
+
+@pytest.mark.parametrize("domain", ["hha", "reshading"])
+def test_a_derived_domain_can_be_the_target(root, tmp_path, domain):
+    """What a network predicts of it is written with the grey levels of the derived files."""
+    derive(root, tmp_path / "out", [domain])
+    data = FolderDataset(tmp_path / "out", "train", ["rgb"], target=domain)
+    stored = read_array(tmp_path / f"out/{domain}/0000.png")
+    sample = data[0]
+    valid = sample["target_valid"][0].numpy()
+    assert np.allclose(sample["target"].numpy()[:, valid], stored[:, valid] / 127.5 - 1, atol=1e-5)
+    assert 0 < valid.mean() < 1
+    written = np.asarray(as_file(sample["target"], data.target))
+    assert np.array_equal(written[valid], np.moveaxis(stored, 0, -1).squeeze()[valid])
 
 
 @pytest.mark.parametrize("intrinsics", ["50,50,19.5", "a,b,c,d", "0,50,1,1", "50,50,nan,1"])

@@ -42,13 +42,20 @@ RECORD = "derived.json"
 CURVATURE = 10.0
 """1/m: the curvature, of a ball of 10 cm radius, at which its grey levels end."""
 
+USUAL_NAMES = {"depth": ("depth", "depth_zbuffer"), "image": ("rgb",)}
+"""Which modality of a kind is meant where there are several."""
+
+ALONG_RAY = "depth_euclidean"
+"""Taskonomy's name for depth along the line of sight."""
+
 
 @dataclass(frozen=True)
 class Domain:
     """A derived modality: what it is stored as, and what it is computed from.
 
     Args:
-        kind: Of the modality in dataset.yaml.
+        kind: Of the modality in dataset.yaml. What is no picture is raw, as augmentation changes the brightness and
+            the contrast of kind image, and with them what was measured.
         image: From the surface to values (H, W) or (C, H, W) and where there are any; None when made from colour.
         encode: From those values to grey levels from 0 to 255.
     """
@@ -77,11 +84,11 @@ def _curvature_levels(curvatures: Array) -> Array:
 
 DOMAINS = {
     "normal": Domain("normal", _normals, lambda values: 127.5 * (values + 1)),
-    "reshading": Domain("image", reshading, lambda values: (255 * values).clip(1, 255)),
-    "edge_texture": Domain("image", None, lambda values: 255 * values),
-    "edge_occlusion": Domain("image", occlusion_edges, lambda values: (255 * values).clip(1, 255)),
-    "principal_curvature": Domain("image", principal_curvatures, _curvature_levels),
-    "hha": Domain("image", hha, lambda values: values),
+    "reshading": Domain("raw", reshading, lambda values: (255 * values).clip(1, 255)),
+    "edge_texture": Domain("raw", None, lambda values: 255 * values),
+    "edge_occlusion": Domain("raw", occlusion_edges, lambda values: (255 * values).clip(1, 255)),
+    "principal_curvature": Domain("raw", principal_curvatures, _curvature_levels),
+    "hha": Domain("raw", hha, lambda values: values),
 }
 """The domains by name; `polymodal.data.geometry` states their formulas."""
 
@@ -93,12 +100,16 @@ def derive(
 
     Files appear whole, dataset.yaml last; run again, it continues where it was stopped, and adds domains.
 
+    Depth is z, along the axis of the camera. Taskonomy's depth_euclidean is the distance d along the line of sight; it
+    is used where there is no other depth, as z = d / |((u - cx) / fx, (v - cy) / fy, 1)|.
+
     Args:
-        root: A data set with one modality of kind depth in metres, or one named `depth`; for texture edges also with
-            one of kind image, or one named `rgb`.
+        root: A data set with one modality of kind depth in metres, or one named `depth` or `depth_zbuffer`; for texture
+            edges also with one of kind image, or one named `rgb`.
         out: The folder to write, another one than `root`.
         domains: Names out of `DOMAINS`; all that the data set lacks when None.
-        camera: Intrinsics of the depth files as they are stored; those of the Kinect, scaled to their size, when None.
+        camera: Intrinsics of the depth files as they are stored; when None those of a Kinect, scaled to the files,
+            which then must have the shape of its images.
 
     Returns:
         The files of domains that were written now.
@@ -111,6 +122,9 @@ def derive(
     if domains is None:
         domains = [name for name in DOMAINS if name not in spec.modalities]
     _check(spec, out, domains)
+    # What is wrong with the camera or the depth is wrong in the first sample: refused before the folder is begun, the
+    # command can be given again with what was missing.
+    _images(spec, next(iter(spec.splits.values()))[0], list(domains), camera)
     _begin(spec, out, camera)
     if camera is None and any(DOMAINS[name].image for name in domains):
         print(
@@ -156,22 +170,26 @@ def _parts(spec: DatasetSpec) -> list[ModalitySpec | TargetSpec]:
     return [*spec.modalities.values(), spec.target]
 
 
-def _modality(spec: DatasetSpec, kind: str) -> ModalitySpec:
-    """The modality of a kind: the only one, or the one of the usual name."""
-    usual = {"depth": "depth", "image": "rgb"}[kind]
-    found = {name: part for name, part in spec.modalities.items() if part.kind == kind}
-    part = found.get(usual) or (next(iter(found.values())) if len(found) == 1 else None)
-    if part is None:
+def _modality(spec: DatasetSpec, kind: str) -> str:
+    """The name of the modality of a kind: the usual one, or the only one."""
+    found = [name for name, part in spec.modalities.items() if part.kind == kind]
+    usual = [name for name in USUAL_NAMES[kind] if name in found]
+    if not usual and len(found) != 1:
         raise DataError(
-            f"{spec.store.where(FILE)}: expected one modality of kind {kind}, or one of them named {usual}, "
-            f"got {', '.join(found) or 'none'}."
+            f"{spec.store.where(FILE)}: expected one modality of kind {kind}, or one of them named "
+            f"{' or '.join(USUAL_NAMES[kind])}, got {', '.join(found) or 'none'}."
         )
-    if kind == "depth" and part.unit not in ("", "m"):
-        raise DataError(
-            f"{spec.store.where(FILE)}: {part.folder}: expected depth in metres, got {part.unit}. "
-            "Set `scale` so that it gives metres, and `unit: m`."
-        )
-    return part
+    name = (usual or found)[0]
+    if kind == "depth" and spec.modalities[name].unit not in ("", "m"):
+        raise _no_metres(spec, name, spec.modalities[name].unit)
+    return name
+
+
+def _no_metres(spec: DatasetSpec, name: str, got: str) -> DataError:
+    return DataError(
+        f"{spec.store.where(FILE)}: modalities.{name}: expected depth in metres, got {got}. Set `scale` so that it "
+        "gives metres, such as `scale: 0.001` for millimetres, and `unit: m`."
+    )
 
 
 def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
@@ -213,7 +231,7 @@ def _images(spec: DatasetSpec, key: str, domains: list[str], camera: Camera | No
 
 
 def _texture_edges(spec: DatasetSpec, key: str) -> tuple[Array, Array]:
-    color = _modality(spec, "image")
+    color = spec.modalities[_modality(spec, "image")]
     raw, file = _read(spec, color, key)
     if raw.shape[0] not in (1, 3):
         raise DataError(f"{file}: expected 1 or 3 channels to find edges in, got {raw.shape[0]}.")
@@ -223,21 +241,27 @@ def _texture_edges(spec: DatasetSpec, key: str) -> tuple[Array, Array]:
 
 
 def _surface(spec: DatasetSpec, key: str, camera: Camera | None) -> Surface:
-    depth = _modality(spec, "depth")
+    name = _modality(spec, "depth")
+    depth = spec.modalities[name]
     raw, file = _read(spec, depth, key)
+    counted = raw.dtype.kind in "ui"
+    if counted and depth.scale == 1 and not depth.unit:
+        raise _no_metres(spec, name, f"whole numbers ({raw.dtype} in {file}) without `scale` and `unit`")
     plain = InputSpec("depth", 1, depth.scale, depth.unit, depth.invalid, bits=depth.bits)
     values, valid = to_values(raw, plain, file)
     metres = values[0].double().numpy()
     height, width = metres.shape
     if camera is None:
-        if abs(width * KINECT_SIZE[0] / (height * KINECT_SIZE[1]) - 1) > 0.02:
+        # Scaled by one factor, both sides rounded to whole pixels; what was cropped has another principal point.
+        if abs(width / KINECT_SIZE[1] - height / KINECT_SIZE[0]) > 0.5 / KINECT_SIZE[1] + 0.5 / KINECT_SIZE[0]:
             raise DataError(
                 f"{file}: {width}x{height} (width x height) is not the shape of a Kinect's image, whose intrinsics are "
                 "the default. Give those of the camera: --intrinsics fx,fy,cx,cy."
             )
         camera = KINECT.resized(*KINECT_SIZE, (height, width))
-    step = depth.scale if raw.dtype.kind in "ui" else 0.0
-    return Surface(metres, valid[0].numpy() & (metres > 0), camera, step)
+    if name == ALONG_RAY:
+        metres = metres / np.linalg.norm(camera.rays(height, width), axis=0)
+    return Surface(metres, valid[0].numpy() & (metres > 0), camera, step=depth.scale if counted else 0.0)
 
 
 def _read(spec: DatasetSpec, part: ModalitySpec, key: str) -> tuple[np.ndarray, str]:

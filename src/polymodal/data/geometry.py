@@ -38,6 +38,12 @@ class Camera:
         y, x = to[0] / height, to[1] / width
         return Camera(self.fx * x, self.fy * y, (self.cx + 0.5) * x - 0.5, (self.cy + 0.5) * y - 0.5)
 
+    def rays(self, height: int, width: int) -> Array:
+        """P / z of every pixel of an image, (3, H, W): ((u - cx) / fx, (v - cy) / fy, 1)."""
+        rows, columns = np.indices((height, width))
+        x, y = (columns - self.cx) / self.fx, (rows - self.cy) / self.fy
+        return np.stack([x, y, np.ones_like(x)])
+
 
 KINECT = Camera(525.0, 525.0, 319.5, 239.5)
 """The factory intrinsics of the first Kinect, for its images of 640×480 pixels."""
@@ -83,9 +89,7 @@ class Surface:
     @cached_property
     def rays(self) -> Array:
         """P / z, (3, H, W)."""
-        rows, columns = np.indices(self.depth.shape)
-        x, y = (columns - self.camera.cx) / self.camera.fx, (rows - self.camera.cy) / self.camera.fy
-        return np.stack([x, y, np.ones_like(x)])
+        return self.camera.rays(*self.depth.shape)
 
     @property
     def points(self) -> Array:
@@ -274,9 +278,6 @@ class _Windows:
 
 def _moved(field: Array, down: int, right: int) -> Array:
     """The field's value `down` rows below and `right` columns to the right of every pixel; 0 beyond the image."""
-    height, width = field.shape
-    result = np.zeros_like(field)
-    to = (slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0)))
-    source = (slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0)))
-    result[to] = field[source]
-    return result
+    top, left = max(down, 0), max(right, 0)
+    padded = np.pad(field, ((top - down, top), (left - right, left)))
+    return padded[top : top + field.shape[0], left : left + field.shape[1]]

@@ -38,7 +38,8 @@ class Augment:
         flip: Whether half of the samples are mirrored left to right. In normal maps the first channel, the component
             along the image's x axis, then changes its sign.
         photometric: Strength s of the changes to kind image: brightness, contrast and, for three channels, saturation,
-            each by a factor from 1 - s to 1 + s.
+            each by a factor from 1 - s to 1 + s. Maps that say something by their values belong to kind raw; where
+            they are declared as images (Taskonomy's reshading, edges and curvatures), set 0.
         depth_noise: Standard deviation of the noise on kind depth, as a share of the depth itself.
         depth_holes: Probability that a rectangle of kind depth counts as not measured.
         depth_hole_size: Largest height and width of that rectangle, as a share of the result's.
