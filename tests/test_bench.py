@@ -351,6 +351,20 @@ def test_what_cannot_be_measured_is_refused_in_one_line(words, told, capsys):
     assert error.count("\n") == 1
 
 
+def test_statistics_of_a_batch_of_one_are_no_matter_where_nothing_trains(tmp_path, capsys):
+    words = ["--statistics", "batch", "--variants", "plain", "--repeats", "1", "--warmup", "0", "--no-memory"]
+    assert main(["bench", *SMALL, "--size", "24", "32", "--task", "inference", *words]) == 0
+    assert "statistics: batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool", [[], ["scaling"], ["data", "--config", "recipe.yaml"]])
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_measured(tool, tmp_path, capsys):
+    """Hours of measuring would end in an error instead of a table."""
+    (tmp_path / "taken").write_text("mine")
+    assert main(["bench", *tool, "--out", str(tmp_path / "taken")]) == 2
+    assert "--out: expected a folder for bench.md" in capsys.readouterr().err
+
+
 @pytest.fixture
 def unbuilt(monkeypatch):
     """Fails when a network is built; there is a GPU, as far as the settings can tell."""

@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from fixtures_data import edit, make_folder
+from fixtures_data import edit, make_archive, make_folder
 from polymodal import cli, fuse, models
 from polymodal.cli import main
 from polymodal.data import DatasetSpec, FolderData
@@ -130,8 +130,17 @@ def test_data_stats_writes_and_shows_them(root, tmp_path, capsys):
     assert "depth: mean " in capsys.readouterr().out
     assert main(["data", "stats", str(root), "--output", str(tmp_path / "other.json")]) == 0
     assert (tmp_path / "other.json").read_text() == (root / "statistics.json").read_text()
-    blocked = tmp_path / "other.json" / "below" / "a.json"
-    assert "--output" in refused(capsys, "data", "stats", root, "--output", blocked)
+    assert main(["data", "stats", str(root), "--output", str(tmp_path / "new/other.json")]) == 0
+    assert (tmp_path / "new/other.json").read_text() == (root / "statistics.json").read_text()
+
+
+def test_data_stats_knows_before_it_measures_where_to_write(root, tmp_path, monkeypatch, capsys):
+    """Measuring a large set takes an hour."""
+    monkeypatch.setattr("polymodal.data.statistics.compute", lambda *_: pytest.fail("it has measured"))
+    archive = make_archive(root)
+    assert "--output" in refused(capsys, "data", "stats", archive)
+    for blocked in (archive / "below" / "a.json", tmp_path):
+        assert "--output" in refused(capsys, "data", "stats", archive, "--output", blocked)
 
 
 def test_data_rooms_unpacks_all_of_it_into_an_empty_folder_only(tmp_path, capsys):
@@ -143,6 +152,16 @@ def test_data_rooms_unpacks_all_of_it_into_an_empty_folder_only(tmp_path, capsys
     assert "is not empty" in refused(capsys, "data", "rooms", out)
     assert "dataset.yaml" in refused(capsys, "data", "rooms", out / "dataset.yaml" / "below")
     assert [file.name for file in tmp_path.iterdir()] == ["rooms"]  # no scratch folder is left
+    assert len(list(out.iterdir())) == 9
+
+
+def test_data_rooms_unpacks_into_the_folder_one_stands_in(tmp_path, monkeypatch):
+    """Nor may that folder be replaced by another: the shell would stand in one that is gone."""
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    assert main(["data", "rooms", "."]) == 0
+    assert len(DatasetSpec.load(tmp_path).splits) == 3
+    assert tmp_path.stat().st_ino == before
 
 
 def test_inspect_shows_a_network_by_name_and_the_model_of_a_run(run, capsys):

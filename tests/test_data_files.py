@@ -159,6 +159,15 @@ def test_store_finds_files_below_folders_and_refuses_doubles(tmp_path):
             store.read("rgb/gone.jpg")
 
 
+def test_what_a_killed_command_or_a_system_left_is_no_sample(tmp_path):
+    """Else `data check` names files that nobody can see, and a domain of Taskonomy has samples that no other has."""
+    root = make_folder(tmp_path / "data", modalities=["rgb"])
+    before = Store(root).keys("rgb").keys()
+    for name in (".4711.0001.png", "._0001.jpg"):
+        (root / "rgb" / name).write_bytes(b"half")
+    assert Store(root).keys("rgb").keys() == Store(make_archive(root)).keys("rgb").keys() == before
+
+
 def test_archive_travels_to_workers(tmp_path):
     """Loader workers that shared one open archive would read each other's bytes."""
     store = Store(make_archive(make_folder(tmp_path / "data", modalities=["rgb"])))

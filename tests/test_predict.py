@@ -178,6 +178,22 @@ def test_folder_without_a_model_and_model_without_description_are_refused(model,
         predict(tmp_path / "bare", files, tmp_path / "out")
 
 
+@pytest.mark.parametrize("file", ["net.pt2", "net.xml"])
+def test_of_exported_files_only_onnx_is_predicted_with(file, tmp_path, capsys):
+    (tmp_path / file).write_bytes(b"exported")
+    words = ["predict", "--model", tmp_path / file, "--input", "rgb=a.png", "--out", tmp_path / "out"]
+    assert f"{file}: expected a run folder" in (message := refused(words, capsys, tmp_path / "out"))
+    assert "--format onnx" in message
+
+
+@pytest.mark.parametrize(("size", "shown"), [((8, 400), (32, 1600)), ((2, 3000), (2, 3000)), ((96, 128), (480, 640))])
+def test_overlay_of_a_strip_stays_a_strip(size, shown):
+    """Enlarged by its short side, one row of a panorama would fill the memory."""
+    picture = overlay(np.zeros((*size, 3), np.uint8), np.zeros(size, int), ["wall"], palette(1), title="rgb")
+    assert shown[1] < picture.size[0] < shown[1] + 400
+    assert picture.size[1] == max(shown[0], 92)  # as high as the legend of one class
+
+
 def test_overlay_enlarges_small_scenes_and_holds_every_class_in_its_legend():
     labels = np.arange(40).repeat(3).reshape(10, 12)
     picture = np.zeros((10, 12, 3), np.uint8)

@@ -410,6 +410,29 @@ def test_the_folder_of_cen_keeps_its_labels_and_loses_the_border_of_depth(tmp_pa
     np.testing.assert_allclose(sample["inputs"]["depth"][0].numpy(), metres, rtol=1e-5)  # as the released code feeds it
 
 
+def test_a_list_of_cen_may_have_empty_lines_and_a_scene_twice(tmp_path):
+    make_cen(tmp_path / "source")
+    listing = tmp_path / "source/train.txt"
+    listing.write_text("\n" + 2 * f"{listing.read_text()}\n" + " \n")
+    prepare("cen", tmp_path / "source", tmp_path / "out")
+    assert DatasetSpec.load(tmp_path / "out").splits["train"] == ("000003", "000004")
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_scenes_of_cen_with_the_same_name_are_refused(tmp_path, name, capsys):
+    """Only one of them would be written, and a list of 795 scenes become a data set of fewer."""
+    make_cen(tmp_path / "source")
+    write_cen_lists(tmp_path / "source", [3, 4], [1])
+    other = tmp_path / "source/other/000003.png"
+    other.parent.mkdir()
+    shutil.copy(tmp_path / "source/rgb/000003.png", other)
+    with (tmp_path / f"source/{name}.txt").open("a") as listing:
+        listing.write("\nother/000003.png\tmasks/000003.png\tdepth/000003.png\n")
+    message = refused(capsys, "data", "prepare", "cen", tmp_path / "source", tmp_path / "out")
+    for part in ("rgb/000003.png and", str(other), "Rename", f"{name}.txt"):
+        assert part in message
+
+
 def test_without_lists_the_folder_of_cen_has_the_official_split(tmp_path, capsys):
     make_cen(tmp_path / "source")
     for name in ("train", "val"):
@@ -425,6 +448,7 @@ def test_without_lists_the_folder_of_cen_has_the_official_split(tmp_path, capsys
         (lambda root: write_cen_lists(root, [3, 9], [1]), ["rgb/000009.png", "train.txt lists it"]),
         (lambda root: (root / "val.txt").write_text("rgb/000001.png masks/000001.png"), ["val.txt, line 1", "tabs"]),
         (lambda root: (root / "val.txt").write_text(""), ["val.txt: lists no scene"]),
+        (lambda root: (root / "val.txt").write_bytes(b"rgb/\xe4.png"), ["val.txt: expected text in UTF-8"]),
         (
             lambda root: png(root / "masks/000003.png", np.full(SIZE, 40, np.uint8)),
             ["masks/000003.png", "0 to 39", "40"],

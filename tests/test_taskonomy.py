@@ -94,6 +94,13 @@ def test_splits_that_are_there_are_kept(root):
     assert FolderDataset(root, "train").keys == ("point_1_view_0", "point_2_view_1")
 
 
+def test_a_split_in_another_encoding_is_named(root):
+    (root / "splits").mkdir()
+    (root / "splits/train.txt").write_bytes("häuschen/point_0_view_0\n".encode("latin1"))
+    with pytest.raises(DataError, match=r"splits/train.txt: expected text in UTF-8 .*Save it in that encoding"):
+        describe(root)
+
+
 def test_a_break_between_two_split_files_leaves_neither(root, monkeypatch):
     """If this breaks, the next call takes a train.txt alone for the user's own, and nothing is left to validate on."""
 

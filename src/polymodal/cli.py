@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     derive.add_argument("root", metavar="ROOT", help="folder or .zip with a dataset.yaml")
     derive.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to continue")
     derive.add_argument("--domains", metavar="NAMES", help="normal,reshading,...; all that ROOT lacks if not given")
-    derive.add_argument("--intrinsics", metavar="fx,fy,cx,cy", help="of the depth camera; a Kinect's if not given")
+    derive.add_argument(
+        "--intrinsics", metavar="fx,fy,cx,cy", help="of the depth camera; a Kinect's, scaled, if absent"
+    )
     derive.set_defaults(run=_derive)
     rooms = tools.add_parser("rooms", help="unpack the embedded data set")
     rooms.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
@@ -317,6 +319,7 @@ def _import_cen(parsed: argparse.Namespace) -> None:
 def _bench(parsed: argparse.Namespace) -> None:
     from polymodal.bench import bench
 
+    _make_folder(parsed.out)
     case = _case(parsed, peer=parsed.peer)
     words = [word.strip() for word in (parsed.variants or "").split(",") if word.strip()]
     _show(bench(case, words, _tasks(parsed), parsed.repeats, parsed.warmup, with_memory=parsed.memory), parsed.out)
@@ -325,6 +328,7 @@ def _bench(parsed: argparse.Namespace) -> None:
 def _bench_scaling(parsed: argparse.Namespace) -> None:
     from polymodal.bench import bench_scaling
 
+    _make_folder(parsed.out)
     case, tasks = _case(parsed), _tasks(parsed)
     found = bench_scaling(case, parsed.variant, tasks, parsed.repeats, parsed.warmup, with_memory=parsed.memory)
     _show(found, parsed.out)
@@ -333,6 +337,7 @@ def _bench_scaling(parsed: argparse.Namespace) -> None:
 def _bench_data(parsed: argparse.Namespace) -> None:
     from polymodal.bench import bench_data
 
+    _make_folder(parsed.out)
     caches = [word.strip() for word in parsed.cache.split(",") if word.strip()]
     workers = _numbers(parsed.workers, int, "--workers")
     _show(bench_data(parsed.config, caches, workers, parsed.repeats, parsed.settings), parsed.out)
@@ -350,6 +355,16 @@ def _case(parsed: argparse.Namespace, **more: Any) -> Any:
 
 def _tasks(parsed: argparse.Namespace) -> Any:
     return ("inference", "training") if parsed.task == "both" else (parsed.task,)
+
+
+def _make_folder(out: Path | None) -> None:
+    """Make the folder of a benchmark's files, or refuse it: after hours of measuring is too late."""
+    from polymodal.errors import ConfigError
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder for bench.md and bench.json, got the file {out}.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def _show(report: Any, out: Path | None) -> None:
@@ -396,8 +411,9 @@ def _check(parsed: argparse.Namespace) -> int:
 
 
 def _stats(parsed: argparse.Namespace) -> None:
-    from polymodal.data.statistics import compute, write
+    from polymodal.data.statistics import compute, place, write
 
+    place(parsed.root, parsed.output)
     statistics = compute(parsed.root)
     path = write(statistics, parsed.root, parsed.output)
     for name, moments in statistics.items():

@@ -1,6 +1,6 @@
 """What is measured: one network, its modalities, its images, and scales of which a stated share is exchanged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +71,6 @@ class Case:
             raise ConfigError("--network-args: `classes` is an option of its own; use --classes.")
         if not 0 <= self.share <= 1:
             raise ConfigError(f"--share: expected a share from 0 to 1, got {self.share}.")
-        if self.statistics == "batch" and self.batch == 1:
-            raise ConfigError("--statistics batch: a norm learns nothing from a single sample; use --batch 2 or more.")
         check_device(self.device)
 
     @property
@@ -193,6 +191,19 @@ class Networks:
         }
         plain.load_state_dict(own)
         return plain.to(self.case.device)
+
+
+def check_statistics(case: Case, tasks: Sequence[str]) -> None:
+    """Refuse to train norms on the statistics of a single sample.
+
+    Raises:
+        ConfigError: That is what is asked for.
+    """
+    if case.statistics == "batch" and case.batch == 1 and "training" in tasks:
+        raise ConfigError(
+            "--statistics batch: in training a norm learns nothing from a single sample; use --batch 2 or more, or "
+            "--task inference."
+        )
 
 
 def check_size(case: Case) -> int:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from polymodal.bench.case import Case, Networks, check_size
+from polymodal.bench.case import Case, Networks, check_size, check_statistics
 from polymodal.bench.equality import Equality, equality
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
@@ -50,6 +50,7 @@ def bench(
         PolymodalError: A variant cannot be built.
     """
     check_counts(repeats, warmup)
+    check_statistics(case, tasks)
     variants = Variant.parse_all(words or (*(("peer",) if case.peer else ()), *DEFAULT))
     for task in tasks:
         if not any(task == "inference" or variant.trains for variant in variants):

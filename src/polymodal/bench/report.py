@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.bench.timing import Timing
-from polymodal.tasks.files import complete_file
+from polymodal.data.files import write_file
 
 NONE = "–"
 
@@ -66,8 +66,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write bench.md and bench.json."""
         for name, text in (("bench.md", self.markdown()), ("bench.json", self.json())):
-            with complete_file(folder / name) as file:
-                file.write_text(text, encoding="utf-8")
+            write_file(folder / name, text.encode())
 
 
 def seconds(value: float) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from polymodal.bench.case import Case, Networks, check_size
+from polymodal.bench.case import Case, Networks, check_size, check_statistics
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
@@ -44,6 +44,7 @@ def bench_scaling(
         PolymodalError: The variant cannot be built.
     """
     check_counts(repeats, warmup)
+    check_statistics(case, tasks)
     variant = Variant.parse(word)
     if variant.base == "peer":
         raise ConfigError("--variant peer: the released code knows 2 modalities alone; use `polymodal bench --peer`.")

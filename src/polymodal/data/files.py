@@ -4,7 +4,8 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,12 +81,13 @@ class Store:
         """The files of a folder and the folders below it by key, listed once.
 
         A key is the path from `folder` without the file name's ending; a well-formed data set has one file for each.
+        Names that begin with a dot are none: what a killed command began, or a system keeps beside a file.
         """
         if folder not in self._listings:
             found: dict[str, list[str]] = {}
             for file in self._walk(folder):
                 name = PurePosixPath(file)
-                if name.suffix.lower() in EXTENSIONS:
+                if name.suffix.lower() in EXTENSIONS and not name.name.startswith("."):
                     found.setdefault(str(name.relative_to(folder).with_suffix("")), []).append(file)
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
@@ -135,15 +137,25 @@ def _embedded_rooms() -> Path:
     return path
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and the folders above it."""
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to, which takes its place when the block ends without an error.
+
+    Its name ends like that of `path`, as some libraries choose the format by it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it."""
+    with complete_file(path) as file:
+        file.write_bytes(content)
 
 
 def read_array(path: str | Path, *, labels: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polymodal.data.files import Store, decode
+from polymodal.data.files import Store, decode, write_file
 from polymodal.data.inputs import InputSpec, to_values
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec
@@ -53,11 +53,8 @@ def compute(root: str | Path) -> dict[str, Moments]:
     return {name: _measure(spec, name, track(keys, name)) for name in names}
 
 
-def write(statistics: dict[str, Moments], root: str | Path, output: str | Path | None = None) -> Path:
-    """Keep statistics where `FolderData` finds them, or in `output`.
-
-    Returns:
-        The file that was written, whole or not at all.
+def place(root: str | Path, output: str | Path | None = None) -> Path:
+    """The file that `write` writes, once it is clear that it can; measuring takes long.
 
     Raises:
         DataError: When it cannot be written there.
@@ -69,20 +66,40 @@ def write(statistics: dict[str, Moments], root: str | Path, output: str | Path |
             f"and put it into the archive as {STATISTICS_FILE}, beside {FILE}."
         )
     path = Path(output) if output is not None else root / STATISTICS_FILE
-    values = {name: asdict(moments) for name, moments in statistics.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            temporary.write_text(json.dumps(values, indent=2), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Name another file (--output) and copy its figures into "
-            f"{FILE} as mean and std."
-        ) from error
+        raise _unwritable(path, error.strerror) from error
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise _unwritable(path, "no permission")
     return path
+
+
+def write(statistics: dict[str, Moments], root: str | Path, output: str | Path | None = None) -> Path:
+    """Keep statistics where `FolderData` finds them, or in `output`.
+
+    Returns:
+        The file that was written, whole or not at all.
+
+    Raises:
+        DataError: When it cannot be written there.
+    """
+    path = place(root, output)
+    values = {name: asdict(moments) for name, moments in statistics.items()}
+    try:
+        write_file(path, json.dumps(values, indent=2).encode())
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    return path
+
+
+def _unwritable(path: Path, reason: str | None) -> DataError:
+    return DataError(
+        f"{path}: cannot be written ({reason}). Name another file (--output) and copy its figures into {FILE} as mean "
+        "and std."
+    )
 
 
 def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, InputSpec]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from polymodal.data.files import Store, write_file
+from polymodal.data.section import decoded
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 
@@ -98,7 +99,7 @@ def _keys(store: Store, domain: str) -> set[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").split()
+    return decoded(file.read_bytes(), str(file)).split()
 
 
 def _write(splits: dict[str, list[str]], folder: Path) -> None:

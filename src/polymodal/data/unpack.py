@@ -1,12 +1,11 @@
 """The embedded set as files, to look at and to copy from."""
 
-import os
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from polymodal.data.files import Store
+from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 
 
@@ -22,21 +21,11 @@ def unpack_rooms(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty; name a new or an empty folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    out.mkdir(parents=True, exist_ok=True)
+    # Within the folder, which stays the one that a shell may stand in.
+    with TemporaryDirectory(dir=out, prefix=".unpacking-") as scratch:
         with zipfile.ZipFile(Store("rooms").path) as archive:
             archive.extractall(scratch)
-        scratch.chmod(0o777 & ~_umask())  # temporary folders are private
-        if out.exists():
-            out.rmdir()
-        scratch.replace(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        # The description comes last: what has none is no data set.
+        for part in sorted(Path(scratch).iterdir(), key=lambda part: part.name == FILE):
+            part.replace(out / part.name)

@@ -23,10 +23,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from polymodal.data.files import write_file
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
 from polymodal.tasks import children
-from polymodal.tasks.files import complete_file, write_json
+from polymodal.tasks.files import write_json
 from polymodal.tasks.methods import Method, applied, choose, methods
 from polymodal.tasks.progress import Progress
 from polymodal.tasks.training import RecipeCLI, check_resumable, has_test, quieten
@@ -136,7 +137,8 @@ def compare(
         asked, pending = ([run for run in runs if run.method in recipes] for runs in (asked, pending))
         write_json(out / RECORD, record)
         for name, recipe in recipes.items():
-            _write(out / name / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+            text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+            write_file(out / name / "recipe.yaml", text.encode())
 
         runs = [
             Run(name, seed, out / name / f"seed-{seed}")
@@ -410,14 +412,12 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _write_tables(out: Path, comparison: Comparison) -> None:
-    _write(out / "table.md", to_markdown(comparison))
-    _write(out / "table.csv", to_csv(comparison))
-    _write(out / "report.html", to_html(comparison))
-
-
-def _write(path: Path, text: str) -> None:
-    with complete_file(path) as file:
-        file.write_text(text, encoding="utf-8")
+    for name, text in (
+        ("table.md", to_markdown(comparison)),
+        ("table.csv", to_csv(comparison)),
+        ("report.html", to_html(comparison)),
+    ):
+        write_file(out / name, text.encode())
 
 
 def _show(comparison: Comparison) -> None:

@@ -10,6 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 SMALLEST = 480
 """Pixels that the shorter side of a picture has at least, so that small scenes can be seen."""
 
+LARGEST = 1920
+"""Pixels that no side is enlarged beyond: a strip of a scene stays a strip."""
+
 OPACITY = 0.5
 MARGIN, ROW, SWATCH, TEXT = 18, 28, 18, 16
 PAPER, INK, PALE = (255, 255, 255), (28, 28, 30), (110, 110, 115)
@@ -35,7 +38,7 @@ def overlay(
         The picture, enlarged by a whole factor when it is small, and the legend: the largest class first, with its
         share of the pixels.
     """
-    factor = max(1, -(-SMALLEST // min(labels.shape)))
+    factor = max(1, min(-(-SMALLEST // min(labels.shape)), LARGEST // max(labels.shape)))
     height, width = (factor * side for side in labels.shape)
     scene = Image.fromarray(picture).convert("L").resize((width, height), Image.Resampling.BICUBIC)
     grey = np.asarray(scene, np.float32)[..., None]

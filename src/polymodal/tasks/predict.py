@@ -12,11 +12,11 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
+from polymodal.data.files import complete_file
 from polymodal.data.progress import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
-from polymodal.tasks.files import complete_file
 from polymodal.tasks.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
         OSError: A picture cannot be written.
     """
+    if model.is_file() and model.suffix != ONNX:
+        raise CheckpointError(
+            f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other file "
+            "can be predicted with here. Give the folder, or export the run again with --format onnx."
+        )
     session = None if model.suffix != ONNX else _session(model)
     folder = model_folder(model)
     if session is None:

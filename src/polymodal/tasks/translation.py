@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
 from polymodal.data import DatasetSpec, TargetSpec
+from polymodal.data.files import complete_file
 from polymodal.errors import ConfigError, DataError
 from polymodal.functional import fold
 from polymodal.fusion import Fusion
@@ -24,7 +25,6 @@ from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, named_outputs
 from polymodal.tasks.evaluation import viewable
-from polymodal.tasks.files import complete_file
 from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at
 from polymodal.tasks.optim import Optimiser
 

@@ -10,11 +10,15 @@ from polymodal.data.files import read_array
 from polymodal.data.folder import check_labels
 from polymodal.data.prepare import nyu_classes
 from polymodal.data.prepare.writing import IGNORE, LABEL, Content, Plan, read_plane, require
+from polymodal.data.section import decoded
 from polymodal.data.spec import TargetSpec
 from polymodal.errors import DataError
 
 # Stored values are 1/5000 m and reach the released networks unnormalised.
 _DEPTH = {"folder": "depth", "kind": "depth", "scale": 0.0002, "unit": "m", "invalid": 0, "mean": 0.0, "std": 1.0}
+
+Scene = tuple[Path, Path, Path]
+"""Image, mask and depth."""
 
 _LISTS = {"train": "train.txt", "test": "val.txt"}
 """What the authors call val are the 654 scenes of the official test split."""
@@ -32,14 +36,16 @@ def cen(source: Path) -> Iterator[Plan]:
             paths a line: image, mask, depth. Without lists the official split is taken, which theirs are.
 
     Raises:
-        DataError: A file is missing or damaged, or a list is malformed.
+        DataError: A file is missing or damaged, a list is malformed, or two scenes have one name.
     """
     scenes = {split: _listed(source / name, source, split) for split, name in _LISTS.items()}
-    files_of = {key: files for listed in scenes.values() for key, files in listed.items()}
+    files_of: dict[str, Scene] = {}
     for split, listed in scenes.items():
         listing = source / _LISTS[split]
         why = f"{listing if listing.is_file() else 'The official split'} lists it; complete the download."
-        require((file for files in listed.values() for file in files), why)
+        require((file for files in listed for file in files), why)
+        for files in listed:
+            _check_same(files_of.setdefault(_key(files), files), files, listing)
     target = TargetSpec("label", LABEL, IGNORE, nyu_classes.NYU40)
 
     def read(key: str) -> dict[str, Content]:
@@ -59,7 +65,7 @@ def cen(source: Path) -> Iterator[Plan]:
         "NYUDv2-40-CEN",
         {"rgb": {"folder": "rgb", "kind": "image"}, "depth": dict(_DEPTH)},
         nyu_classes.NYU40,
-        {split: tuple(files) for split, files in scenes.items()},
+        {split: tuple(dict.fromkeys(map(_key, listed))) for split, listed in scenes.items()},
         read,
         {split: len(images) for split, images in nyu_classes.official_split().items()},
     )
@@ -80,22 +86,36 @@ def cut_to(array: np.ndarray, size: tuple[int, ...], file: Path) -> np.ndarray:
     return array[:, top : top + rows, left : left + columns]
 
 
-def _listed(listing: Path, source: Path, split: str) -> dict[str, tuple[Path, Path, Path]]:
-    """Image, mask and depth by key."""
+def _key(scene: Scene) -> str:
+    return scene[0].stem
+
+
+def _check_same(known: Scene, scene: Scene, listing: Path) -> None:
+    """Refuse two scenes of one key, of which only one could be written."""
+    for one, other in zip(known, scene, strict=True):
+        if one != other:
+            raise DataError(
+                f"{listing}: {one} and {other}: two scenes are called {_key(scene)!r}, and this name is the key. "
+                "Rename the files of one of them, there and in the list."
+            )
+
+
+def _listed(listing: Path, source: Path, split: str) -> list[Scene]:
+    """The scenes of a list, or of the official split without one."""
     if not listing.is_file():
         keys = [f"{number:06d}" for number in nyu_classes.official_split()[split]]
-        return {
-            key: (source / f"rgb/{key}.png", source / f"masks/{key}.png", source / f"depth/{key}.png") for key in keys
-        }
-    scenes: dict[str, tuple[Path, Path, Path]] = {}
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        return [(source / f"rgb/{key}.png", source / f"masks/{key}.png", source / f"depth/{key}.png") for key in keys]
+    scenes: list[Scene] = []
+    for number, line in enumerate(decoded(listing.read_bytes(), str(listing)).splitlines(), 1):
+        if not line.strip():
+            continue
         paths = line.split("\t")
         if len(paths) != 3:
             raise DataError(
                 f"{listing}, line {number}: expected three paths between tabs (image, mask, depth), got {line!r}."
             )
         image, mask, depth = (source / path.strip() for path in paths)
-        scenes[image.stem] = image, mask, depth
+        scenes.append((image, mask, depth))
     if not scenes:
         raise DataError(f"{listing}: lists no scene. Take it from the authors' repository, or remove it.")
     return scenes
