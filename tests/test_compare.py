@@ -164,6 +164,14 @@ def test_the_page_is_escaped_and_needs_nothing_from_elsewhere():
     assert "No run has finished yet" in to_html(compared(Row("a", "A", "", {0: None})))
 
 
+def test_long_titles_are_not_cut_off_the_chart():
+    """If this breaks, controls whose titles end alike cannot be told apart."""
+    title = "exchange, depth and normals and near-infrared replaced by noise"
+    page = to_html(compared(Row("a", title, "", {0: scores(60, 50, 61)})))
+    (end,) = re.findall(rf'<text x="([\d.]+)" [^>]*>{title}</text>', page)
+    assert float(end) > 6.0 * len(title)  # letters at 11 px take 6.0
+
+
 # From here on whole comparisons, mostly of processes that only pretend to train.
 
 PRETEND = """

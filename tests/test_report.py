@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures_run import CLASSES, SITES, write_run
+from polymodal import Exchange, fuse
 from polymodal.errors import ConfigError
+from polymodal.fusion import RandomExchange
+from polymodal.models import create
 from polymodal.report import write_report
-from polymodal.report.charts import Series, channel_strip, line_chart
+from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram, tick_values
+from polymodal.tasks.recorder import Recorder
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BROWSER_FLAGS = [
@@ -171,6 +177,27 @@ def test_a_run_that_exchanges_nothing_says_so(runs, tmp_path):
     assert "because the threshold θ is 0" in page(tmp_path / "run", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fusion", "said"),
+    [
+        (Exchange(0.5), "Left of θ a channel counts as given up."),
+        (Exchange(0.5, share=0.25), "No θ decides, but the share: at every site each modality gives up 25 %"),
+        (RandomExchange(0.25), "No θ decides, but the share"),
+    ],
+)
+def test_a_threshold_is_drawn_only_where_it_decides(runs, tmp_path, fusion, said):
+    """If this breaks, a page of a run by share explains the exchange by a line that nothing depends on."""
+    net = fuse(create("rooms-unet", classes=2), ["rgb", "depth"], fusion)
+    recorder = Recorder(tmp_path / "run")
+    recorder.rows = [{"epoch": 1}]
+    recorder.scales = {site: [state.scale] for site, state in net.exchange_state().items()}
+    shutil.copytree(runs[0], tmp_path / "run")
+    recorder.write_scales(net)
+    text = page(tmp_path / "run", tmp_path)
+    assert said in text
+    assert ("θ = 0.5" in text) == ("Left of θ" in text) == ('class="theta"' in text) == (fusion == Exchange(0.5))
+
+
 def test_one_epoch_one_modality_and_no_ensemble_are_enough(tmp_path):
     run = write_run(tmp_path / "run", modalities=["rgb"], epochs=1, splits=("val",))
     scores = json.loads((run / "scores.val.json").read_text())
@@ -271,6 +298,30 @@ def test_line_labels_are_not_cut(name):
     start = float(re.search(r'class="end" x="([\d.]+)"', svg)[1])
     assert start + 6.6 * len(f"{name} 0.2") < width  # bold digits at 11 px take 6.6
     assert min(float(x) for x in re.findall(r'x2="([\d.]+)"', svg)) > 180
+
+
+@pytest.mark.parametrize("largest", [0.004, 0.5])
+def test_the_threshold_lies_within_the_chart(largest):
+    """When every scale is below θ, as at the end of a strong penalty, θ is what one has to see."""
+    scales = np.linspace(0.001, largest, 8)
+    svg = str(scale_histogram("depth", "red", scales, scales[:4], scales[4:], 0.02))
+    width = float(re.search(r'viewBox="0 0 (\d+) ', svg)[1])
+    (start,) = re.findall(r'class="end" x="([\d.]+)"', svg)
+    assert float(start) + 6.6 * len("θ = 0.02") < width
+
+
+@given(
+    st.floats(0, 1e3) | st.floats(1e-300, 1e-12),
+    st.floats(0, 1e-3) | st.floats(1e-300, 1e-12),
+    st.integers(2, 9),
+)
+def test_ticks_of_almost_equal_values_are_apart(low, more, count):
+    """Two methods whose scores differ in the last bit must not cost the whole table."""
+    ticks = tick_values(low, low + more, count)
+    assert len({f"{tick:g}" for tick in ticks}) == len(ticks) > 1
+    slack = 1e-9 * (ticks[-1] - ticks[0])
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= low + more - slack
 
 
 def test_one_epoch_makes_no_curve():

@@ -13,6 +13,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 360, 220
 LEFT, TOP, BOTTOM = 38, 14, 30
 PLOT = 150  # the least width of what is drawn between the labels
+LETTER = 6.8  # about as wide as letters of the charts' size are
 BINS_PER_DECADE = 6
 
 
@@ -37,7 +38,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
     if len(set(epochs)) < 2:
         return None
     labels = [f"{s.name} {s.points[max(s.points)]:.{digits}f}" for s in finite]
-    right = 14 + 6.8 * max(map(len, labels))
+    right = 14 + LETTER * max(map(len, labels))
     width = max(WIDTH, LEFT + PLOT + right)
     values = [v for s in finite for v in s.points.values()]
     first, last = min(epochs), max(epochs)
@@ -69,12 +70,15 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
 
 
 def scale_histogram(
-    name: str, color: str, start: np.ndarray, inside: np.ndarray, outside: np.ndarray, threshold: float
+    name: str, color: str, start: np.ndarray, inside: np.ndarray, outside: np.ndarray, threshold: float | None
 ) -> Markup:
-    """How many channels have which |γ|: above, the end inside and outside the own part; below, mirrored, the start."""
-    floor = threshold / 100 if threshold > 0 else 1e-4
+    """How many channels have which |γ|: above, the end inside and outside the own part; below, mirrored, the start.
+
+    With a threshold above 0 it is marked, and the axis goes beyond it.
+    """
+    floor = threshold / 100 if threshold else 1e-4
     values = [np.nan_to_num(np.abs(v).ravel(), posinf=0).clip(floor) for v in (start, inside, outside)]
-    top = max(float(v.max(initial=floor * 10)) for v in values)
+    top = max(float(v.max(initial=10 * (threshold or floor))) for v in values)
     bins = math.floor(math.log10(top / floor) * BINS_PER_DECADE) + 1
     edges = floor * 10 ** (np.arange(bins + 1) / BINS_PER_DECADE)
     # θ lies on an edge up to rounding: values equal to an edge belong to the bin above it.
@@ -109,7 +113,7 @@ def scale_histogram(
     parts += [_x_label(x(10.0**d), f"{10.0**d:g}") for d in decades]
     parts.append(_x_title("|γ|", LEFT + plot_width / 2))
     parts += [_side_label("end", TOP + 10), _side_label("start", axis + 14)]
-    if threshold > 0:
+    if threshold:
         parts.append(
             Markup(
                 '<line class="theta" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
@@ -176,12 +180,16 @@ def _finite(points: Mapping[int, float]) -> dict[int, float]:
 
 
 def tick_values(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers whose first and last enclose low..high."""
-    span = (high - low) or abs(high) or 1.0
+    """About `count` round numbers whose first and last enclose low..high.
+
+    Values that six digits cannot tell apart are as good as equal: no labels would tell their ticks apart.
+    """
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-5 * largest else largest or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * count >= span * 0.999)
     begin, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(begin, max(end, begin + 1) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(begin, max(end, begin + 1) + 1)]
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polymodal.report.charts import tick_values
+from polymodal.report.charts import LETTER, tick_values
 from polymodal.report.render import count, duration, hue, number, render, share
 from polymodal.report.scores import Score, known_scores
 
@@ -274,7 +274,7 @@ def to_html(comparison: Comparison) -> str:
     )
 
 
-WIDTH, LEFT, RIGHT, TOP, LINE = 860, 250, 20, 22, 24
+PLOT, GAP, RIGHT, TOP, LINE = 590, 14, 20, 22, 24
 
 
 def score_chart(comparison: Comparison) -> Markup | None:
@@ -288,9 +288,10 @@ def score_chart(comparison: Comparison) -> Markup | None:
     ticks = tick_values(min(values), max(values), count=8)
     low, high = ticks[0], ticks[-1]
     height = TOP + LINE * len(rows) + 8
+    left = GAP + LETTER * max(len(row.title) for row in rows)
 
     def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
+        return left + PLOT * (value - low) / (high - low)
 
     parts = [
         Markup(
@@ -302,7 +303,7 @@ def score_chart(comparison: Comparison) -> Markup | None:
     for i, row in enumerate(rows):
         middle = TOP + LINE * (i + 0.5)
         parts.append(
-            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(LEFT - 14, middle + 4, row.title)
+            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(left - GAP, middle + 4, row.title)
         )
         shown = [(p, seeds) for p, seeds in found[row.name].items() if seeds]
         for k, (prediction, seeds) in enumerate(shown):
@@ -324,6 +325,6 @@ def score_chart(comparison: Comparison) -> Markup | None:
                     f"{row.title}, {prediction}", score.text(mean),
                 )
             )  # fmt: skip
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} of every method">{}</svg>').format(
-        WIDTH, height, score.name, Markup("").join(parts)
-    )
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {:.0f} {}" role="img" aria-label="{} of every method">{}</svg>'
+    ).format(left + PLOT + RIGHT, height, score.name, Markup("").join(parts))

@@ -52,12 +52,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Scales:
-    """The scales that the exchange looks at, at every site, over the epochs (E,)."""
+    """The scales at every site, over the epochs (E,), and which of `threshold` and `share` (0..1) decides, if any."""
 
     epochs: np.ndarray
     modalities: list[str]
-    threshold: float
     sites: list[Site]
+    threshold: float | None
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,8 @@ def _scales(file: Path) -> Scales | None:
             Site(str(name), content[f"scale:{name}"], content[f"keep:{name}"], content[f"part:{name}"])
             for name in content["sites"]
         ]
-        scales = Scales(content["epochs"], content["modalities"].tolist(), float(content["threshold"]), sites)
+        threshold, share = (float(content[name]) if name in content else None for name in ("threshold", "share"))
+        scales = Scales(content["epochs"], content["modalities"].tolist(), sites, threshold, share)
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
     for site in sites:

@@ -1,7 +1,5 @@
 """From runs to one HTML file: the figures of each run are drawn here, the template only arranges them."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from polymodal.data.files import write_file
 from polymodal.errors import ConfigError
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
 from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
@@ -53,19 +52,9 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
 
 
 def _write(out: Path, html: str) -> Path:
-    partial: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False
-        ) as file:
-            partial = Path(file.name)
-            file.write(html)
-        partial.chmod(0o644)  # temporary files are private, a page is to be shared
-        os.replace(partial, out)  # noqa: PTH105 (the atomic one, by its name)
+        write_file(out, html.encode())
     except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
         raise ConfigError(
             f"The report cannot be written to {out}: {error}. Name a file in a folder of yours."
         ) from error
@@ -226,6 +215,7 @@ def _exchange(scales: Scales) -> dict[str, Any]:
         "sites": sites,
         "replaced": int((~keep).sum()),
         "threshold": scales.threshold,
+        "share": scales.share,
         "first_epoch": int(scales.epochs[0]),
         "histograms": [(name, _histogram(scales, m)) for m, name in enumerate(modalities)],
     }

@@ -14,9 +14,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from polymodal.data.files import complete_file
 from polymodal.fusion import SiteState
 from polymodal.surgery import Multimodal
-from polymodal.tasks.files import complete_file, write_arrays, write_json
+from polymodal.tasks.files import write_arrays, write_json
 
 
 class Recorder(Callback):
@@ -90,8 +91,12 @@ class Recorder(Callback):
             "epochs": np.array([row["epoch"] for row in self.rows]),
             "modalities": np.array(net.modalities),
             "sites": np.array(list(states)),
-            "threshold": np.array(getattr(net.fusion, "threshold", 0.0)),
         }
+        share, threshold = (getattr(net.fusion, name, None) for name in ("share", "threshold"))
+        if share is not None:  # then it decides, whatever the threshold is
+            arrays["share"] = np.array(share)
+        elif threshold is not None:
+            arrays["threshold"] = np.array(threshold)
         for site, state in states.items():
             arrays[f"scale:{site}"] = torch.stack(self.scales[site]).float().numpy()
             arrays[f"keep:{site}"] = state.keep.numpy()
