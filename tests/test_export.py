@@ -19,8 +19,10 @@ from core_tools import assert_equal, assert_same_state, randomize_norms
 from fixtures_data import Described
 from polymodal import Exchange, checkpoint, export, fuse, models
 from polymodal.cli import main
+from polymodal.costs import Cost
 from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError
 from polymodal.export import formats
+from polymodal.fusion import Aggregation
 from polymodal.tasks.evaluation import save_model
 from polymodal.tasks.predict import predict
 
@@ -139,6 +141,9 @@ def test_saving_is_told(run, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "new" / "net.pt2"), "--format", "pt2", "--fold"]) == 0
     assert "multiply-accumulates" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["net.pt2"]
+    cost = Cost(parameters=5, macs=7)
+    assert "(0.0%)" in str(export.Saving(cost, cost))
+    assert "(-14.3%)" in str(export.Saving(cost, Cost(parameters=9, macs=6)))
 
 
 def opened(format: str, file: Path) -> tuple[dict, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]:
@@ -220,6 +225,27 @@ def test_failed_check_writes_no_file(format, tmp_path, monkeypatch):
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(FILES[format], "the good one")
 
 
+@pytest.mark.parametrize(
+    ("names", "fusion", "wrong"),
+    [
+        (["ensemble", "b"], Exchange(), "ensemble"),
+        (["a", "prediction_a"], Exchange(), "prediction_a"),
+        (["a", "prediction_ensemble"], Aggregation("average"), "prediction_ensemble"),
+        (["ensemble", "prediction_a"], Aggregation("average"), None),
+    ],
+)
+def test_a_name_that_two_values_of_a_file_would_have_is_refused(names, fusion, wrong, tmp_path):
+    """If this breaks, a prediction is silently that of another name, or the file cannot be opened."""
+    network = models.create("rooms-unet", classes=3, stem=4, widths=[6], decoder=6)
+    net = fuse(network, names, fusion, sites="auto" if isinstance(fusion, Exchange) else "late").eval()
+    if wrong is None:
+        assert export.save(net, tmp_path / "net.pt2", format="pt2")
+        return
+    with pytest.raises(ExportError, match=rf"modality '{wrong}': .*prediction_ensemble.*another name"):
+        export.save(net, tmp_path / "new" / "net.pt2", format="pt2")
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path):
     """If this breaks, a training that exports now and then cannot be repeated."""
     net = tiny().train()
@@ -285,11 +311,40 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
         export.Session(tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda image: image.requires_grad_(),
+        lambda image: image.bfloat16(),
+        lambda image: image.double().numpy(),
+        lambda image: image.half().numpy(),
+    ],
+)
+def test_session_takes_images_as_a_pipeline_has_them(files, convert):
+    """If this breaks, a tensor that comes out of autocast or of a network ends in an error about NumPy."""
+    session = export.Session(files[True], threads=1)
+    inputs = {name: torch.full((1, count, 16, 16), 0.5) for name, count in session.modalities.items()}
+    expected = session(inputs)
+    found = session({name: convert(image) for name, image in inputs.items()})
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 def test_images_that_do_not_fit_are_refused(files):
     """If this breaks, the user reads ONNX Runtime's words about a node in the middle of the graph."""
     session = export.Session(files[True], threads=1)
-    with pytest.raises(DataError, match="Missing modality depth"):
-        session({"rgb": np.zeros((1, 3, 16, 16), np.float32)})
+    for inputs, missing in (({"rgb": np.zeros((1, 3, 16, 16), np.float32)}, "depth"), ({}, "depth, rgb")):
+        with pytest.raises(DataError, match=f"Missing modality {missing}: .*fold the network anew") as told:
+            session(inputs)
+        assert "subset" not in str(told.value)
+    with pytest.raises(DataError, match="Unknown modality 'colour'"):
+        session({"colour": np.zeros((1, 3, 16, 16), np.float32)})
+    for pixels, got in (
+        (np.zeros((1, 3, 16, 16), np.uint8), "uint8"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "torch.int64"),
+        (np.zeros((1, 3, 16, 16)).tolist(), "a list"),
+    ):
+        with pytest.raises(DataError, match=f"'rgb': expected .*got {got}"):
+            session({"rgb": pixels, "depth": np.zeros((1, 1, 16, 16), np.float32)})
     with pytest.raises(DataError, match=r"'depth': expected an image \(batch, 1"):
         session({name: np.zeros((1, 3, 16, 16), np.float32) for name in ("depth", "rgb")})
     session.step = 32

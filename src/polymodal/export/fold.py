@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
-from polymodal.export.program import check_size
+from polymodal.export.images import check_images
 from polymodal.export.streams import Streams
 from polymodal.fusion.aggregation import Aggregate, Average
 from polymodal.nn import Prediction
-from polymodal.surgery import Multimodal, check_inputs
+from polymodal.surgery import Multimodal
 
 
 def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
@@ -103,8 +103,7 @@ class Folded(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, or an image does not fit.
         """
-        check_inputs(inputs, self.channels)
-        check_size(next(iter(inputs.values())).shape[-2:], self.step)
+        check_images(inputs, self.channels, self.step)
         images = [_tiled(inputs[name], self._tiles[name]) for name in self.modalities]
         streams = [tree_unflatten(list(tensors), self._form) for tensors in self.graph(*images)]
         if not self.outputs:

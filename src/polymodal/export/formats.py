@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,12 +58,14 @@ def save(
         of an ONNX file that is too large for one).
 
     Raises:
-        ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, or the
-            file does not predict what the network does. Nothing is written then.
+        ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, a
+            modality's name is that of an output, or the file does not predict what the network does. Nothing is
+            written then.
         OSError: The file cannot be written.
     """
     path = Path(path)
     writer = format_for(format, path)
+    _check_names(net)
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
         raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
@@ -239,6 +242,18 @@ def format_for(name: str, path: Path) -> Format:
     for package in kind.packages:
         needed_package(package, f"format {name}", kind.extra)
     return kind()
+
+
+def _check_names(net: Multimodal | Folded) -> None:
+    """Refuse modalities of which a file would hold two values of one name."""
+    outputs = Counter(output_name(name) for name in (*net.outputs, ENSEMBLE))
+    for name in net.modalities:
+        if outputs[name] or outputs[output_name(name)] > 1:
+            raise ExportError(
+                f"modality {name!r}: a file has the outputs {', '.join(outputs)} beside an input for each of "
+                f"{', '.join(net.modalities)}, each of which needs a name of its own. Build the network with another "
+                "name for it: polymodal.fuse(network, modalities)."
+            )
 
 
 def _channels(net: Multimodal | Folded, name: str) -> int:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
-from polymodal.errors import DataError, ExportError
+from polymodal.errors import ExportError
 from polymodal.export.reason import first_line
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -64,21 +64,6 @@ def example_size(step: int, *, smaller: bool = False) -> tuple[int, int]:
     """Height and width for an example, odd multiples of the step; or smaller ones, even multiples, for another."""
     height, width = (step * max(3, side // step | 1) for side in EXAMPLE)
     return (height - step, width - step) if smaller else (height, width)
-
-
-def check_size(size: Sequence[int], step: int) -> None:
-    """Refuse a height and width that are no multiples of what a graph takes.
-
-    Raises:
-        DataError: With the nearest size that fits.
-    """
-    height, width = size
-    if height % step or width % step:
-        near = [max(1, round(side / step)) * step for side in (height, width)]
-        raise DataError(
-            f"An image of {width}x{height} (width x height) is no input of this exported network, whose sides must be "
-            f"multiples of {step}. Resize or pad it, such as to {near[1]}x{near[0]}, or predict with the model folder."
-        )
 
 
 def _exported(module: nn.Module, example: Example, shapes: Any, step: int) -> ExportedProgram:

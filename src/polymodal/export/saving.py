@@ -31,7 +31,7 @@ class Saving:
     def __str__(self) -> str:
         before, after = self.before, self.after
         return (
-            f"multiply-accumulates {before.macs / 1e9:.3f} G to {after.macs / 1e9:.3f} G ({-self.share:+.1%}), "
+            f"multiply-accumulates {before.macs / 1e9:.3f} G to {after.macs / 1e9:.3f} G ({-self.share:z.1%}), "
             f"parameters {before.parameters / 1e6:.2f} M to {after.parameters / 1e6:.2f} M"
         )
 

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from polymodal.errors import CheckpointError, ExportError
-from polymodal.export.program import check_size
+from polymodal.errors import CheckpointError, DataError, ExportError
+from polymodal.export.images import check_images
 from polymodal.export.reason import first_line
-from polymodal.surgery import check_inputs
 
 DESCRIPTION = "polymodal"
 """The key under which an exported file describes itself, in JSON."""
@@ -68,7 +67,8 @@ class Session:
         """Predict.
 
         Args:
-            inputs: A float32 image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
+            inputs: A floating-point image `(B, C_m, H, W)` for every modality, normalised as in training, all of the
+                same B, H and W. The file computes in float32.
 
         Returns:
             The predictions `(B, ...)` of every modality and of the ensemble, by name.
@@ -78,7 +78,7 @@ class Session:
         """
         self.check(inputs)
         images = {
-            name: np.asarray(image.cpu() if isinstance(image, Tensor) else image, np.float32)
+            name: image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
             for name, image in inputs.items()
         }
         return dict(zip(self.outputs, self._session.run(None, images), strict=True))
@@ -89,8 +89,21 @@ class Session:
         Raises:
             DataError: A modality is unknown or missing, or an image does not fit.
         """
-        check_inputs(inputs, self.modalities)
-        check_size(next(iter(inputs.values())).shape[-2:], self.step)
+        if isinstance(inputs, Mapping):
+            for name, image in inputs.items():
+                _check_floats(name, image)
+        check_images(inputs, self.modalities, self.step)
+
+
+def _check_floats(name: str, image: Any) -> None:
+    """Refuse what is no image, and pixels as a file holds them: a network was trained with normalised ones."""
+    if not isinstance(image, np.ndarray | Tensor):
+        raise DataError(f"Modality {name!r}: expected a tensor or an array, got a {type(image).__name__}.")
+    if not (image.is_floating_point() if isinstance(image, Tensor) else image.dtype.kind == "f"):
+        raise DataError(
+            f"Modality {name!r}: expected floating-point values, normalised as in training, got {image.dtype}. How "
+            "they were normalised stands in the file: session.metadata."
+        )
 
 
 def needed_package(name: str, purpose: str, extra: str) -> ModuleType:

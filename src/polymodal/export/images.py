@@ -1,0 +1,35 @@
+"""The images that a folded network and an exported file take: every modality, and sizes that fit the graph."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from polymodal.errors import DataError
+from polymodal.surgery import check_inputs
+
+
+def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: int) -> None:
+    """Refuse images that a graph cannot take.
+
+    Args:
+        inputs: Images by modality, tensors or arrays.
+        channels: Those of every modality.
+        step: What height and width must be multiples of.
+
+    Raises:
+        DataError: A modality is unknown or missing, or an image does not fit; with the nearest size that does.
+    """
+    # A graph has no form for fewer modalities, so the remedy is not that of the network itself.
+    if isinstance(inputs, Mapping) and inputs.keys() < channels.keys():
+        missing = ", ".join(name for name in channels if name not in inputs)
+        raise DataError(
+            f"Missing modality {missing}: this graph takes an image for each of {', '.join(channels)}. For some of "
+            "them, fold the network anew, polymodal.export.fold(net, modalities)."
+        )
+    check_inputs(inputs, channels)
+    height, width = next(iter(inputs.values())).shape[-2:]
+    if height % step or width % step:
+        near = [max(1, round(side / step)) * step for side in (height, width)]
+        raise DataError(
+            f"An image of {width}x{height} (width x height) is no input of this exported network, whose sides must be "
+            f"multiples of {step}. Resize or pad it, such as to {near[1]}x{near[0]}, or predict with the model folder."
+        )
