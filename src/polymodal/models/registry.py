@@ -105,10 +105,11 @@ def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
 
 def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
+    from segmentation_models_pytorch.encoders import get_encoder
 
     known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name != "kwargs"]
-    unknown = [name for name in arguments if name not in known]
-    # What it does not know it hands to its encoder. timm's check it, smp's own take and ignore it.
+    # What it does not know it hands to the encoder, such as output_stride. timm's check the rest, smp's own ignore it.
+    unknown = [name for name in arguments if name not in {*known, *inspect.signature(get_encoder).parameters}]
     if unknown and not str(arguments.get("encoder_name", "")).startswith(("tu-", "timm-")):
         raise TypeError(f"unexpected argument {unknown[0]!r}; it takes {', '.join(known)}")
     return _any_size(architecture)(encoder_weights="imagenet" if download else None, **arguments)
