@@ -1,4 +1,4 @@
-"""What the tests of the core share: random norms, a modality's own plain network, exact comparison."""
+"""What the tests of the core share: a small network, random norms, a modality's own plain network, comparison."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from polymodal import Multimodal
+from polymodal import Exchange, Multimodal, fuse
 
 NAMES = ("rgb", "depth", "normal", "thermal")
 
@@ -82,3 +82,32 @@ def assert_same_state(a: nn.Module, b: nn.Module) -> None:
     ours, theirs = a.state_dict(), b.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def small(channels: int = 3, width: int = 7) -> nn.Module:
+    """Two norms, of which the second is the place to exchange: `sites="4"`."""
+    layers = [nn.Conv2d(channels, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, width, 3), nn.BatchNorm2d(width)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(width, 2, 1)).double()
+
+
+def fused(m: int, fusion: Exchange | None, seed: int = 0) -> Multimodal:
+    """A small network for m modalities in eval mode, its norms and ensemble weights random."""
+    torch.manual_seed(seed)
+    net = randomize_norms(fuse(small(), NAMES[:m], fusion, sites="4")).eval()
+    with torch.no_grad():
+        net.ensemble.alpha.normal_()
+    return net
+
+
+def run(net: nn.Module, inputs: dict[str, Tensor], **arguments: bool) -> list[Tensor]:
+    """Predictions of every modality, ensemble and weights."""
+    with torch.no_grad():
+        prediction = net(inputs, **arguments)
+    return tensors_of([prediction.per_modality, prediction.ensemble, prediction.weights])
+
+
+def with_fusion(net: Multimodal, fusion: Exchange | None) -> Multimodal:
+    """The same network, made with another fusion."""
+    other = fuse(small(), net.modalities, fusion, sites="4").eval()
+    other.load_state_dict(net.state_dict())
+    return other

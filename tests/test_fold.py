@@ -14,8 +14,8 @@ from polymodal.errors import DataError, ExportError
 from polymodal.export import Folded, fold, saving
 from polymodal.fusion import FUSIONS, Aggregation, Fusion, NoFusion, RandomExchange
 from polymodal.fusion.aggregation import Operation
+from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
-from polymodal.surgery import Multimodal
 
 NAMES = ("a", "b", "c", "d")
 SITES = ("norm1", "norm2", "norm3", "norm5")

@@ -7,7 +7,7 @@ from polymodal import fuse
 from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
 from polymodal.models import create
-from polymodal.surgery import Multimodal
+from polymodal.multimodal import Multimodal
 from polymodal.tasks.optim import Optimiser, rate
 
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     )
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
+    from polymodal.multimodal import Multimodal
     from polymodal.nn import Prediction
     from polymodal.speed import accelerate
-    from polymodal.surgery import Multimodal, fuse
+from polymodal.surgery import fuse
 
 __version__ = "0.1.0"
 
@@ -61,7 +62,8 @@ _HOMES = {
     "polymodal.inspection": ("inspect",),
     "polymodal.nn": ("Prediction",),
     "polymodal.speed": ("accelerate",),
-    "polymodal.surgery": ("Multimodal", "fuse"),
+    "polymodal.multimodal": ("Multimodal",),
+    "polymodal.surgery": ("fuse",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from polymodal.errors import CheckpointError, PolymodalError
 from polymodal.fusion import make_fusion
-from polymodal.surgery import Multimodal, fuse
+from polymodal.multimodal import Multimodal
+from polymodal.surgery import fuse
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from polymodal.multimodal import Multimodal
 from polymodal.nn.entrance import ghost
-from polymodal.surgery import Multimodal
 
 
 @dataclass(frozen=True)

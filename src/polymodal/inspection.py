@@ -7,10 +7,11 @@ from torch import nn
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
 from polymodal.fusion.auto import scaled_norms, spatial_norms
+from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
 from polymodal.nn.entrance import entrance
 from polymodal.nn.norm import can_be_private
-from polymodal.surgery import Multimodal, check_norms
+from polymodal.preconditions import check_norms
 
 
 @dataclass

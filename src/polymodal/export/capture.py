@@ -19,8 +19,8 @@ from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.fusion.alignment import Watch
 from polymodal.fusion.asymmetric import Meeting
 from polymodal.fusion.exchange import ChannelExchange
+from polymodal.multimodal import Multimodal
 from polymodal.nn import Attached, PrivateConv2d, PrivateLayer, PrivateNorm2d, Roster
-from polymodal.surgery import Multimodal
 
 
 @torch.library.custom_op("polymodal::mark", mutates_args=())

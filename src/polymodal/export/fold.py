@@ -16,8 +16,8 @@ from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.images import check_images
 from polymodal.export.streams import Streams
 from polymodal.fusion.aggregation import Aggregate, Average
+from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
-from polymodal.surgery import Multimodal
 
 
 def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":

@@ -22,8 +22,8 @@ from polymodal.export.program import captured, example_size
 from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
 from polymodal.export.settled import settled
+from polymodal.multimodal import Multimodal
 from polymodal.nn.ensemble import main_output
-from polymodal.surgery import Multimodal
 
 ENSEMBLE = "ensemble"
 

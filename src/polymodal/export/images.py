@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polymodal.errors import DataError
-from polymodal.surgery import check_inputs
+from polymodal.multimodal import check_inputs
 
 
 def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: int) -> None:

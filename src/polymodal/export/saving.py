@@ -7,7 +7,7 @@ import torch
 
 from polymodal.costs import Cost, cost, count
 from polymodal.export.fold import Folded
-from polymodal.surgery import Multimodal
+from polymodal.multimodal import Multimodal
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from polymodal import functional
 from polymodal.fusion.exchange import ChannelExchange
+from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d, Roster
-from polymodal.surgery import Multimodal
 
 
 def settled(net: Multimodal) -> Multimodal:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.errors import CheckpointError, ConfigError
-from polymodal.models.weights import packaged_file, read_tensors
+from polymodal.weight_files import packaged_file, read_tensors
 
 
 class Lite0Features(nn.Module):

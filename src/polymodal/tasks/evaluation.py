@@ -17,8 +17,8 @@ from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
 from polymodal.errors import DataError
+from polymodal.multimodal import Multimodal
 from polymodal.speed import accelerate
-from polymodal.surgery import Multimodal
 from polymodal.tasks.base import ENSEMBLE, named_outputs
 from polymodal.tasks.files import write_arrays, write_json
 from polymodal.tasks.kinds import kind_of

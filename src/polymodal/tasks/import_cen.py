@@ -18,8 +18,9 @@ from polymodal.data.prepare.nyu_classes import NYU40, SUN37
 from polymodal.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from polymodal.errors import CheckpointError
 from polymodal.fusion import Exchange, Fusion, make_fusion
-from polymodal.pickled import load_tensors
-from polymodal.surgery import Multimodal, fuse
+from polymodal.multimodal import Multimodal
+from polymodal.surgery import fuse
+from polymodal.weight_files import load_tensors
 
 RELEASED_EXCHANGE = Exchange(threshold=2e-2, penalty=6e-4, within="all")
 """Channel exchange as released: at every channel, λ of 2e-4 added once for each of the three predictions."""

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import ConfigError
+from polymodal.multimodal import Multimodal
 from polymodal.nn.ensemble import Ensemble
-from polymodal.surgery import Multimodal
 
 Schedule = Literal["constant", "cosine", "poly", "step", "onecycle"]
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from polymodal.data.files import complete_file
 from polymodal.fusion import SiteState
-from polymodal.surgery import Multimodal
+from polymodal.multimodal import Multimodal
 from polymodal.tasks.files import write_arrays, write_json
 
 

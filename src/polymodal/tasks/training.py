@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
-from polymodal.pickled import load_tensors
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, write_scenes
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.seeds import EpochSeeds
+from polymodal.weight_files import load_tensors
 
 _KNOWN = (
     "args parameter is intended",

@@ -1,0 +1,175 @@
+"""The multimodal network: one network, several modalities, a prediction from each and from all of them together."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from polymodal.errors import DataError, FusionError
+from polymodal.fusion import Fusion, SiteState
+from polymodal.nn import Ensemble, OneStream, Prediction, PrivateLayer, PrivateNorm2d, Stem
+
+
+class Multimodal(nn.Module):
+    """A network that several modalities share, as `fuse` makes it.
+
+    Attributes:
+        network: The plain network with private norms and fusion modules; it takes and returns folded tensors.
+        fusion: The fusion's settings.
+        sites: The names of the layers of `network` at which it acts.
+        roster: The modalities, and which of them are present.
+    """
+
+    def __init__(self, network: nn.Module, stem: Stem, fusion: Fusion, sites: tuple[str, ...]) -> None:
+        super().__init__()
+        self.roster = stem.roster
+        self.stem = stem
+        self.network = network
+        self.ensemble: Ensemble | OneStream = OneStream() if fusion.merges else Ensemble(self.roster)
+        self.fusion = fusion
+        self.sites = sites
+        like = next(p for p in network.parameters() if p.is_floating_point())
+        self.ensemble.to(device=like.device, dtype=like.dtype)
+        # Each submodule keeps its own mode: parts of the network may stand in eval mode on purpose.
+        self.training = self.stem.training = self.ensemble.training = network.training
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
+        return self.roster.names
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The modalities that have a prediction of their own: all, or none where the fusion makes one stream."""
+        return () if self.fusion.merges else self.modalities
+
+    def weights(self) -> dict[str, float]:
+        """The ensemble's weights α by modality, summing to one; empty where there is one prediction alone."""
+        if isinstance(self.ensemble, OneStream):
+            return {}
+        return dict(zip(self.modalities, self.ensemble.alpha.detach().softmax(0).tolist(), strict=True))
+
+    @property
+    def channels(self) -> dict[str, int | None]:
+        """The channels that each modality has; None where `fuse` was not told."""
+        return dict(self.stem.channels)
+
+    def forward(self, inputs: Mapping[str, Tensor], *, subset: bool = False) -> Prediction:
+        """Predict from every modality, and from all of them together.
+
+        Args:
+            inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
+            subset: Allow some of the modalities to be absent. An absent one exchanges nothing, and the others' ensemble
+                weights are scaled to sum to one. Train on a subset without gradient checkpointing, which runs layers
+                again when all modalities are present again.
+
+        Returns:
+            The predictions of the modalities that are present, their ensemble and its weights.
+
+        Raises:
+            DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
+        """
+        present = check_inputs(inputs, self.stem.channels, subset=subset)
+        if len(present) == len(self.modalities):
+            return self.ensemble(self.network(self.stem(inputs)))
+        with self.roster.only(present):
+            return self.ensemble(self.network(self.stem(inputs)))
+
+    def fusion_loss(self) -> Tensor:
+        """What the fusion adds to the loss of the last forward pass in training, weighted: a scalar (CEN eq. 4)."""
+        return self.fusion.loss(self.network, self.sites)
+
+    def scales(self) -> dict[str, nn.Parameter]:
+        """The scales γ `(M, C)` by which the fusion chooses channels, by site."""
+        return self.fusion.scales(self.network, self.sites)
+
+    def exchange_state(self) -> dict[str, SiteState]:
+        """Which channels are exchanged now, by site; empty for a fusion that selects none."""
+        return self.fusion.state(self.network, self.sites)
+
+    def exchanged(self) -> dict[str, dict[str, float]]:
+        """By site and modality, the share in 0..1 of the channels that may be exchanged and now are."""
+        return {
+            site: dict(zip(self.modalities, state.share(), strict=True))
+            for site, state in self.exchange_state().items()
+        }
+
+    @contextmanager
+    def fusion_disabled(self) -> Iterator[None]:
+        """Within the context the modalities do not meet before the ensemble.
+
+        Raises:
+            FusionError: When the fusion makes one stream of the modalities, which has no form without it.
+        """
+        if self.fusion.merges:
+            raise FusionError(
+                f"A fusion by {self.fusion.name!r} makes one stream of the modalities: without it there is no network."
+            )
+        with self.roster.without_fusion():
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
+        norms = [norm for norm in self.network.modules() if isinstance(norm, PrivateNorm2d)]
+        return {
+            "modalities": self.channels,
+            "fusion": self.fusion.as_config(),
+            "sites": list(self.sites),
+            "stems": {name: "private" if name in self.stem.private else "repeat" for name in self.modalities},
+            "norms": "private" if any(norm.roster is not None for norm in norms) else "shared",
+            "convolutions": "private" if any(isinstance(m, PrivateLayer) for m in self.network.modules()) else "shared",
+            # By the names of the plain network: what a fusion put around a layer is in those of this one.
+            "statistics": [norm.name for norm in norms if norm.frozen] or "batch",
+        }
+
+
+def check_inputs(
+    inputs: Mapping[str, Any], channels: Mapping[str, int | None], *, subset: bool = False
+) -> tuple[int, ...]:
+    """Refuse images that a network cannot take.
+
+    Args:
+        inputs: Images by modality, tensors or arrays.
+        channels: The network's modalities with the channels of each; None where they were never said.
+        subset: Whether modalities may be absent.
+
+    Returns:
+        The indices of the modalities that the inputs hold.
+
+    Raises:
+        DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
+    """
+    modalities = list(channels)
+    if not isinstance(inputs, Mapping):
+        raise DataError(
+            f"Expected a dict of images by modality ({', '.join(modalities)}), got a {type(inputs).__name__}."
+        )
+    unknown = [name for name in inputs if name not in modalities]
+    if unknown:
+        raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(modalities)}.")
+    present = tuple(m for m, name in enumerate(modalities) if name in inputs)
+    missing = [name for name in modalities if name not in inputs]
+    if missing and not (subset and present):
+        raise DataError(
+            f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(modalities)}, or "
+            "allow some to be absent with subset=True."
+        )
+    shapes = {name: inputs[name].shape for name in inputs}
+    open_ended = next((shape for name, shape in shapes.items() if channels[name] is None), None)
+    for name, shape in shapes.items():
+        # Modalities whose channels were never said all have those of the network, so at least each other's.
+        count = channels[name] or (open_ended[1] if open_ended and len(open_ended) == 4 else None)
+        if len(shape) != 4 or count not in (None, shape[1]):
+            raise DataError(
+                f"Modality {name!r}: expected an image (batch, {count or 'channels'}, height, width), got shape "
+                f"{tuple(shape)}."
+            )
+    first = modalities[present[0]]
+    for name, shape in shapes.items():
+        if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
+            raise DataError(
+                f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
+                f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
+            )
+    return present

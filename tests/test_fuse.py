@@ -1,0 +1,213 @@
+"""What `fuse` keeps of the network that it is given, and what it refuses to lose."""
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from core_tools import (
+    NAMES,
+    assert_equal,
+    assert_same_state,
+    fused,
+    images,
+    randomize_norms,
+    run,
+    small,
+)
+from polymodal import Exchange, FusionError, fuse
+from reference.plain import plain_segmenter
+
+TOLERANCE = 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_dtype_and_device_are_kept(dtype, device):
+    """If this breaks, fusing a network on a GPU or in half precision stops with a mismatch at its first image."""
+    plain = plain_segmenter(0).to(device=device, dtype=dtype)
+    net = fuse(plain, {"rgb": 3, "depth": 1}, stems={"depth": "private"})
+    floating = [t for t in itertools.chain(net.parameters(), net.buffers()) if t.is_floating_point()]
+    assert {t.dtype for t in floating} == {dtype}
+    assert {t.device.type for t in itertools.chain(net.parameters(), net.buffers())} == {device}
+    inputs = {"rgb": torch.zeros(2, 3, 16, 16), "depth": torch.zeros(2, 1, 16, 16)}
+    prediction = net({name: image.to(device=device, dtype=dtype) for name, image in inputs.items()})
+    assert prediction.ensemble.dtype == dtype
+    assert prediction.ensemble.shape == (2, 4, 16, 16)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_training_flags_are_kept_layer_by_layer(training):
+    """If this breaks, a network fused in eval mode predicts from the statistics of the test batch."""
+    plain = plain_segmenter(0).train(training)
+    plain.layer1.train(not training)
+    net = fuse(plain, NAMES[:2])
+    assert net.training == net.stem.training == net.ensemble.training == training
+    flags = {name: module.training for name, module in plain.named_modules()}
+    for name, module in net.network.named_modules():
+        if name not in flags:  # a part of a private norm: as the norm was
+            flags[name] = flags[name.rpartition(".")[0]]
+        assert module.training == flags[name], name
+
+
+def test_frozen_parameters_stay_frozen():
+    """If this breaks, layers that a user froze are trained after fusing."""
+    plain = plain_segmenter(0)
+    for i, parameter in enumerate(plain.parameters()):
+        parameter.requires_grad_(i % 3 > 0)
+    parameters = dict(fuse(plain, NAMES[:2]).network.named_parameters())
+    assert {n: p.requires_grad for n, p in parameters.items()} == {
+        n: p.requires_grad for n, p in plain.named_parameters()
+    }
+    first = fuse(plain, {"x": 1}, None, stems="private")
+    assert [p.requires_grad for n, p in first.network.named_parameters() if n.startswith("conv1")] == [False]
+
+
+def test_the_original_is_left_alone():
+    """If this breaks, the network that was passed in changes under the user's hands."""
+    plain = plain_segmenter(0)
+    before = copy.deepcopy(plain)
+    net = fuse(plain, {"rgb": 3, "depth": 1}, stems="private")
+    assert_same_state(plain, before)
+    memory = {t.data_ptr() for t in itertools.chain(plain.parameters(), plain.buffers())}
+    assert not memory & {t.data_ptr() for t in itertools.chain(net.parameters(), net.buffers())}
+    net(images(["rgb"], 2, 3, 16, 16) | images(["depth"], 2, 1, 16, 16)).ensemble.sum().backward()
+    assert_same_state(plain, before)
+    assert all(p.grad is None for p in plain.parameters())
+
+
+def test_inplace_keeps_the_network_itself():
+    """If this breaks, inplace=True copies a large network after all, or gives other results than the copy."""
+    plain = plain_segmenter(0).eval()
+    copied = fuse(plain, NAMES[:2])
+    conv = plain.layer1[0].conv1
+    net = fuse(plain, NAMES[:2], inplace=True)
+    assert net.network is plain
+    assert net.network.layer1[0].conv1 is conv
+    assert_same_state(net, copied)
+    inputs = images(NAMES[:2], 2, 3, 16, 16)
+    assert_equal(run(net, inputs), run(copied, inputs), 0.0)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"]
+)
+def test_copies_work_and_are_independent(duplicate):
+    """If this breaks, averaging weights, spawning workers or keeping a best copy corrupts the network in training."""
+    net = fused(3, Exchange(0.6))
+    inputs = images(net.modalities, 2, 3, 9, 9)
+    before = run(net, inputs)
+    other = duplicate(net)
+    assert_equal(run(other, inputs), before, 0.0)
+    with other.fusion_disabled():
+        assert_equal(run(net, inputs), before, 0.0, "exchange switched off in the copy only")
+        with pytest.raises(AssertionError):
+            assert_equal(run(other, inputs), before, 1e-3)
+    one = {"depth": inputs["depth"]}
+    assert_equal(run(other, one, subset=True), run(net, one, subset=True), 0.0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert_equal(run(net, inputs), before, 0.0)
+
+
+def test_state_dict_round_trip_and_its_keys():
+    """If this breaks, checkpoints of the same network do not fit, or a plain network's weights are not found again."""
+    plain = plain_segmenter(0)
+    net = randomize_norms(fuse(plain, NAMES[:3]))
+    assert set(net.state_dict()) == {f"network.{key}" for key in plain.state_dict()} | {"ensemble.alpha"}
+    other = fuse(plain_segmenter(1), NAMES[:3])
+    other.load_state_dict(net.state_dict())
+    assert_same_state(other, net)
+
+
+def test_norms_without_scales_or_statistics_work():
+    """If this breaks, networks with affine=False or track_running_stats=False norms cannot be fused."""
+    for affine, track in itertools.product((False, True), repeat=2):
+        norm = nn.BatchNorm2d(4, affine=affine, track_running_stats=track, momentum=None)
+        plain = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+        inputs = images(NAMES[:2], 3, 3, 6, 6)
+        alone = {name: copy.deepcopy(plain) for name in inputs}
+        net = fuse(plain, NAMES[:2], fusion=None)
+        for training in (True, True, False):
+            outputs = {name: network.train(training)(inputs[name]) for name, network in alone.items()}
+            assert_equal(net.train(training)(inputs).per_modality, outputs, TOLERANCE, f"{affine} {track} {training}")
+
+
+def test_a_norm_used_twice_stays_one_norm():
+    """If this breaks, networks that use one block in two places get twice the parameters and diverge."""
+    norm = nn.BatchNorm2d(4)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU(), nn.Conv2d(4, 4, 1), norm, nn.Conv2d(4, 2, 1)).double()
+    net = fuse(plain, NAMES[:2], fusion=None)
+    assert net.network[1] is net.network[4]
+    randomize_norms(net.eval())
+    inputs = images(NAMES[:2], 2, 3, 6, 6)
+    for m, (name, image) in enumerate(inputs.items()):
+        own = copy.deepcopy(plain).eval()
+        own.load_state_dict({k: v[m] if v.dim() == 2 else v for k, v in net.network.state_dict().items()})
+        assert_equal(net(inputs).per_modality[name], own(image), TOLERANCE, name)
+
+
+def test_a_norm_leaves_its_statistics_alone_when_it_was_told_to():
+    """If this breaks, a network whose tracking was switched off later is normalised by other statistics once fused."""
+    plain = randomize_norms(small()).double()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+    inputs = images(NAMES[:2], 3, 3, 9, 9)
+    alone = {name: copy.deepcopy(plain) for name in inputs}
+    net = fuse(plain, NAMES[:2], fusion=None)
+    for training in (True, False):
+        outputs = {name: network.train(training)(inputs[name]) for name, network in alone.items()}
+        assert_equal(net.train(training)(inputs).per_modality, outputs, TOLERANCE, str(training))
+
+
+def test_a_cumulative_average_over_some_modalities_is_refused():
+    """If this breaks, the running mean of a modality that was absent becomes a fraction of what it should be."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None)).double()
+    net = fuse(plain, NAMES[:2], None).train()
+    net(images(NAMES[:2], 2, 3, 5, 5))
+    with pytest.raises(FusionError, match=r"'1'.*momentum=None.*momentum, such as 0\.1"):
+        net(images(["rgb"], 2, 3, 5, 5), subset=True)
+    net.eval()(images(["rgb"], 2, 3, 5, 5), subset=True)
+
+
+def test_overlapping_subsets_leave_no_modality_behind():
+    """If this breaks, two threads of a server that overlap once make the network drop a modality for good."""
+    net = fused(3, Exchange(0.6))
+    first, second = net.roster.only([0]), net.roster.only([1])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert net.roster.complete
+
+
+@pytest.mark.parametrize("kind", ["list", "parametrized", "vector", "copy"])
+def test_what_would_be_lost_with_a_norm_is_refused(kind):
+    """If this breaks, statistics are mixed, or a network fails inside PyTorch."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    settings = {}
+    if kind == "list":
+        plain.norms, message = [plain[1]], "'1'.*plain list"
+    elif kind == "parametrized":
+        nn.utils.parametrize.register_parametrization(plain[1], "weight", nn.Identity())
+        message = "'1'.*parametrizations"
+    elif kind == "copy":
+        plain.last, message = (plain[0].weight * 2), "cannot be copied.*inplace=True"
+    else:
+        plain.append(nn.SyncBatchNorm(4))  # as convert_sync_batchnorm makes it of a BatchNorm1d
+        message = r"'4'.*shape \(4, 4\)"
+    with pytest.raises(FusionError, match=message):
+        fuse(plain, NAMES[:2], None, **settings)(images(NAMES[:2], 2, 3, 9, 9, dtype=torch.float32))
+
+
+def test_fusing_twice_is_refused():
+    """If this breaks, fusing a fused network nests modalities and fails later with a riddle."""
+    net = fuse(plain_segmenter(0), NAMES[:2])
+    for model in (net, net.network):
+        with pytest.raises(FusionError, match="already"):
+            fuse(model, NAMES[:2])
