@@ -2,6 +2,7 @@
 
 Sources: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017 (arXiv 1611.07004),
     appendix 6.1; with the norms of CEN (arXiv 2011.05005), instance norms with scales.
+    Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016: enlarging before a convolution.
 """
 
 from collections.abc import Sequence
@@ -49,18 +50,23 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Activation, transposed convolution that doubles the size, norm, dropout.
+    """Activation, convolution that doubles the size, norm, dropout.
 
     Args:
         inputs: Channels in.
         outputs: Channels out.
+        upsampling: How the size is doubled, see `TranslationUNet`.
         normalise: Whether there is a norm.
         dropout: Whether half of the values are dropped in training.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, normalise: bool, dropout: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, upsampling: str, normalise: bool, dropout: bool) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+        self.conv = (
+            nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+            if upsampling == "transposed"
+            else nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(inputs, outputs, 3, 1, 1))
+        )
         self.norm = _norm(outputs) if normalise else nn.Identity()
         self.drop = nn.Dropout(0.5 if dropout else 0.0)
 
@@ -100,9 +106,10 @@ class Decoder(nn.Module):
     Args:
         widths: Channels of the encoder's blocks.
         outputs: Channels of the image.
+        upsampling: Of the blocks, see `TranslationUNet`.
     """
 
-    def __init__(self, widths: Sequence[int], outputs: int) -> None:
+    def __init__(self, widths: Sequence[int], outputs: int, upsampling: str) -> None:
         super().__init__()
         depth = len(widths)
         dropped = min(3, max(0, depth - DEEP_ENOUGH))
@@ -110,6 +117,7 @@ class Decoder(nn.Module):
             UpBlock(
                 (1 if index == 0 else 2) * before,
                 after,
+                upsampling=upsampling,
                 normalise=index < depth - 1,
                 dropout=index < dropped,
             )
@@ -137,19 +145,31 @@ class TranslationUNet(nn.Module):
         filters: Channels of the first down block.
         depth: Number of down blocks, and of up blocks. Each halves the image, so height and width must be multiples of
             2 to the power of it, see `depth_for`. The innermost `depth - 5` up blocks, at most 3, have dropout.
+        upsampling: How up blocks double the size: `"transposed"`, by a transposed convolution of 4 × 4 as the papers'
+            do, which leaves a fine grid in the pictures until it is trained well; or `"bilinear"`, by enlarging and a
+            convolution of 3 × 3, which cannot (Odena et al. 2016) and takes about two thirds more time.
 
     Raises:
-        ConfigError: The depth is out of range.
+        ConfigError: The depth is out of range, or there is no such upsampling.
     """
 
-    def __init__(self, out_channels: int = 3, in_channels: int = 3, filters: int = 64, depth: int = DEEPEST) -> None:
+    def __init__(
+        self,
+        out_channels: int = 3,
+        in_channels: int = 3,
+        filters: int = 64,
+        depth: int = DEEPEST,
+        upsampling: str = "transposed",
+    ) -> None:
         super().__init__()
         if not SHALLOWEST <= depth <= DEEPEST:
             raise ConfigError(f"depth: expected {SHALLOWEST} to {DEEPEST} down blocks, got {depth}.")
+        if upsampling not in ("transposed", "bilinear"):
+            raise ConfigError(f'upsampling: expected "transposed" or "bilinear", got {upsampling!r}.')
         self.depth = depth
         widths = [filters * min(2**index, WIDEST) for index in range(depth)]
         self.encoder = Encoder(in_channels, widths)
-        self.decoder = Decoder(widths, out_channels)
+        self.decoder = Decoder(widths, out_channels, upsampling)
         draw_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
