@@ -37,9 +37,9 @@ What this does not show: what exchanging channels adds, as no network here has b
 of the channels that may be exchanged are). Nor what the discriminator adds, which in so few steps stays at chance. Nor
 how good such networks become: the papers' have fifty times the parameters and are trained for five hundred times as
 many steps, on photographs. So early, transposed convolutions leave a fine grid in every picture, and the FID sees it
-before all else; a mean of two predictions has less of it, which is a part of what the ensemble gains. With
---model.network_args.upsampling bilinear there is none. One seed was run, the scenes are rendered, and 150 of them are
-few for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a published FID.
+before all else; a mean of two predictions has less of it, which is a part of what the ensemble gains (a fit
+with --model.network_args.upsampling bilinear leaves none). One seed was run, the scenes are rendered, and 150 of them
+are few for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a published FID.
 """
 
 
