@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from polymodal.multimodal import Multimodal
     from polymodal.nn import Prediction
     from polymodal.speed import accelerate
-from polymodal.surgery import fuse
+    from polymodal.surgery import fuse
 
 __version__ = "0.1.0"
 
@@ -60,9 +60,9 @@ _HOMES = {
     ),
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),
+    "polymodal.multimodal": ("Multimodal",),
     "polymodal.nn": ("Prediction",),
     "polymodal.speed": ("accelerate",),
-    "polymodal.multimodal": ("Multimodal",),
     "polymodal.surgery": ("fuse",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
