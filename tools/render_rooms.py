@@ -14,6 +14,9 @@ bytes.
 What a scene tests: furniture wears random colours, sometimes the pattern of the wall or floor behind it, and sometimes
 is only a poster of furniture: shape tells, colour does not. Rugs, pictures, doors and windows lie flat: colour tells,
 shape does not. Some scenes are dark and noisy, and depth has holes, noise and steps as a structured-light camera gives.
+
+What colours drawn by lot cannot test is their prediction, so every room is seen a second time by day, in the materials
+that its things are usually made of: what shading and edges tell together is then enough to know most of it.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from PIL import Image
 from rich.progress import track
 
 from rooms import sensors
+from rooms.daylight import by_day
 from rooms.layout import CLASSES, furnish
 from rooms.tracing import look
 
@@ -55,8 +59,9 @@ FOLDERS: dict[str, dict[str, object]] = {
     "reshading": {"kind": "image"},
     "texture_edge": {"kind": "image"},
     "occlusion_edge": {"kind": "image"},
+    "daylight": {"kind": "image"},
 }
-QUALITY = {"rgb": 88, "reshading": 85, "texture_edge": 65}  # the modalities kept as JPEG
+QUALITY = {"rgb": 88, "reshading": 85, "texture_edge": 65, "daylight": 88}  # the modalities kept as JPEG
 
 
 def description(name: str, splits: list[str]) -> str:
@@ -91,6 +96,7 @@ def render(number: int, seed: int, size: tuple[int, int]) -> dict[str, np.ndarra
     view = look(room, *size)
     clean = sensors.expose(view)
     camera = np.random.default_rng([seed, number, 1])
+    day = by_day(np.random.default_rng([seed, number, 2]), room)
     return {
         "rgb": sensors.photograph(camera, clean),
         "depth": sensors.measure(camera, room, view),
@@ -98,6 +104,7 @@ def render(number: int, seed: int, size: tuple[int, int]) -> dict[str, np.ndarra
         "reshading": sensors.reshading(view),
         "texture_edge": sensors.texture_edge(clean),
         "occlusion_edge": sensors.occlusion_edge(view),
+        "daylight": sensors.snapshot(sensors.expose(look(day, *size))),
         "label": sensors.labels(room, view),
     }
 

@@ -51,6 +51,15 @@ def photograph(rng: np.random.Generator, clean: Array) -> Bytes:
     return _bytes(to_srgb((electrons / FULL_WELL).astype(np.float32)))
 
 
+def snapshot(clean: Array) -> Bytes:
+    """A camera without faults: the clean photograph as it is.
+
+    Args:
+        clean: The clean photograph.
+    """
+    return _bytes(to_srgb(clean))
+
+
 def measure(rng: np.random.Generator, room: Room, view: View) -> Bytes:
     """The depth camera: noise and steps that grow with the squared distance, and holes.
 
