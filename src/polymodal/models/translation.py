@@ -65,7 +65,7 @@ class UpBlock(nn.Module):
         self.conv = (
             nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
             if upsampling == "transposed"
-            else nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(inputs, outputs, 3, 1, 1))
+            else nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, 1, 1))
         )
         self.norm = _norm(outputs) if normalise else nn.Identity()
         self.drop = nn.Dropout(0.5 if dropout else 0.0)
@@ -146,8 +146,8 @@ class TranslationUNet(nn.Module):
         depth: Number of down blocks, and of up blocks. Each halves the image, so height and width must be multiples of
             2 to the power of it, see `depth_for`. The innermost `depth - 5` up blocks, at most 3, have dropout.
         upsampling: How up blocks double the size: `"transposed"`, by a transposed convolution of 4 × 4 as the papers'
-            do, which leaves a fine grid in the pictures until it is trained well; or `"bilinear"`, by enlarging and a
-            convolution of 3 × 3, which cannot (Odena et al. 2016) and makes training half to two thirds slower.
+            do, which leaves a fine grid in the pictures until it is trained well; or `"nearest"`, by repeating every
+            pixel before a convolution of 3 × 3, which cannot (Odena et al. 2016) and makes training half slower.
 
     Raises:
         ConfigError: The depth is out of range, or there is no such upsampling.
@@ -164,8 +164,8 @@ class TranslationUNet(nn.Module):
         super().__init__()
         if not SHALLOWEST <= depth <= DEEPEST:
             raise ConfigError(f"depth: expected {SHALLOWEST} to {DEEPEST} down blocks, got {depth}.")
-        if upsampling not in ("transposed", "bilinear"):
-            raise ConfigError(f'upsampling: expected "transposed" or "bilinear", got {upsampling!r}.')
+        if upsampling not in ("transposed", "nearest"):
+            raise ConfigError(f'upsampling: expected "transposed" or "nearest", got {upsampling!r}.')
         self.depth = depth
         widths = [filters * min(2**index, WIDEST) for index in range(depth)]
         self.encoder = Encoder(in_channels, widths)
