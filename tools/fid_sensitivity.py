@@ -1,4 +1,4 @@
-"""What FID[lite0] sees: the rooms' true pictures, altered by hand, and the predictions of a run, blurred.
+"""What FID[lite0] sees: the rooms' true pictures by day, altered by hand, and the predictions of a run, blurred.
 
     python tools/fid_sensitivity.py                                   # the table of docs/results.md
     python tools/fid_sensitivity.py --run runs/rooms-translation      # and what blurring does to a run's ensemble
@@ -26,7 +26,7 @@ SCORES = ("MAE", "FID[lite0]")
 def main() -> None:
     """Score and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a run of the recipe rooms-translation whose target is rgb")
+    parser.add_argument("--run", type=Path, help="a run of the recipe rooms-translation, to daylight")
     parsed = parser.parse_args()
 
     test = images("test", ["reshading"])
@@ -77,7 +77,7 @@ def predicted(run: Path) -> dict[str, Tensor]:
 
 def images(split: str, modalities: list[str]) -> dict[str, Tensor]:
     """Modalities, "target" and "valid" of all scenes of a split of the rooms."""
-    dataset = FolderDataset("rooms", split, modalities or ["reshading"], target="rgb")
+    dataset = FolderDataset("rooms", split, modalities or ["reshading"], target="daylight")
     scenes = [dataset[index] for index in range(len(dataset))]
     stacked = {name: torch.stack([scene["inputs"][name] for scene in scenes]) for name in modalities}
     stacked["target"] = torch.stack([scene["target"] for scene in scenes])

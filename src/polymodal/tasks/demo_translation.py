@@ -17,11 +17,11 @@ from polymodal.tasks.demo import make_room, train_all
 from polymodal.tasks.files import write_json
 from polymodal.tasks.training import recipe
 
-TRANSLATIONS: dict[str, tuple[str, str]] = {"rgb": ("reshading", "texture_edge"), "depth": ("rgb", "texture_edge")}
+TRANSLATIONS: dict[str, tuple[str, str]] = {"daylight": ("reshading", "texture_edge"), "depth": ("rgb", "texture_edge")}
 """What is predicted, and from what."""
 
-SHORT = ("--trainer.max_epochs", "8", "--trainer.check_val_every_n_epoch", "8")
-"""Two thirds of the recipe's epochs, scored once at their end: six trainings are to fit into minutes."""
+SHORT = ("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "6")
+"""Half of the recipe's epochs, scored once at their end: six trainings are to fit into minutes."""
 
 NOTES = """
 Of each target three networks are trained from the same seed on the same scenes, for the same number of epochs: one that
