@@ -20,26 +20,25 @@ from polymodal.tasks.training import recipe
 TRANSLATIONS: dict[str, tuple[str, str]] = {"daylight": ("reshading", "texture_edge"), "depth": ("rgb", "texture_edge")}
 """What is predicted, and from what."""
 
-SHORT = ("--trainer.max_epochs", "6", "--trainer.check_val_every_n_epoch", "6")
-"""Half of the recipe's epochs, scored once at their end: six trainings are to fit into minutes."""
+SHORT = ("--trainer.max_epochs", "7", "--trainer.limit_val_batches", "0")
+"""Fewer epochs than the recipe's, scored once, when they are over: six trainings are to fit into minutes."""
 
 NOTES = """
 Of each target three networks are trained from the same seed on the same scenes, for the same number of epochs: one that
 takes both modalities, with the papers' exchange of channels between them, and one of each modality alone.
 
-What this shows: whether what is predicted from both, above all by the ensemble, is nearer to the truth (MAE) and looks
-more like the true images (FID) than what is predicted from one. Each target has a table of its own, as colours and
-depth have scales of their own; a network of one modality has the same figures as its ensemble. The colours of the rooms
-are drawn by lot, so shading and edges tell little of them: what is predicted is grey, and a plain picture of their mean
-colour, with an MAE of 0.192 and an FID[lite0] of 316, is nearly as good in the first and better in the second.
+What this shows: what is predicted from both, above all by the ensemble, beside what is predicted from one: how near it
+is to the truth (MAE), and how much it looks like the true images (FID). Each target has a table of its own, as colours
+and depth have scales of their own; a network of one modality has the same figures as its ensemble. "daylight" is the
+room in the materials that things usually have: shading tells what stands there and edges what lies and hangs there, so
+neither is enough alone. "rgb" is a photograph whose colours are drawn by lot, in some scenes in the dark.
 
 What this does not show: what exchanging channels adds, as no network here has both modalities without it (three in ten
-of the channels that may be exchanged are). Nor what the discriminator adds, which in so few steps stays at chance. Nor
-how good such networks become: the papers' have fifty times the parameters and are trained for five hundred times as
-many steps, on photographs. So early, transposed convolutions leave a fine grid in every picture, and the FID sees it
-before all else; a mean of two predictions has less of it, which is a part of what the ensemble gains (a fit
-with --model.network_args.upsampling bilinear leaves none). One seed was run, the scenes are rendered, and 150 of them
-are few for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a published FID.
+of the channels that may be exchanged are). Nor how good such networks become: the papers' have fifty times the
+parameters and are trained for six hundred times as many steps, on photographs; these enlarge before a convolution,
+where the papers' transposed convolutions leave a grid in so short a training. One seed was run, the scenes are
+rendered, and 150 of them are few for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a
+published FID. More seeds and more domains are in docs/results.md.
 """
 
 
