@@ -152,7 +152,7 @@ def test_data_rooms_unpacks_all_of_it_into_an_empty_folder_only(tmp_path, capsys
     assert "is not empty" in refused(capsys, "data", "rooms", out)
     assert "dataset.yaml" in refused(capsys, "data", "rooms", out / "dataset.yaml" / "below")
     assert [file.name for file in tmp_path.iterdir()] == ["rooms"]  # no scratch folder is left
-    assert len(list(out.iterdir())) == 9
+    assert len(list(out.iterdir())) == 10
 
 
 def test_data_rooms_unpacks_into_the_folder_one_stands_in(tmp_path, monkeypatch):

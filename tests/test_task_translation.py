@@ -229,7 +229,7 @@ def test_the_discriminator_has_its_factor(root, stages):
 
 
 SMALL = [
-    *("--data.modalities=[grey, depth]", "--data.batch_size=2", "--data.eval_batch_size=2"),
+    *("--data.modalities=[grey, depth]", "--data.target=rgb", "--data.batch_size=2", "--data.eval_batch_size=2"),
     *("--model.network_args={filters: 2}", "--model.discriminator_filters=2", "--model.extractor=null"),
 ]
 
