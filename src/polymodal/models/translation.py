@@ -147,7 +147,7 @@ class TranslationUNet(nn.Module):
             2 to the power of it, see `depth_for`. The innermost `depth - 5` up blocks, at most 3, have dropout.
         upsampling: How up blocks double the size: `"transposed"`, by a transposed convolution of 4 × 4 as the papers'
             do, which leaves a fine grid in the pictures until it is trained well; or `"nearest"`, by repeating every
-            pixel before a convolution of 3 × 3, which cannot (Odena et al. 2016) and makes training half slower.
+            pixel before a convolution of 3 × 3, which cannot (Odena et al. 2016) and makes training a third slower.
 
     Raises:
         ConfigError: The depth is out of range, or there is no such upsampling.
