@@ -34,7 +34,7 @@ room in the materials that things usually have: shading tells what stands there 
 neither is enough alone. "rgb" is a photograph whose colours are drawn by lot, in some scenes in the dark.
 
 What this does not show: what exchanging channels adds, as no network here has both modalities without it (three in ten
-of the channels that may be exchanged are). Nor how good such networks become: the papers' have fifty times the
+of the channels that may be exchanged are). Nor how good such networks become: the papers' have seventy times the
 parameters and are trained for six hundred times as many steps, on photographs; these enlarge before a convolution,
 where the papers' transposed convolutions leave a grid in so short a training. One seed was run, the scenes are
 rendered, and 150 of them are few for an FID, whose extractor here is EfficientNet-Lite0: it cannot be held against a
