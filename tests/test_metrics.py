@@ -142,3 +142,17 @@ def test_what_cannot_be_counted_is_refused():
         scores.update("x", torch.zeros(4, 4, 4).long(), torch.zeros(1, 8, 8).long())
     with pytest.raises(DataError, match="x: the prediction holds NaN"):
         scores.update("x", torch.full((1, 3, 8, 8), torch.nan), torch.zeros(1, 8, 8).long())
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "wrong"),
+    [(0, 3, "target of 3"), (4, 0, "prediction of 4"), (0, -1, "target of -1"), (-2, 0, "prediction of -2")],
+)
+def test_labels_of_no_class_are_refused_and_not_counted_as_another(prediction, target, wrong):
+    """If this breaks, a label one row below is scored as a pixel of the next class, and no figure shows it."""
+    scores = SegmentationScores(["x"], 3)
+    labels = [torch.full((1, 2, 2), value) for value in (prediction, target)]
+    with pytest.raises(DataError, match=f"x: expected classes from 0 to 2, got a {wrong}"):
+        scores.update("x", *labels)
+    scores.update("x", torch.tensor([[[1, 255]]]), torch.tensor([[[1, IGNORE]]]))
+    assert scores.compute()["x"]["pixel_accuracy"] == 100, "without truth any label will do; what was refused is out"

@@ -71,6 +71,7 @@ class SegmentationScores(torch.nn.Module):
     def __init__(self, names: list[str], num_classes: int, ignore: int | None = 255) -> None:
         super().__init__()
         self.names = list(names)
+        self.num_classes = num_classes
         self.ignore = ignore
         # By number, as a prediction may have a name that no module attribute can have.
         self.matrices = torch.nn.ModuleList(
@@ -89,7 +90,7 @@ class SegmentationScores(torch.nn.Module):
             target: True labels (B, H, W), with the ignored value where there is no truth.
 
         Raises:
-            DataError: The shapes differ, or logits hold NaN.
+            DataError: The shapes differ, logits hold NaN, or a label is of no class.
         """
         labels = prediction.argmax(1) if prediction.ndim == 4 else prediction
         if labels.shape != target.shape:
@@ -99,7 +100,23 @@ class SegmentationScores(torch.nn.Module):
             )
         if prediction.ndim == 4 and prediction.isnan().any():
             raise DataError(f"{name}: the prediction holds NaN, for which no class can be told.")
+        counted = slice(None) if self.ignore is None else target != self.ignore
+        for what, values in (("prediction", labels[counted]), ("target", target[counted])):
+            self._check_classes(name, what, values)
         self._named()[name].update(labels, target)
+
+    def _check_classes(self, name: str, what: str, labels: Tensor) -> None:
+        """Refuse labels of no class, which would be counted as pixels of another one."""
+        if labels.numel() == 0:
+            return
+        lowest, highest = (int(label) for label in labels.aminmax())
+        if lowest < 0 or highest >= self.num_classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(
+                f"{name}: expected classes from 0 to {self.num_classes - 1}, got a {what} of {wrong}. Count with as "
+                "many classes as the network has, and mark the target's pixels without truth with the ignored value "
+                f"({self.ignore})."
+            )
 
     def compute(self) -> dict[str, Scores]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
