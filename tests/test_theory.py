@@ -5,6 +5,7 @@ import itertools
 import math
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,18 +92,18 @@ def test_probability_under_batch_statistics_takes_the_gradient_without_its_mean(
 
 @pytest.fixture(scope="module")
 def theory():
-    """The tool that makes the page."""
+    """The parts of the tool that makes the page."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOOLS))
         patch.setattr("sys.dont_write_bytecode", True)
-        import theory
-    return theory
+        from theorems import channels, summary, switching, training
+    return SimpleNamespace(channels=channels, summary=summary, switching=switching, training=training)
 
 
 def fused(theory, convolutions, threshold):
     torch.manual_seed(0)
     fusion = Exchange(threshold=threshold, penalty=0.02)
-    net = fuse(theory.toy(4, width=8), {"a": 3, "b": 3}, fusion, sites=["1", "4"], convolutions=convolutions)
+    net = fuse(theory.switching.toy(4, width=8), {"a": 3, "b": 3}, fusion, sites=["1", "4"], convolutions=convolutions)
     return net.double()
 
 
@@ -122,14 +123,14 @@ def trained(theory, batch):
     for convolutions in ("private", "shared"):
         net = fused(theory, convolutions, threshold=1e-12)
         with net.fusion_disabled():
-            list(theory.train(net, itertools.repeat(batch, 60), 60, schedule="constant"))
+            list(theory.training.train(net, itertools.repeat(batch, 60), 60, schedule="constant"))
         nets[convolutions] = net
     return nets
 
 
 def loss(theory, net, batch):
     with torch.no_grad():
-        return theory.loss_of(net(batch[0]), batch[1]).item()
+        return theory.training.loss_of(net(batch[0]), batch[1]).item()
 
 
 def loss_without_exchange(theory, net, batch):
@@ -150,13 +151,13 @@ def test_corollary_exchange_can_be_switched_on_without_a_change_of_the_loss(theo
     before = loss_without_exchange(theory, trained["private"], batch)
     net = copy.deepcopy(trained["private"])
     assert abs(loss(theory, net, batch) - before) > 1e-3
-    theory.compensate(net)
+    theory.switching.compensate(net)
     assert loss(theory, net, batch) == pytest.approx(before, rel=1e-12)
 
 
 def test_corollary_the_loss_is_not_larger_after_further_training(theory, trained, batch):
     before = loss_without_exchange(theory, trained["private"], batch)
-    found = theory.switch_on(trained["private"], batch, 30)
+    found = theory.switching.switch_on(trained["private"], batch, 30)
     assert found["after with"] < before
     assert found["after with"] < found["after without"]
 
@@ -165,7 +166,7 @@ def test_corollary_breaks_with_shared_convolutions(theory, trained, batch):
     """What one modality's next layer forgets, the other modality needed."""
     before = loss_without_exchange(theory, trained["shared"], batch)
     net = copy.deepcopy(trained["shared"])
-    theory.compensate(net)
+    theory.switching.compensate(net)
     assert abs(loss(theory, net, batch) - before) > 1e-2
 
 
@@ -179,7 +180,7 @@ def test_corollary_breaks_where_scales_are_small_instead_of_zero(theory, trained
             # A channel that the ReLU cuts off carries nothing that could be lost.
             net.network.get_submodule(site).bias[~state.keep] = 0.1
     before = loss_without_exchange(theory, net, batch)
-    theory.compensate(net)
+    theory.switching.compensate(net)
     assert abs(loss(theory, net, batch) - before) > 1e-6
 
 
@@ -195,7 +196,7 @@ def test_corollary_breaks_at_the_border_of_images_that_end_in_zeros(theory, trai
             if isinstance(module, nn.Conv2d):
                 module.padding_mode = padding
         before = loss_without_exchange(theory, twin, batch)
-        theory.compensate(twin)
+        theory.switching.compensate(twin)
         assert (abs(loss(theory, twin, batch) - before) < 1e-10) == equal
 
 
@@ -209,14 +210,14 @@ def test_slopes_are_measured_at_zero_and_leave_the_network_alone(theory, batch, 
         net.network[1].weight.uniform_(0.5, 1.5)
         net.network[1].bias.uniform_(0.1, 0.5)
     before = copy.deepcopy(net.state_dict())
-    found = theory.measure(net, [batch])
+    found = theory.channels.measure(net, [batch])
     # In the order of `measure`: channel by channel of the part, modality by modality. Parts are 0, 1 and 2, 3.
     for index, (m, c) in enumerate([(0, 0), (1, 2), (0, 1), (1, 3)]):
         twin = copy.deepcopy(net)
         twin.load_state_dict(before)
         with torch.no_grad():
             twin.network[1].weight[m, c] = 0
-        theory.loss_of(twin(batch[0]), batch[1]).backward()
+        theory.training.loss_of(twin(batch[0]), batch[1]).backward()
         assert found.slope[index, 0].item() == pytest.approx(twin.network[1].weight.grad[m, c].item(), rel=1e-9)
         assert found.modality[index] == m
         assert found.bias[index].item() == pytest.approx(before["network.1.bias"][m, c].item())
@@ -227,8 +228,8 @@ def test_slopes_are_measured_at_zero_and_leave_the_network_alone(theory, batch, 
 
 def test_scales_are_listed_in_the_order_in_which_they_are_measured(theory, trained, batch):
     net = trained["shared"]
-    values = theory.penalised_scales(net)
-    modality = theory.measure(net, [batch]).modality
+    values = theory.channels.penalised_scales(net)
+    modality = theory.channels.measure(net, [batch]).modality
     expected = []
     for site, state in net.exchange_state().items():
         first, second = (row.nonzero().flatten().tolist() for row in state.part)
@@ -241,4 +242,4 @@ def test_scales_are_listed_in_the_order_in_which_they_are_measured(theory, train
 def test_ranking_counts_pairs(theory):
     """Against counting by hand: three of four pairs in order, one tied."""
     score = torch.tensor([3.0, 2.0, 2.0, 1.0])
-    assert theory.ranked_right(score, torch.tensor([True, True, False, False])) == (3 + 0.5) / 4
+    assert theory.summary.ranked_right(score, torch.tensor([True, True, False, False])) == (3 + 0.5) / 4
