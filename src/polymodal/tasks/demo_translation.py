@@ -17,8 +17,11 @@ from polymodal.tasks.demo import make_room, train_all
 from polymodal.tasks.files import write_json
 from polymodal.tasks.training import recipe
 
-TRANSLATIONS: dict[str, tuple[str, str]] = {"daylight": ("reshading", "texture_edge"), "depth": ("rgb", "texture_edge")}
-"""What is predicted, and from what."""
+TRANSLATIONS: dict[str, tuple[str, str]] = {
+    "daylight": ("reshading", "texture_edge"),
+    "depth": ("daylight", "occlusion_edge"),
+}
+"""What is predicted, and from what: the papers' shade + texture to colours, and colours + edge to depth."""
 
 SHORT = ("--trainer.max_epochs", "7", "--trainer.limit_val_batches", "0")
 """Fewer epochs than the recipe's, scored once, when they are over: six trainings are to fit into minutes."""
@@ -30,8 +33,8 @@ takes both modalities, with the papers' exchange of channels between them, and o
 What this shows: what is predicted from both, above all by the ensemble, beside what is predicted from one: how near it
 is to the truth (MAE), and how much it looks like the true images (FID). Each target has a table of its own, as colours
 and depth have scales of their own; a network of one modality has the same figures as its ensemble. "daylight" is the
-room in the materials that things usually have: shading tells what stands there and edges what lies and hangs there, so
-neither is enough alone. "rgb" is a photograph whose colours are drawn by lot, in some scenes in the dark.
+room in the materials that things usually have: shading tells what stands there and texture edges what lies and hangs
+there, so neither is enough alone. Of depth, occlusion edges tell where it breaks off and colours what lies between.
 
 What this does not show: what exchanging channels adds, as no network here has both modalities without it (three in ten
 of the channels that may be exchanged are). Nor how good such networks become: the papers' have seventy times the
