@@ -43,7 +43,7 @@ def run(root, tmp_path):
     data.setup()
     net = fuse(models.create("rooms-unet", classes=2), data.channels).eval()
     folder = tmp_path / "run"
-    facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "selected_on": f"{root.name}/val"}
+    facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "data_set": root.name, "selected_on": None}
     save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder / "model")
     settings = {"class_path": "polymodal.data.FolderData", "init_args": {"root": str(root), "eval_batch_size": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": settings}))

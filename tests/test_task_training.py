@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch.nn import functional as F
 
 from fixtures_data import make_folder
-from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.errors import CheckpointError, ConfigError, DataError, PolymodalError
 from polymodal.tasks.base import Task
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.training import check_resumable, fit, read_checkpoint, recipe
@@ -72,6 +73,36 @@ def test_last_is_the_last_epoch_even_when_an_earlier_one_was_better(finished):
     checkpoint = read_checkpoint(finished / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 6
     assert len(checkpoint["callbacks"]["Recorder"]["rows"]) == 3
+
+
+def test_epochs_that_no_validation_saw_are_told(data, tmp_path, capsys):
+    """A training that steps or time end keeps an earlier model; else nobody learns that the rest is lost."""
+    train(data, tmp_path / "run", 3, "--trainer.check_val_every_n_epoch=2", "--trainer.max_steps=5")
+    assert "ended 1 epoch(s) after its last validation" in capsys.readouterr().out
+
+
+def test_a_training_without_an_end_is_refused(data, tmp_path):
+    """A schedule needs one; else a number that is none becomes a traceback."""
+    with pytest.raises(ConfigError, match=r"Set one of them; trainer.max_time may end it earlier"):
+        train(data, tmp_path / "run", -1, "--trainer.max_time=00:00:01:00")
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_test_split_whose_labels_are_withheld_is_not_scored(tmp_path):
+    """Cityscapes keeps its test labels to itself; else every training on it ends without scores, scenes and page."""
+    root = make_folder(
+        tmp_path / "own", size=(16, 24), splits={"train": 4, "val": 2, "test": 2}, modalities=("rgb", "grey")
+    )
+    withheld = [root / "label" / f"{key}.png" for key in (root / "splits" / "test.txt").read_text().split()]
+    for file in withheld:
+        Image.new("L", (24, 16), 255).save(file)
+    run = train(root, tmp_path / "run", 1)
+    assert {file.name for file in run.glob("scores.*")} == {"scores.val.json"}
+    assert (run / "report.html").is_file()
+    withheld[0].unlink()
+    with pytest.raises(DataError, match="no file for the key"):
+        train(root, tmp_path / "other", 1)
+    assert not (tmp_path / "other" / "metrics.csv").exists(), "known before hours of training, not after"
 
 
 def test_a_folder_with_a_run_is_not_overwritten(finished, data):

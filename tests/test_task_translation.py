@@ -3,6 +3,8 @@
 import copy
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,13 @@ def test_a_split_of_another_size_is_refused_before_training(split, tmp_path):
         step(task(), root)
 
 
+def test_a_network_that_predicts_less_than_the_image_is_refused(root):
+    """RefineNet predicts at a quarter, for logits; else its first step ends in a traceback about shapes."""
+    small = task(network="refinenet", network_args={"encoder_name": "resnet18", "light": True})
+    with pytest.raises(ConfigError, match=r"refinenet predicts 8x8 .* from images of 32x32"):
+        step(small, root)
+
+
 def test_a_sample_of_another_size_is_named(tmp_path):
     """If this breaks, one odd file among thousands has to be searched for."""
     root = make_folder(tmp_path / "own", size=(32, 32), splits={"train": 4, "val": 2}, modalities=NAMES)
@@ -246,6 +255,21 @@ def rows(run: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(root, tmp_path_factory.mktemp("runs") / "run", 3)
+
+
+def test_two_processes_train_one_run_to_its_end(root, tmp_path):
+    """What any machine with two GPUs does by itself. If this breaks, it hangs or fails when the scores are counted."""
+    run = tmp_path / "run"
+    words = [f"--config={recipe('rooms-translation')}", f"--data.root={root}", "--data.cache=false", *SMALL]
+    words += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=1"]
+    command = [sys.executable, "-m", "polymodal", "fit", *words, f"--trainer.default_root_dir={run}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 1/1") == 1
+    scores = json.loads((run / "scores.val.json").read_text())
+    assert scores["samples"] == 2, "one process counts all samples"
+    [row] = rows(run)
+    assert float(row["val/MAE/ensemble"]) == pytest.approx(scores["predictions"]["ensemble"]["MAE"], abs=1e-3)
 
 
 def test_a_run_keeps_the_best_model_pictures_scores_and_a_page(root, finished):

@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Train by a recipe into the run folder trainer.default_root_dir. Every setting of the recipe can "
         "be overridden by its dotted name, such as --data.root DIR or --trainer.max_epochs 2.",
         epilog="All settings with their values: polymodal fit --config RECIPE.yaml --print_config. What they mean: "
-        "polymodal fit --model.help Segmentation, --data.help FolderData, --trainer.help.",
+        "polymodal fit --model.help polymodal.tasks.Segmentation (or Translation), "
+        "--data.help polymodal.data.FolderData; of trainer, Lightning's documentation of its Trainer says it.",
     )
 
     compare = commands.add_parser(

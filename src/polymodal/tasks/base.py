@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from polymodal.errors import CheckpointError, PolymodalError
+from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
@@ -70,6 +70,7 @@ class Task(LightningModule):
     Attributes:
         chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`.
         chosen_mode: Whether it is the largest or the smallest one.
+        alternates: Whether networks learn in turn, so that a backward pass reaches only some of the parameters.
         network: Name of the plain network, see `polymodal.models.create`.
         arguments: All of its arguments, once the network is built.
         statistics: What norms normalise by in training, see `polymodal.fuse`.
@@ -79,6 +80,7 @@ class Task(LightningModule):
 
     chosen_by: ClassVar[str]
     chosen_mode: ClassVar[Literal["min", "max"]]
+    alternates: ClassVar[bool] = False
 
     network: str
     arguments: dict[str, Any]
@@ -101,6 +103,20 @@ class Task(LightningModule):
     @abstractmethod
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """The optimisers for a training of so many steps, each with its schedule."""
+
+    def planned_steps(self) -> int:
+        """Steps of the whole training, which schedules are made for.
+
+        Raises:
+            ConfigError: Neither epochs nor steps are limited.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ConfigError(
+                "trainer.max_epochs and trainer.max_steps leave open how long the training is, and learning rates fall "
+                "along its whole length. Set one of them; trainer.max_time may end it earlier."
+            )
+        return int(steps)
 
     def check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
         """Stop a training whose loss is no number any more.

@@ -30,7 +30,7 @@ from polymodal.tasks import children
 from polymodal.tasks.files import write_json
 from polymodal.tasks.methods import Method, applied, choose, methods
 from polymodal.tasks.progress import Progress
-from polymodal.tasks.training import RecipeCLI, check_resumable, has_test, quieten
+from polymodal.tasks.training import RecipeCLI, check_resumable, quieten, scored_splits
 
 RECORD = "comparison.json"
 LOCK = "comparison.lock"
@@ -119,7 +119,7 @@ def compare(
     _check(seeds, jobs, overrides)
     prepared = Prepared(["--config", str(config), *overrides])
     prepared.datamodule.setup()
-    splits = ("val", "test") if has_test(prepared.datamodule) else ("val",)
+    splits = scored_splits(prepared.datamodule)
     if split not in splits:
         raise ConfigError(f"--split: expected one that is scored ({', '.join(splits)}), got {split!r}.")
     settings, modalities = prepared.settings, list(prepared.datamodule.inputs)

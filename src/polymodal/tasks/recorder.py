@@ -82,6 +82,11 @@ class Recorder(Callback):
         del trainer
         warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
 
+    def epochs_since_validation(self) -> int:
+        """How many epochs were trained after the last one that was validated; all of them if none was."""
+        validated = [any(column.startswith("val/") for column in row) for row in self.rows]
+        return validated[::-1].index(True) if True in validated else len(validated)
+
     def write_scales(self, net: Multimodal) -> None:
         """Write scales.npz: |γ| after every epoch and what a network keeps; nothing without sites or epochs."""
         states = net.exchange_state()

@@ -179,8 +179,9 @@ class Segmentation(Task):
         loss = loss + penalty
         self.check_finite(loss, batch)
         size = len(batch["key"])
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
-        self.log("penalty", penalty.detach(), on_step=False, on_epoch=True, batch_size=size)
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": size, "sync_dist": True}
+        self.log("train/loss", loss.detach(), prog_bar=True, **settings)
+        self.log("penalty", penalty.detach(), **settings)
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -213,5 +214,5 @@ class Segmentation(Task):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, step by step."""
-        [(optimiser, schedule)] = self.build_optimisers(int(self.trainer.estimated_stepping_batches))
+        [(optimiser, schedule)] = self.build_optimisers(self.planned_steps())
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
@@ -28,6 +29,7 @@ _KNOWN = (
     "Checkpoint directory",
     "is_leaf",
     "could not find the monitored key",
+    "sync_dist=True",  # said of scores, which are of all processes already
 )
 
 
@@ -36,6 +38,7 @@ class RecipeCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.recorder: Recorder
+        self.scored: tuple[str, ...]
         super().__init__(
             Task,
             LightningDataModule,
@@ -103,7 +106,10 @@ class RecipeCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["enable_model_summary"] = False
         kwargs["logger"] = Events(self.folder, name="", version="")
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
+            trainer = super().instantiate_trainer(**kwargs, strategy="ddp_find_unused_parameters_true")
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Train; nothing in a checkpoint that is resumed from is executed."""
@@ -116,6 +122,7 @@ class RecipeCLI(LightningCLI):
                 f"{self.folder} already holds a run. Continue it with --ckpt_path {last}, or choose another folder "
                 "with --trainer.default_root_dir."
             )
+        self.scored = scored_splits(self.datamodule)
         self.trainer.fit(weights_only=True, **kwargs)
 
 
@@ -155,6 +162,8 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's losses and scores."""
+        if not trainer.is_global_zero:
+            return
         scores = f"val/{pl_module.chosen_by}/"
         shown = {
             name.removeprefix(scores): float(value)
@@ -180,6 +189,7 @@ def fit(arguments: Sequence[str]) -> Path:
     """
     quieten()
     cli = RecipeCLI(arguments)
+    part_processes()
     if cli.trainer.is_global_zero:
         finish(cli)
     return cli.folder
@@ -197,24 +207,51 @@ def finish(cli: RecipeCLI) -> None:
         selected_on = name_of_split(data, data.val_split)
     else:
         print("the training ended before its first validation: the model is kept as it is at the end")
+    unseen = cli.recorder.epochs_since_validation()
+    if selected_on and unseen:
+        print(f"the training ended {unseen} epoch(s) after its last validation: what they learned is not in the model")
     facts = {
         "seconds": round(cli.recorder.seconds, 1),
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
+        "data_set": DatasetSpec.load(data.root).name,
         "selected_on": selected_on,
         **model.scoring,
     }
     save_model(model.fused, model.network, model.arguments, data, facts, folder / "model")
     cli.recorder.write_scales(model.fused)
-    for split in ("val", "test") if has_test(data) else ("val",):
+    for split in cli.scored:
         score_split(folder / "model", data, split, folder)
     write_scenes(folder / "model", data, folder)
     print(f"report: {write_report([folder], folder / 'report.html')}")
 
 
-def has_test(data: Any) -> bool:
-    """Whether the data set has the split that final scores are reported on."""
-    return data.test_split in DatasetSpec.load(data.root).splits
+def part_processes() -> None:
+    """End the common work of several processes, each of which has a device, once all of them are here.
+
+    One alone finishes the run; its scores would wait for those of the others for ever.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def scored_splits(data: Any) -> tuple[str, ...]:
+    """The splits that a finished model is scored on: "val", and "test" where there is one with any truth.
+
+    Benchmarks withhold the labels of their test images; prepared, all of them are ignored.
+
+    Raises:
+        DataError: The data set cannot be read, or a label of its test split.
+    """
+    if data.test_split not in DatasetSpec.load(data.root).splits:
+        return ("val",)
+    data.setup("test")
+    if data.target.kind != "label":
+        return ("val", "test")
+    dataset = data.test_dataloader().dataset
+    labelled = any((dataset.label(index) != data.target.ignore).any() for index in range(len(dataset)))
+    return ("val", "test") if labelled else ("val",)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

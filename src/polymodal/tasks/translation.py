@@ -73,6 +73,7 @@ class Translation(Task):
 
     chosen_by: ClassVar[str] = "MAE"
     chosen_mode: ClassVar[Literal["min", "max"]] = "min"
+    alternates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class Translation(Task):
 
     def configure_optimizers(self) -> Any:
         """An optimiser and a schedule, step by step, for each of the two networks."""
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.planned_steps()
         if self.trainer.max_steps > 0:
             steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
         built = self.build_optimisers(steps)
@@ -222,16 +223,29 @@ class Translation(Task):
             schedule.step()
 
         losses = {"loss": loss, "adversarial": adversarial, "l1": l1, "discriminator": judged}
-        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch["key"])}
+        settings: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": len(batch["key"]),
+            "sync_dist": True,
+        }
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "discriminator"), **settings)
         self.log("penalty", penalty.detach(), **settings)
 
     def _predict(self, batch: Mapping[str, Any]) -> Prediction:
         try:
-            return self(batch["inputs"])
+            prediction = self(batch["inputs"])
         except DataError as error:
             raise DataError(f"{', '.join(batch['key'])}: {error}") from error
+        (height, width), given = prediction.ensemble.shape[-2:], next(iter(batch["inputs"].values())).shape[-2:]
+        if (height, width) != given:
+            raise ConfigError(
+                f"model.network: {self.network} predicts {width}x{height} (width x height) from images of "
+                f"{given[1]}x{given[0]}, and an image is made at full size. Take a network that returns the size of "
+                f"its images, such as {TRANSLATION} or smp/Unet."
+            )
+        return prediction
 
     def _sides(self, prediction: Prediction, batch: Mapping[str, Any]) -> "Sides":
         """What the discriminator tells apart."""

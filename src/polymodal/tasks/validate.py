@@ -69,8 +69,7 @@ def validate(
         )
     data.inputs = {name: _as_trained(data.inputs[name], spec, f"{data.root}: {name}") for name, spec in inputs.items()}
     name = DatasetSpec.load(data.root).name
-    chosen_on = metadata["training"].get("selected_on") if settings else None
-    elsewhere = name if chosen_on and chosen_on.rpartition("/")[0] != name else ""
+    elsewhere = name if settings and metadata["training"].get("data_set", name) != name else ""
     scores = score_split(model, data, split, run, protocol, elsewhere)
     _show(scores, protocol)
     return scores
