@@ -100,23 +100,18 @@ class SegmentationScores(torch.nn.Module):
             )
         if prediction.ndim == 4 and prediction.isnan().any():
             raise DataError(f"{name}: the prediction holds NaN, for which no class can be told.")
-        counted = slice(None) if self.ignore is None else target != self.ignore
-        for what, values in (("prediction", labels[counted]), ("target", target[counted])):
-            self._check_classes(name, what, values)
+        for what, values in (("prediction", labels), ("target", target)):
+            # Of no class, they would be counted as pixels of another one.
+            outside = (values < 0) | (values >= self.num_classes)
+            if self.ignore is not None:
+                outside &= target != self.ignore
+            if outside.any():
+                raise DataError(
+                    f"{name}: expected classes from 0 to {self.num_classes - 1}, got a {what} of "
+                    f"{int(values[outside][0])}. Count with as many classes as the network has, and mark the target's "
+                    f"pixels without truth with the ignored value ({self.ignore})."
+                )
         self._named()[name].update(labels, target)
-
-    def _check_classes(self, name: str, what: str, labels: Tensor) -> None:
-        """Refuse labels of no class, which would be counted as pixels of another one."""
-        if labels.numel() == 0:
-            return
-        lowest, highest = (int(label) for label in labels.aminmax())
-        if lowest < 0 or highest >= self.num_classes:
-            wrong = lowest if lowest < 0 else highest
-            raise DataError(
-                f"{name}: expected classes from 0 to {self.num_classes - 1}, got a {what} of {wrong}. Count with as "
-                "many classes as the network has, and mark the target's pixels without truth with the ignored value "
-                f"({self.ignore})."
-            )
 
     def compute(self) -> dict[str, Scores]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
