@@ -1,6 +1,7 @@
 """Statistics: the figures that every input is normalised with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -52,6 +53,61 @@ def test_figures_of_another_scale_are_refused(root):
         input_specs(DatasetSpec.load(root), ["rgb", "depth"])
     edit(root, lambda d: d["modalities"]["depth"].update(mean=2000, std=700))  # now they are not needed
     assert input_specs(DatasetSpec.load(root), ["depth"])["depth"].mean == (2000,)
+
+
+def _keep(root) -> None:
+    write(compute(root), root)
+    assert input_specs(DatasetSpec.load(root), list(compute(root)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["modalities"]["depth"].pop("invalid"), r"with invalid 0, and dataset.yaml says none"),
+        (lambda d: d["modalities"]["depth"].update(invalid=7), r"with invalid 0, and dataset.yaml says 7"),
+        (lambda d: d["modalities"]["depth"].update(kind="raw"), r"with the kind depth, and dataset.yaml says raw"),
+        (lambda d: d["splits"].update(train="splits/val.txt"), r"from other samples than the training split"),
+    ],
+)
+def test_figures_of_other_settings_are_refused(root, change, said):
+    """A hole of 0 m that counts as measured, or the scenes of another split, would go on unnoticed."""
+    _keep(root)
+    edit(root, change)
+    with pytest.raises(DataError, match=rf"statistics.json: depth: was measured {said}.*polymodal data stats"):
+        input_specs(DatasetSpec.load(root), ["depth"])
+
+
+def test_figures_of_other_files_are_refused(root):
+    _keep(root)
+    file = root / "depth/0002.png"
+    times, content = file.stat(), np.array(Image.open(file))
+    Image.fromarray(content + np.uint16(1)).save(file)
+    with pytest.raises(DataError, match=r"depth: was measured from files that have changed since"):
+        input_specs(DatasetSpec.load(root), ["depth"])
+    assert input_specs(DatasetSpec.load(root), ["rgb"])  # the others still hold
+    Image.fromarray(content).save(file)
+    assert file.stat().st_mtime_ns != times.st_mtime_ns
+    assert input_specs(DatasetSpec.load(root), ["depth"])  # the time is another one, the content is not
+
+
+def test_figures_move_with_the_data_set(root, tmp_path):
+    """Copied, renamed or packed, the files are the same; so are the keys in another order."""
+    _keep(root)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    (copy / "depth").rename(copy / "distance")
+    edit(copy, lambda d: d["modalities"]["depth"].update(folder="distance"))
+    keys = (copy / "splits/train.txt").read_text().split()
+    (copy / "splits/train.txt").write_text("\n".join(reversed(keys)))
+    for place in (copy, make_archive(copy)):
+        assert input_specs(DatasetSpec.load(place), ["depth"])["depth"].mean == compute(root)["depth"].mean
+
+
+def test_figures_of_an_earlier_version_are_refused(root):
+    """They did not note what they were measured from, so nothing says that they still hold."""
+    (root / "statistics.json").write_text('{"depth": {"mean": [7], "std": [2], "scale": 0.001}}')
+    with pytest.raises(DataError, match=r"depth: was measured by an earlier version.*polymodal data stats"):
+        input_specs(DatasetSpec.load(root), ["depth"])
 
 
 def test_archive_needs_an_output_and_reads_it_from_inside(root, tmp_path):

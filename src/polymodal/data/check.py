@@ -1,7 +1,7 @@
 """Look at every file of a data set once and name each defect by its file."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ import numpy as np
 
 from polymodal.data.files import decode
 from polymodal.data.folder import check_labels
-from polymodal.data.inputs import InputSpec, check_sizes, to_values
+from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
 from polymodal.data.progress import track
+from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
@@ -35,7 +36,8 @@ def check(root: str | Path) -> list[Defect]:
     """Every defect of a data set, with a progress bar.
 
     Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
-    ignored, NaN, constant images, files without a measurement, and keys that are listed twice. Files of no split are
+    ignored, NaN, constant images, files without a measurement, files in another unit than the others, and keys that are
+    listed twice. Files of no split are
     notes.
 
     Raises:
@@ -44,14 +46,20 @@ def check(root: str | Path) -> list[Defect]:
     spec = DatasetSpec.load(root)
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
     first: dict[str, np.ndarray] = {}
+    ranges: dict[str, dict[str, Range]] = defaultdict(dict)
     defects = list(_repeated_keys(spec))
     for key in track(keys, "checking"):
-        defects += _sample(spec, key, first)
-    return [*defects, *_unused_files(spec, keys)]
+        defects += _sample(spec, key, first, ranges)
+    return [*defects, *_other_units(ranges), *_unused_files(spec, keys)]
 
 
-def _sample(spec: DatasetSpec, key: str, first: dict[str, np.ndarray]) -> Iterator[Defect]:
-    """The defects of one sample's files; `first` remembers a pixel of each modality's first file."""
+def _sample(
+    spec: DatasetSpec, key: str, first: dict[str, np.ndarray], ranges: dict[str, dict[str, Range]]
+) -> Iterator[Defect]:
+    """The defects of one sample's files.
+
+    By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies.
+    """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
         try:
@@ -64,7 +72,8 @@ def _sample(spec: DatasetSpec, key: str, first: dict[str, np.ndarray]) -> Iterat
             if name is None and modality.kind == "label":
                 problems = _label_problems(raw, spec.target, file)
             else:
-                problems = _image_problems(raw, modality, first.setdefault(name or "", raw[:, :1, :1].copy()), file)
+                corner = first.setdefault(name or "", raw[:, :1, :1].copy())
+                problems = _image_problems(raw, modality, corner, file, ranges[name or ""])
             yield from (Defect(file, problem) for problem in problems)
             sizes[file] = raw.shape[1:]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
@@ -79,9 +88,9 @@ def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpe
 
 
 def _image_problems(
-    raw: np.ndarray, modality: ModalitySpec | TargetSpec, first: np.ndarray, file: str
+    raw: np.ndarray, modality: ModalitySpec | TargetSpec, first: np.ndarray, file: str, ranges: dict[str, Range]
 ) -> Iterator[str]:
-    """The defects of an input's file, or of a target's that is an image."""
+    """The defects of an input's file, or of a target's that is an image; adds to the ranges of the others."""
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec(
         modality.kind,
@@ -96,8 +105,10 @@ def _image_problems(
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
-    if modality.kind in ("depth", "raw") and {raw.dtype.name, first.dtype.name} == {"uint8", "uint16"}:
+    if modality.kind in UNITS and stored(raw) != stored(first):
         yield f"{raw.dtype}, where the first file has {first.dtype}: its values cannot mean the same."
+    elif modality.kind in UNITS and (found := range_of(values, valid)):
+        ranges[file] = found
     if not valid.any():
         yield "no pixel holds a measurement."
     elif modality.kind != "label" and (raw == raw.flat[0]).all():
@@ -107,6 +118,20 @@ def _image_problems(
         beyond = ((values < low) | (values > high)).any(0)[valid[0]].float().mean().item()
         if beyond > 0.5:
             yield f"{beyond:.0%} of the pixels lie beyond the target's range, {low:g} to {high:g}: is the scale right?"
+
+
+def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:
+    """Files whose numbers lie far from those of the modality's other files."""
+    for of_modality in ranges.values():
+        if (found := strangers(of_modality)) is None:
+            continue
+        files, others = found
+        for file in files:
+            yield Defect(
+                file,
+                f"its values, {of_modality[file]}, lie far from those of the modality's other files, {others}: are all "
+                "of them in one unit?",
+            )
 
 
 def _label_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:

@@ -77,6 +77,16 @@ class Store:
             # The last one: an encrypted member, or a compression that Python does not know.
             raise DataError(f"{self.where(file)}: cannot be read ({error}).") from error
 
+    def checksum(self, file: str) -> int:
+        """The CRC-32 of a file's content, which an archive knows without reading it.
+
+        Raises:
+            DataError: When it does not exist or cannot be read.
+        """
+        if self.is_archive and file in self._names:
+            return self._open().getinfo(file).CRC
+        return zlib.crc32(self.read(file))
+
     def keys(self, folder: str) -> dict[str, tuple[str, ...]]:
         """The files of a folder and the folders below it by key, listed once.
 

@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from polymodal.data.ranges import Range
 from polymodal.data.spec import KINDS
 from polymodal.errors import DataError
+
+UNITS = ("depth", "raw")
+"""Kinds whose numbers mean something in a unit of the user's, where others have a full scale."""
+
+STORED = ("1-bit", "8-bit", "integer", "floating-point")
+"""Forms of stored numbers; `integer` are those of 16 bits and more."""
 
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 
@@ -30,6 +37,9 @@ class InputSpec:
         std: Like `mean`.
         classes: Names of the class numbers (label).
         bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
+        stored: In what form the files of depth and raw hold their numbers, one of `STORED`; others are refused, as
+            theirs cannot mean the same. Empty where it is not known.
+        seen: Between which values nearly all pixels of the training files lie (depth and raw), or None.
     """
 
     kind: str
@@ -41,6 +51,8 @@ class InputSpec:
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     bits: int | None = None
+    stored: str = ""
+    seen: Range | None = None
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
@@ -61,6 +73,7 @@ class InputSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "classes": list(self.classes),
+            "seen": self.seen and asdict(self.seen),
         }
 
     @classmethod
@@ -72,7 +85,13 @@ class InputSpec:
         """
         try:
             invalid = values["invalid"]
-            spec = cls(**{**values, "invalid": None if invalid is None else float(invalid)})
+            spec = cls(
+                **{
+                    **values,
+                    "invalid": None if invalid is None else float(invalid),
+                    "seen": Range.from_dict(values.get("seen")),
+                }
+            )
             right = (
                 spec.kind in KINDS
                 and type(spec.channels) is int
@@ -81,6 +100,8 @@ class InputSpec:
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
                 and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
                 and min(spec.std) > 0
+                and spec.stored in ("", *STORED)
+                and (spec.seen is None or len(spec.seen.low) == len(spec.seen.high) == spec.channels)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"input: expected the values of an InputSpec, got {dict(values)} ({error!r}).") from error
@@ -124,13 +145,18 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
             f"{file}: expected {spec.bits}-bit unsigned values for this modality, got {raw.dtype}. A program that "
             "saved the file again has changed its values: put the original in its place."
         )
+    if spec.stored and stored(raw) != spec.stored:
+        raise DataError(
+            f"{file}: expected {spec.stored} numbers, as in the other files of this modality, got {raw.dtype}: they "
+            "cannot mean the same. Store all of its files in one form."
+        )
     measured = _measured(raw, spec)
     valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)
     if spec.kind == "label":
         return _one_hot(raw, valid, spec, file), valid
 
     values = torch.from_numpy(raw.astype(np.float32))
-    if spec.kind in ("depth", "raw"):
+    if spec.kind in UNITS:
         if spec.scale != 1:
             values.mul_(spec.scale)
     elif raw.dtype.kind != "f":
@@ -152,6 +178,11 @@ def normalise(values: Tensor, valid: Tensor, spec: InputSpec) -> Tensor:
     if spec.kind != "label":
         values.sub_(torch.tensor(spec.mean)[:, None, None]).div_(torch.tensor(spec.std)[:, None, None])
     return values if valid.all() else values.masked_fill_(~valid, 0.0)
+
+
+def stored(raw: np.ndarray) -> str:
+    """In which of the forms `STORED` a file holds its numbers; with another form, they have another scale or unit."""
+    return {"b": "1-bit", "f": "floating-point"}.get(raw.dtype.kind, "8-bit" if raw.dtype.itemsize == 1 else "integer")
 
 
 def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:

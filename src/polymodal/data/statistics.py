@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 
 from polymodal.data.files import Store, decode, write_file
-from polymodal.data.inputs import InputSpec, to_values
+from polymodal.data.fingerprint import differences, fingerprint
+from polymodal.data.inputs import UNITS, InputSpec, stored, to_values
 from polymodal.data.progress import track
-from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.ranges import Range, joined, range_of
+from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
 from polymodal.errors import DataError
 
 STATISTICS_FILE = "statistics.json"
@@ -33,12 +36,14 @@ class Moments:
     Args:
         mean: Of each channel.
         std: Of each channel.
-        scale: The factor by which stored values were multiplied; None where that is not known.
+        seen: Between which values nearly all pixels lie; None where that is not known.
+        of: What they were measured from, as `fingerprint` says it; None for figures that a person states.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    scale: float | None = None
+    seen: Range | None = None
+    of: Mapping[str, Any] | None = None
 
 
 def compute(root: str | Path) -> dict[str, Moments]:
@@ -50,7 +55,7 @@ def compute(root: str | Path) -> dict[str, Moments]:
     spec = DatasetSpec.load(root)
     names = [name for name, modality in spec.modalities.items() if modality.kind != "label"]
     keys = _training_keys(spec)
-    return {name: _measure(spec, name, track(keys, name)) for name in names}
+    return {name: replace(_measure(spec, name, track(keys, name)), of=fingerprint(spec, name, keys)) for name in names}
 
 
 def place(root: str | Path, output: str | Path | None = None) -> Path:
@@ -128,49 +133,69 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
             f"{file}: expected {needed} channel(s) for kind {modality.kind}, got {channels}. "
             f"Other images of several channels are of kind image, other arrays of kind raw."
         )
-    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, bits=modality.bits)
-
+    plain = _plain(modality, raw)
+    keys = _training_keys(spec)
+    some = keys[:: -(-len(keys) // SETUP_SAMPLES)]
     where = f"{spec.store.where(FILE)}: modalities.{name}"
-    if modality.mean is None or modality.std is None:
-        keys = _training_keys(spec)
-        step = -(-len(keys) // SETUP_SAMPLES)
-        if name in kept:
-            where = f"{spec.store.where(STATISTICS_FILE)}: {name}"
-            measured = kept[name]
-            if measured.scale not in (None, modality.scale):
-                raise DataError(
-                    f"{where}: was measured with the scale {measured.scale:g}, and {FILE} says {modality.scale:g}. Run "
-                    "`polymodal data stats` again, or remove the file."
-                )
-        elif modality.kind == "image" and channels == 3 and raw.dtype == np.uint8:
-            measured = Moments(IMAGENET_MEAN, IMAGENET_STD)
-        else:
-            measured = _measure(spec, name, keys[::step])
-        moments = Moments(modality.mean or measured.mean, modality.std or measured.std)
+    if modality.mean is not None and modality.std is not None:
+        measured = Moments(modality.mean, modality.std)
+    elif name in kept:
+        where = f"{spec.store.where(STATISTICS_FILE)}: {name}"
+        measured = kept[name]
+        if measured.of is not None and (changes := differences(measured.of, spec, name, keys)):
+            raise DataError(
+                f"{where}: was measured {', and '.join(changes)}. Run `polymodal data stats {spec.store.path}` again, "
+                "or remove the file."
+            )
+    elif modality.kind == "image" and channels == 3 and raw.dtype == np.uint8:
+        measured = Moments(IMAGENET_MEAN, IMAGENET_STD)
     else:
-        moments = Moments(modality.mean, modality.std)
+        measured = _measure(spec, name, some)
+    moments = Moments(modality.mean or measured.mean, modality.std or measured.std)
     for key, values in (("mean", moments.mean), ("std", moments.std)):
         if len(values) not in (1, channels):
             raise DataError(
                 f"{where}.{key}: expected one number for each of {channels} channel(s) in {file}, got {len(values)}."
             )
     mean, std = (values * (channels if len(values) == 1 else 1) for values in (moments.mean, moments.std))
-    return replace(plain, mean=mean, std=std)
+    seen = measured.seen or (_reached(spec, name, plain, some) if modality.kind in UNITS else None)
+    return replace(plain, mean=mean, std=std, seen=seen)
+
+
+def _plain(modality: ModalitySpec, raw: np.ndarray) -> InputSpec:
+    """What files mean before anything is measured; `raw` is one of them."""
+    return InputSpec(
+        modality.kind,
+        raw.shape[0],
+        modality.scale,
+        modality.unit,
+        modality.invalid,
+        bits=modality.bits,
+        stored=stored(raw) if modality.kind in UNITS else "",
+    )
+
+
+def _values(
+    spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What `to_values` gives of each file."""
+    for key in keys:
+        file = spec.file(spec.modalities[name], key)
+        yield to_values(decode(spec.store.read(file), spec.store.where(file)), plain, spec.store.where(file))
 
 
 def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     """Sums in float64: in float32 the millions of pixels of a data set lose the digits that the variance needs."""
     modality = spec.modalities[name]
-    channels = _first(spec, name)[1].shape[0]
-    plain = InputSpec(modality.kind, channels, modality.scale, modality.unit, modality.invalid, bits=modality.bits)
-    pixels, total, squares = 0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
-    for key in keys:
-        file = spec.file(modality, key)
-        values, valid = to_values(decode(spec.store.read(file), spec.store.where(file)), plain, spec.store.where(file))
+    plain = _plain(modality, _first(spec, name)[1])
+    pixels, total, squares = 0, *torch.zeros(2, plain.channels, dtype=torch.float64)
+    seen: Range | None = None
+    for values, valid in _values(spec, name, plain, keys):
         measured = values.flatten(1)[:, valid.flatten()].double()
         pixels += measured.shape[1]
         total += measured.sum(1)
         squares += measured.square().sum(1)
+        seen = joined(seen, range_of(values, valid))
     if not pixels:
         raise DataError(
             f"{spec.store.where(modality.folder)}: {name}: no pixel of any training sample holds a measurement. "
@@ -180,7 +205,12 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
     # A channel without any variation carries nothing; dividing it by 1 keeps it finite.
     std = torch.where(std > 1e-12, std, 1.0)
-    return Moments(tuple(mean.tolist()), tuple(std.tolist()), modality.scale)
+    return Moments(tuple(mean.tolist()), tuple(std.tolist()), seen if modality.kind in UNITS else None)
+
+
+def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]) -> Range | None:
+    """Between which values the files lie; None where nothing was measured."""
+    return reduce(joined, (range_of(*found) for found in _values(spec, name, plain, keys)), None)
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
@@ -203,7 +233,9 @@ def _read(spec: DatasetSpec) -> dict[str, Moments]:
             name: Moments(
                 tuple(map(float, moments["mean"])),
                 tuple(map(float, moments["std"])),
-                float(moments["scale"]) if "scale" in moments else None,
+                Range.from_dict(moments.get("seen")),
+                # Until there were fingerprints, the scale alone was noted.
+                moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None),
             )
             for name, moments in values.items()
         }

@@ -1,5 +1,6 @@
 """From files to predictions and pictures of them, with a model folder alone."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch import Tensor
 from polymodal import checkpoint
 from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.files import complete_file
+from polymodal.data.inputs import to_values
 from polymodal.data.progress import track
+from polymodal.data.ranges import range_of
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
@@ -86,7 +89,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     scenes = find_scenes({name: inputs[name] for name in specs})
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
-        tensors = _tensors(_read(scene, specs), scene, specs, size)
+        raw = _read(scene, specs)
+        tensors = _tensors(raw, scene, specs, size)
+        warn_of_other_units(raw, scene, specs)
         if session is not None:
             try:
                 session.check({name: image[None] for name, image in tensors.items()})
@@ -235,6 +240,19 @@ def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, ex
 
 def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
     return {name: read_array(scene.files[name], labels=spec.kind == "label") for name, spec in specs.items()}
+
+
+def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
+    """Say on stderr which files hold numbers that lie far from those that the model was trained with."""
+    for name, spec in specs.items():
+        file = str(scene.files[name])
+        found = spec.seen and range_of(*to_values(raw[name], spec, file))
+        if spec.seen and found and found.apart(spec.seen):
+            print(
+                f"polymodal: warning: {file}: its values are {found}, far from the {spec.seen} "
+                f"{f'{spec.unit} ' if spec.unit else ''}that the model was trained with: is it in another unit?",
+                file=sys.stderr,
+            )
 
 
 def _tensors(

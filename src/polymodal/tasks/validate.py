@@ -81,6 +81,11 @@ def _as_trained(here: InputSpec, trained: InputSpec, where: str) -> InputSpec:
         found, wanted = getattr(here, what), getattr(trained, what)
         if found != wanted and (what != "unit" or (found and wanted)):
             raise ConfigError(f"{where}: its {what} is {found!r}, and the model was trained with {wanted!r}.")
+    if here.seen and trained.seen and here.seen.apart(trained.seen):
+        raise ConfigError(
+            f"{where}: its values are {here.seen}, far from the {trained.seen} that the model was trained with. State "
+            "their scale and unit in dataset.yaml, so that both are in one unit."
+        )
     return replace(here, mean=trained.mean, std=trained.std)
 
 

@@ -1,0 +1,101 @@
+"""What a modality's statistics were measured from, so that they are never used for anything else."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import PurePosixPath
+from typing import Any
+
+from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
+
+_NO_MATTER = ("folder", "suffix", "unit", "mean", "std", "classes", "range")
+"""Settings that change no measured value; every other one does, also those that are still to come."""
+
+_DEFAULTS = {field.name: field.default for field in fields(ModalitySpec) if field.default is not MISSING}
+
+
+def fingerprint(spec: DatasetSpec, name: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Everything that the statistics of a modality depend on, in types that JSON knows.
+
+    Args:
+        spec: The data set.
+        name: The modality.
+        keys: The samples that are measured, in any order.
+
+    Returns:
+        The settings that change values; the digests of the keys, of the files' contents, and of their sizes and times,
+        by which unchanged files are known without reading them (absent for an archive, which knows its contents).
+    """
+    files = _files(spec, name, keys)
+    stamp = _stamp(spec, files)
+    return {
+        **_settings(spec.modalities[name]),
+        "keys": _digest(sorted(keys)),
+        "files": _contents(spec, files),
+        **({} if stamp is None else {"stamp": stamp}),
+    }
+
+
+def differences(before: Mapping[str, Any], spec: DatasetSpec, name: str, keys: Sequence[str]) -> list[str]:
+    """What has changed since a fingerprint was taken, for messages; nothing when the statistics still hold.
+
+    Args:
+        before: As `fingerprint` returned it, perhaps by an earlier version with fewer settings.
+        spec: The data set as it is now.
+        name: The modality.
+        keys: The samples that would be measured now.
+    """
+    complete = "keys" in before
+    found = [
+        f"with {'the ' if key != 'invalid' else ''}{key} {_shown(was)}, and {FILE} says {_shown(value)}"
+        for key, value in _settings(spec.modalities[name]).items()
+        if (key in before or complete) and (was := before.get(key, _plain(_DEFAULTS.get(key)))) != value
+    ]
+    if not complete:
+        return found or ["by an earlier version, which did not note from which files"]
+    if before["keys"] != _digest(sorted(keys)):
+        return [*found, "from other samples than the training split now lists"]
+    files = _files(spec, name, keys)
+    stamp = _stamp(spec, files)
+    unchanged = stamp is not None and before.get("stamp") == stamp
+    if not unchanged and before["files"] != _contents(spec, files):
+        found.append("from files that have changed since")
+    return found
+
+
+def _settings(part: ModalitySpec) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in asdict(part).items() if key not in _NO_MATTER}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no word for NaN, which equals nothing, and no tuples."""
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _files(spec: DatasetSpec, name: str, keys: Sequence[str]) -> list[str]:
+    return [spec.file(spec.modalities[name], key) for key in sorted(keys)]
+
+
+def _contents(spec: DatasetSpec, files: Sequence[str]) -> str:
+    """Of the CRC-32 of every file, without its folder, which may be renamed; the same for a folder and its archive."""
+    return _digest(f"{PurePosixPath(file).name} {spec.store.checksum(file)}" for file in files)
+
+
+def _stamp(spec: DatasetSpec, files: Sequence[str]) -> str | None:
+    if spec.store.is_archive:
+        return None
+    stats = ((file, (spec.store.path / file).stat()) for file in files)
+    return _digest(f"{PurePosixPath(file).name} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
