@@ -4,13 +4,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from polymodal.data.files import decode
 from polymodal.data.folder import check_labels
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
+from polymodal.data.naming import name_of
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
@@ -152,13 +153,13 @@ def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:
 
 
 def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
-    used: dict[str, set[str]] = {}
-    for _, part in _parts(spec):
-        used.setdefault(part.folder, set()).update(key + part.suffix for key in keys)
-    for folder, names in used.items():
-        for name, files in spec.store.keys(folder).items():
-            if name not in names:
-                yield from (Defect(file, "in no split.", note=True) for file in files)
+    parts = [part for _, part in _parts(spec)]
+    used = {str(PurePosixPath(part.folder, name_of(key, part))) for part in parts for key in keys}
+    # A folder may lie within another, so that a file is found twice.
+    there = {file: None for part in parts for files in spec.store.keys(part.folder).values() for file in files}
+    for file in there:
+        if str(PurePosixPath(file).with_suffix("")) not in used:
+            yield Defect(file, "in no split.", note=True)
 
 
 def _problem(error: DataError, *files: str) -> str:

@@ -16,10 +16,13 @@ import torch
 from PIL import Image
 from torchvision.io import decode_image
 
+from polymodal.data.naming import Affixes, Plain, advice, name_of
 from polymodal.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
+
+PLAIN = Plain()
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PALETTE = 3
@@ -102,23 +105,29 @@ class Store:
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
 
-    def find(self, folder: str, key: str) -> str:
+    def find(self, folder: str, key: str, part: Affixes = PLAIN) -> str:
         """The one file of a key.
+
+        Args:
+            folder: Where it is, or below.
+            key: Of the sample.
+            part: The prefix and suffix of the files' names.
 
         Raises:
             DataError: When there is none, or more than one.
         """
+        key, wanted = name_of(key, part), key
         files = self.keys(folder).get(key, ())
         if len(files) > 1:
             names = " and ".join(PurePosixPath(file).name for file in files)
             raise DataError(f"{self.where(folder)}: two files for the key {key!r}: {names}. Keep one of them.")
         if not files:
-            hint = ""
+            hint = advice(wanted, part, self.keys(folder))
             if PurePosixPath(key).suffix.lower() in EXTENSIONS:
-                hint = " Split files list keys without the file name's ending."
+                hint = "Split files list keys without the file name's ending."
             raise DataError(
                 f"{self.where(folder)}: no file for the key {key!r} "
-                f"(looked for {key} with the endings {', '.join(EXTENSIONS)}).{hint}"
+                f"(looked for {key} with the endings {', '.join(EXTENSIONS)}). {hint}"
             )
         return files[0]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
 
-_NO_MATTER = ("folder", "suffix", "unit", "mean", "std", "classes", "range")
+_NO_MATTER = ("folder", "prefix", "suffix", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
 
 _DEFAULTS = {field.name: field.default for field in fields(ModalitySpec) if field.default is not MISSING}

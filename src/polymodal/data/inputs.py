@@ -40,6 +40,8 @@ class InputSpec:
         stored: In what form the files of depth and raw hold their numbers, one of `STORED`; others are refused, as
             theirs cannot mean the same. Empty where it is not known.
         seen: Between which values nearly all pixels of the training files lie (depth and raw), or None.
+        prefix: What stands before the last part of a key in the names of its files.
+        suffix: What stands behind the key there.
     """
 
     kind: str
@@ -53,6 +55,8 @@ class InputSpec:
     bits: int | None = None
     stored: str = ""
     seen: Range | None = None
+    prefix: str = ""
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
@@ -97,6 +101,8 @@ class InputSpec:
                 and type(spec.channels) is int
                 and spec.channels > 0
                 and len(spec.mean) == len(spec.std) == spec.channels
+                and isinstance(spec.prefix, str)
+                and isinstance(spec.suffix, str)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
                 and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
                 and min(spec.std) > 0

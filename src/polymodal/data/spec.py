@@ -9,8 +9,9 @@ target: {folder: label, kind: label, ignore: 255, classes: [wall, floor]}
 splits: {train: splits/train.txt, val: splits/val.txt}     # one key a line
 ```
 
-The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`, or
-`folder/KEY` + suffix + `.ending` for a modality with a `suffix`. A target may be an image instead of a label,
+The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`. A modality or target
+with a `prefix` or a `suffix` has them before and behind the last part of the key: with `prefix: rgb_`, the file of the
+key `town/000003` is `folder/town/rgb_000003.jpg`. A target may be an image instead of a label,
 `target: {folder: albedo, kind: image}`, or one of the modalities, `target: rgb`, which is then no input.
 """
 
@@ -34,7 +35,7 @@ label: one channel of class numbers; raw: any other measured channels."""
 NO_IGNORE = -1
 """The ignore index of a data set that declares none: no file can hold it, and padding still can."""
 
-_FILE_KEYS = ("folder", "suffix", "kind")
+_FILE_KEYS = ("folder", "prefix", "suffix", "kind")
 _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "image": (*_FILE_KEYS, "bits", "invalid", "range"),
     "depth": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
@@ -60,7 +61,8 @@ class ModalitySpec:
         mean: Of each channel, or one for all, in scaled values; None when not declared.
         std: Like `mean`.
         classes: Names of the class numbers (label).
-        suffix: What stands behind the key in the names of its files.
+        prefix: What stands before the last part of the key in the names of its files.
+        suffix: What stands behind the key there.
         bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
         range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
             None when not declared.
@@ -74,6 +76,7 @@ class ModalitySpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] = ()
+    prefix: str = ""
     suffix: str = ""
     bits: int | None = None
     range: tuple[float, float] | None = None
@@ -89,7 +92,8 @@ class TargetSpec:
         ignore: Label of pixels that do not count; `NO_IGNORE` when none is declared.
         classes: Names by class number.
         colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
-        suffix: What stands behind the key in the names of its files.
+        prefix: What stands before the last part of the key in the names of its files.
+        suffix: What stands behind the key there.
         scale: Of an image target, as everything below: factor from stored values to `unit` (depth and raw).
         unit: Of the scaled values, for people to read.
         invalid: Stored value of a pixel without truth, in all of its channels.
@@ -103,6 +107,7 @@ class TargetSpec:
     ignore: int = NO_IGNORE
     classes: tuple[str, ...] = ()
     colors: tuple[tuple[int, int, int], ...] = ()
+    prefix: str = ""
     suffix: str = ""
     scale: float = 1.0
     unit: str = ""
@@ -253,6 +258,7 @@ class DatasetSpec:
             ignore=NO_IGNORE if unlabelled is None else int(unlabelled),
             classes=part.classes,
             colors=palette(len(part.classes)),
+            prefix=part.prefix,
             suffix=part.suffix,
             scale=part.scale,
             unit=part.unit,
@@ -275,7 +281,7 @@ class DatasetSpec:
         Raises:
             DataError: When there is none, or more than one.
         """
-        return self.store.find(part.folder, key + part.suffix)
+        return self.store.find(part.folder, key, part)
 
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.
@@ -330,6 +336,7 @@ def _modality(modalities: Section, name: str) -> ModalitySpec:
         mean=section.get("mean", values.numbers, None),
         std=section.get("std", values.positives, None),
         classes=section.get("classes", values.texts) if kind == "label" else (),
+        prefix=section.get("prefix", values.text, ""),
         suffix=section.get("suffix", values.text, ""),
         bits=section.get("bits", values.bits, None),
         range=section.get("range", values.interval, None),
@@ -340,11 +347,13 @@ def _target(section: Section) -> TargetSpec:
     section.only({key for keys in _TARGET_KEYS.values() for key in keys})
     kind = section.get("kind", _kind)
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
-    folder, suffix = section.get("folder", values.folder), section.get("suffix", values.text, "")
+    folder = section.get("folder", values.folder)
+    prefix, suffix = (section.get(key, values.text, "") for key in ("prefix", "suffix"))
     if kind != "label":
         return TargetSpec(
             kind,
             folder,
+            prefix=prefix,
             suffix=suffix,
             scale=section.get("scale", values.positive, 1.0),
             unit=section.get("unit", values.text, ""),
@@ -358,7 +367,8 @@ def _target(section: Section) -> TargetSpec:
         raise DataError(
             f"{section.at('colors')}: expected one colour for each of {len(classes)} classes, got {len(colors)}."
         )
-    return TargetSpec(kind, folder, section.get("ignore", values.label, NO_IGNORE), classes, colors, suffix)
+    ignore = section.get("ignore", values.label, NO_IGNORE)
+    return TargetSpec(kind, folder, ignore, classes, colors, prefix, suffix)
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

@@ -118,7 +118,11 @@ def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, Input
         DataError: When a file or the declared statistics do not fit the kind or the channels.
     """
     kept = _read(spec)
-    return {name: _input_spec(spec, name, kept) for name in modalities}
+    parts = {name: spec.modalities[name] for name in modalities}
+    return {
+        name: replace(_input_spec(spec, name, kept), prefix=part.prefix, suffix=part.suffix)
+        for name, part in parts.items()
+    }
 
 
 def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> InputSpec:
