@@ -14,10 +14,11 @@ import yaml
 from PIL import Image
 
 from fixtures_data import edit, make_archive, make_folder
-from polymodal import cli, fuse, models
-from polymodal.cli import main
+from polymodal import fuse
+from polymodal.cli import main, models
 from polymodal.data import DatasetSpec, FolderData
 from polymodal.errors import ConfigError, PolymodalError
+from polymodal.models import create
 from polymodal.tasks import demo
 from polymodal.tasks.evaluation import save_model
 from polymodal.tasks.training import fit, recipe
@@ -41,7 +42,7 @@ def run(root, tmp_path):
     """A run folder as `fit` leaves it, as far as `validate` and `inspect` read it."""
     data = FolderData(str(root), modalities=["rgb", "depth"])
     data.setup()
-    net = fuse(models.create("rooms-unet", classes=2), data.channels).eval()
+    net = fuse(create("rooms-unet", classes=2), data.channels).eval()
     folder = tmp_path / "run"
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "data_set": root.name, "selected_on": None}
     save_model(net, "rooms-unet", {"classes": data.num_classes}, data, facts, folder / "model")
@@ -86,7 +87,7 @@ def test_a_bug_shows_its_traceback_and_ends_with_status_1_a_mistake_ends_with_2(
         def run(parsed):
             raise error
 
-        monkeypatch.setattr(cli, "_report", run)
+        monkeypatch.setattr(models, "_report", run)
         return main(["report", "x"]), capsys.readouterr().err
 
     status, message = break_(ValueError("a bug"))
@@ -95,7 +96,7 @@ def test_a_bug_shows_its_traceback_and_ends_with_status_1_a_mistake_ends_with_2(
     assert break_(PermissionError(13, "Permission denied", "a/b")) == (2, "polymodal: a/b: Permission denied\n")
     assert break_(OSError(28, "No space left on device", "a")) == (2, "polymodal: a: No space left on device\n")
     assert break_(pickle.UnpicklingError("refused")) == (2, "polymodal: refused\n")
-    monkeypatch.setattr(cli, "_report", lambda parsed: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(models, "_report", lambda parsed: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["report", "x"]) == 130
 
 

@@ -1,0 +1,73 @@
+"""The command line: says what the floors below can do, and loads them only when they are asked.
+
+Exit status: 0 when all went well, 1 when `data check` found defects or something broke in polymodal itself, 2 when
+something has to be mended by the user.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from polymodal.allocator import keep_freed_memory
+from polymodal.cli.parser import make_parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after `polymodal`; those of the process when not given.
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    keep_freed_memory()
+    try:
+        # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
+        if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):
+            from polymodal.tasks.training import fit
+
+            fit(words[1:])
+            return 0
+        parser = make_parser()
+        parsed, settings = parser.parse_known_args(words)
+        # The tool's own defaults have replaced what was given before it.
+        if words[0] == "bench" and parsed.tool and words[1] != parsed.tool:
+            parser.error(f"bench {parsed.tool}: expected its options behind it, got {words[1]!r} before it")
+        if settings and not parsed.takes_settings:
+            parser.error(f"unrecognized arguments: {' '.join(settings)}")
+        parsed.settings = settings
+        return int(parsed.run(parsed) or 0)
+    except KeyboardInterrupt:
+        print("polymodal: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; without this Python complains while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        to_mend = _is_for_the_user(error)
+        if with_traceback or not to_mend:
+            traceback.print_exc()
+        else:
+            print(f"polymodal: {_message(error)}", file=sys.stderr)
+        return 2 if to_mend else 1
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    from pickle import UnpicklingError
+
+    from polymodal.errors import PolymodalError
+
+    # A checkpoint that would have executed something is refused as an UnpicklingError.
+    return isinstance(error, PolymodalError | OSError | UnpicklingError)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(part for part in (str(error.filename or ""), error.strerror) if part)
+    return str(error)

@@ -1,0 +1,120 @@
+"""Commands that measure: bench, bench scaling, bench data."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from polymodal.cli import typed
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    bench = commands.add_parser("bench", help="measure how fast a network is in several ways, beside each other")
+    tools = bench.add_subparsers(
+        metavar="TOOL", dest="tool", help="measure a network in several ways if not given; its options go behind it"
+    )
+    scaling = tools.add_parser("scaling", help="time and memory for each modality, from one modality to several")
+    for parser in (bench, scaling):
+        parser.add_argument("--network", default="refinenet", metavar="NAME", help="name of a network (%(default)s)")
+        parser.add_argument("--network-args", nargs="+", default=[], metavar="KEY=VALUE", help="its arguments")
+        parser.add_argument("--classes", type=int, default=40, metavar="N", help="(%(default)s)")
+        parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="(480 640)")
+        parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (%(default)s)")
+        parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+        parser.add_argument(
+            "--task", choices=("inference", "training", "both"), default="both", help="what to measure (%(default)s)"
+        )
+        parser.add_argument(
+            "--share", type=float, default=0.3, metavar="S", help="of the penalised channels is exchanged (%(default)s)"
+        )
+        parser.add_argument(
+            "--statistics", choices=("frozen", "batch"), default="frozen", help="of the norms in training (%(default)s)"
+        )
+        parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (%(default)s)")
+        parser.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before (%(default)s)")
+        parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
+    bench.add_argument("--modalities", type=int, default=2, metavar="M", help="(%(default)s)")
+    bench.add_argument("--variants", metavar="NAME,NAME", help="the first is what the others are compared with")
+    bench.add_argument(
+        "--peer", type=Path, metavar="PATH", help="folder of the released code of CEN, for a variant peer"
+    )
+    bench.set_defaults(run=_bench)
+    scaling.add_argument("--modalities", type=int, default=6, metavar="M", help="the most of them (%(default)s)")
+    scaling.add_argument("--variant", default="exchange", metavar="NAME", help="(%(default)s)")
+    scaling.set_defaults(run=_bench_scaling)
+    data = tools.add_parser(
+        "data",
+        usage="polymodal bench data --config RECIPE.yaml [--SETTING VALUE ...]",
+        help="samples a second of a recipe's loader alone",
+        description="Load the training samples of a recipe for some epochs. Every setting of the recipe can be "
+        "overridden by its dotted name.",
+        allow_abbrev=False,
+    )
+    data.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what is loaded, and how")
+    data.add_argument("--cache", default="false,true", metavar="V,V", help="values of data.cache (%(default)s)")
+    data.add_argument("--workers", default="0", metavar="N,N", help="values of data.workers (%(default)s)")
+    data.add_argument("--repeats", type=int, default=3, metavar="N", help="timed epochs (%(default)s)")
+    data.set_defaults(run=_bench_data, takes_settings=True)
+    for parser in (bench, scaling, data):
+        parser.add_argument("--out", type=Path, metavar="DIR", help="folder for bench.md and bench.json, too")
+
+
+def _bench(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench
+
+    _make_folder(parsed.out)
+    case = _case(parsed, peer=parsed.peer)
+    _show(
+        bench(
+            case, typed.names(parsed.variants), _tasks(parsed), parsed.repeats, parsed.warmup, with_memory=parsed.memory
+        ),
+        parsed.out,
+    )
+
+
+def _bench_scaling(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench_scaling
+
+    _make_folder(parsed.out)
+    case, tasks = _case(parsed), _tasks(parsed)
+    found = bench_scaling(case, parsed.variant, tasks, parsed.repeats, parsed.warmup, with_memory=parsed.memory)
+    _show(found, parsed.out)
+
+
+def _bench_data(parsed: argparse.Namespace) -> None:
+    from polymodal.bench import bench_data
+
+    _make_folder(parsed.out)
+    workers = typed.numbers(parsed.workers, int, "--workers")
+    _show(bench_data(parsed.config, typed.names(parsed.cache), workers, parsed.repeats, parsed.settings), parsed.out)
+
+
+def _case(parsed: argparse.Namespace, **more: Any) -> Any:
+    """What a benchmark's options describe."""
+    from polymodal.bench import Case
+
+    arguments = typed.values(parsed.network_args, "--network-args")
+    names = ("network", "classes", "modalities", "batch", "device", "share", "statistics")
+    given = {name: getattr(parsed, name) for name in names}
+    return Case(arguments=arguments, size=tuple(parsed.size), **given, **more)
+
+
+def _tasks(parsed: argparse.Namespace) -> Any:
+    return ("inference", "training") if parsed.task == "both" else (parsed.task,)
+
+
+def _make_folder(out: Path | None) -> None:
+    """Make the folder of a benchmark's files, or refuse it: after hours of measuring is too late."""
+    from polymodal.errors import ConfigError
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder for bench.md and bench.json, got the file {out}.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+
+
+def _show(report: Any, out: Path | None) -> None:
+    """Print what a benchmark found, and write it."""
+    print(report.markdown(), end="")
+    if out is not None:
+        report.write(out)

@@ -1,0 +1,119 @@
+"""Commands on what was trained: validate, predict, export, import-cen, inspect, report."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from polymodal.cli import typed
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    validate = commands.add_parser("validate", help="score a run's model on a split of its data set, or of another")
+    validate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
+    validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
+    validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
+    validate.add_argument("--scales", metavar="F,F", help="average over these sizes, such as 0.5,0.75,1,1.25,1.5,1.75")
+    validate.add_argument("--flip", action="store_true", help="average with the mirrored scenes, too")
+    validate.add_argument("--window", metavar="H,W", help="slide a window of this size over large scenes")
+    validate.add_argument("--stride", metavar="H,W", help="of the window; two thirds of it if not given")
+    validate.add_argument("--resize", default="bilinear", help="of logits: bilinear, or cubic as in CEN's code")
+    validate.set_defaults(run=_validate)
+
+    predict = commands.add_parser("predict", help="predictions and pictures for files, or for folders matched by name")
+    predict.add_argument(
+        "--model", type=Path, required=True, metavar="RUN", help="run folder, model folder or exported .onnx file"
+    )
+    predict.add_argument(
+        "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
+    )
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
+    predict.set_defaults(run=_predict)
+
+    export = commands.add_parser("export", help="write a run's network as a file that runs without polymodal")
+    export.add_argument("model", type=Path, metavar="RUN", help="run folder or model folder")
+    export.add_argument("out", type=Path, metavar="OUT", help="the file: .onnx, .pt2, or .xml for openvino")
+    export.add_argument("--format", default="onnx", help="onnx, pt2 or openvino (%(default)s)")
+    export.add_argument("--fold", action="store_true", help="fold norms and exchange into the convolutions")
+    export.set_defaults(run=_export)
+
+    import_cen = commands.add_parser("import-cen", help="turn a released checkpoint of CEN or AsymFusion into a model")
+    import_cen.add_argument("file", type=Path, metavar="FILE", help="a .pth.tar of RefineNet on colour and depth")
+    import_cen.add_argument("out", type=Path, metavar="OUT", help="the model folder, new or empty")
+    import_cen.add_argument(
+        "--fusion",
+        choices=("exchange", "asymmetric"),
+        default="exchange",
+        help="which the file does not say: exchange for CEN, asymmetric for AsymFusion (%(default)s)",
+    )
+    import_cen.set_defaults(run=_import_cen)
+
+    inspect = commands.add_parser("inspect", help="what can be exchanged in a network, or is exchanged in a model")
+    inspect.add_argument("network", metavar="NAME|RUN", help="name of a network, run folder or model folder")
+    inspect.add_argument("--arguments", nargs="+", default=[], metavar="KEY=VALUE", help="its, such as classes=40")
+    inspect.set_defaults(run=_inspect)
+
+    report = commands.add_parser("report", help="write the page of a run, or of several side by side")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=Path, help="the page; report.html in the first run folder if not given")
+    report.set_defaults(run=_report)
+
+
+def _validate(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.protocol import Protocol
+    from polymodal.tasks.validate import validate
+
+    protocol = Protocol(
+        typed.numbers(parsed.scales, float, "--scales") or (1.0,),
+        parsed.flip,
+        typed.numbers(parsed.window, int, "--window") or None,
+        typed.numbers(parsed.stride, int, "--stride") or None,
+        parsed.resize,
+    )
+    validate(parsed.folder, parsed.split, parsed.root, protocol)
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.predict import predict
+
+    paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
+    written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
+    print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.export import export_model
+
+    print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold))
+
+
+def _import_cen(parsed: argparse.Namespace) -> None:
+    from polymodal.tasks.import_cen import import_cen
+
+    print(f"{import_cen(parsed.file, parsed.out, parsed.fusion)}: {parsed.out}")
+
+
+def _inspect(parsed: argparse.Namespace) -> None:
+    from polymodal import checkpoint, inspect, models
+    from polymodal.errors import ConfigError
+    from polymodal.models.registry import TRANSLATION
+
+    folder = Path(parsed.network)
+    if parsed.network in models.names():
+        needed = {} if parsed.network == TRANSLATION else {"classes": 2}
+        print(inspect(models.create(parsed.network, **needed | typed.values(parsed.arguments, "--arguments"))))
+    elif folder.is_dir():
+        from polymodal.tasks.predict import model_folder
+
+        print(inspect(checkpoint.load(model_folder(folder))))
+    else:
+        raise ConfigError(
+            f"{parsed.network} is neither a folder nor a network; the networks are {', '.join(models.names())}."
+        )
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from polymodal.report import write_report
+
+    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))

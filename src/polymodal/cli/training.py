@@ -1,0 +1,70 @@
+"""Commands that train: demo, fit, compare."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from polymodal.cli import typed
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    demo = commands.add_parser("demo", help="train on the embedded rooms with and without exchange, and compare")
+    demo.add_argument("--out", type=Path, help="folder of it all (runs/demo, or runs/demo-translation)")
+    demo.add_argument("--seed", type=int, default=0, help="of all trainings (%(default)s)")
+    demo.add_argument(
+        "--task",
+        choices=("segmentation", "translation"),
+        default="segmentation",
+        help="predict classes, or images from images (%(default)s)",
+    )
+    demo.set_defaults(run=_demo)
+
+    commands.add_parser(
+        "fit",
+        usage="polymodal fit --config RECIPE.yaml [--SETTING VALUE ...]",
+        help="train by a recipe: --config RECIPE.yaml, then anything to override in it",
+        description="Train by a recipe into the run folder trainer.default_root_dir. Every setting of the recipe can "
+        "be overridden by its dotted name, such as --data.root DIR or --trainer.max_epochs 2.",
+        epilog="All settings with their values: polymodal fit --config RECIPE.yaml --print_config. What they mean: "
+        "polymodal fit --model.help polymodal.tasks.Segmentation (or Translation), "
+        "--data.help polymodal.data.FolderData; of trainer, Lightning's documentation of its Trainer says it.",
+    )
+
+    compare = commands.add_parser(
+        "compare",
+        usage="polymodal compare --config RECIPE.yaml --methods NAME[,NAME ...] [--SETTING VALUE ...]",
+        help="train methods of fusion with the same recipe, seeds and budget, and write one table",
+        description="Train every method with every seed by a recipe and write table.md, table.csv and report.html. "
+        "Started again, it goes on where it was. Every setting of the recipe can be overridden by its dotted name.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what all methods share")
+    compare.add_argument("--methods", required=True, metavar="NAMES", help="ablation, baselines, all, or names")
+    compare.add_argument("--seeds", default="0,1,2", metavar="S,S", help="each method runs with each (%(default)s)")
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of it all (%(default)s)")
+    compare.add_argument("--jobs", type=int, metavar="N", help="runs at a time; one on each GPU if not given")
+    compare.add_argument("--split", choices=("val", "test"), default="val", help="which scores (%(default)s)")
+    compare.set_defaults(run=_compare, takes_settings=True)
+
+
+def _demo(parsed: argparse.Namespace) -> None:
+    if parsed.task == "translation":
+        from polymodal.tasks.demo_translation import run_translation_demo
+
+        run_translation_demo(parsed.out or Path("runs/demo-translation"), parsed.seed)
+        return
+    from polymodal.tasks.demo import run_demo
+
+    run_demo(parsed.out or Path("runs/demo"), parsed.seed)
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from polymodal.errors import ConfigError
+    from polymodal.tasks.compare import compare
+
+    try:
+        seeds = [int(word) for word in parsed.seeds.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--seeds: expected numbers such as 0,1,2, got {parsed.seeds!r}.") from error
+    compare(parsed.config, typed.names(parsed.methods), seeds, parsed.out, parsed.jobs, parsed.split, parsed.settings)
