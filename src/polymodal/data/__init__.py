@@ -10,7 +10,8 @@ from polymodal.data.derive import derive
 from polymodal.data.files import EXTENSIONS, Store, read_array
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec, prepare_input
-from polymodal.data.spec import KINDS, DatasetSpec, ModalitySpec, TargetSpec, palette
+from polymodal.data.labels import palette
+from polymodal.data.spec import KINDS, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.data.statistics import Moments
 from polymodal.data.target import prepare_target, restore_target, settle_target
 from polymodal.data.transforms import Augment, resize_inputs

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from polymodal.data.files import decode
-from polymodal.data.folder import check_labels
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
+from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
@@ -101,6 +101,8 @@ def _image_problems(
         modality.invalid,
         classes=modality.classes,
         bits=modality.bits,
+        map=modality.code.map,
+        colors=modality.code.colors,
     )
     values, valid = to_values(raw, spec, file)
     declared = modality.invalid is not None and math.isnan(modality.invalid)
@@ -136,8 +138,7 @@ def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:
 
 
 def _label_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:
-    check_labels(raw, target, file)
-    if (raw == target.ignore).all():
+    if (class_numbers(raw, target.code, file) == target.ignore).all():
         yield "every pixel is labelled as ignored."
 
 

@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 
 from polymodal.data.files import decode
 from polymodal.data.inputs import InputSpec, check_sizes
-from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
+from polymodal.data.labels import class_numbers
+from polymodal.data.spec import DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.target import prepare_target, settle_target, target_scaling
 from polymodal.data.transforms import Augment, Size, resize_inputs
-from polymodal.errors import DataError
 
 
 class Sample(TypedDict):
@@ -27,7 +27,7 @@ class Sample(TypedDict):
     valid: dict[str, Tensor]
     """bool (1, H, W) by modality: where something was measured."""
     target: Tensor
-    """int64 (H, W), the ignore index kept; of an image, float32 (C, H, W) from -1 to 1, 0 where there is no truth."""
+    """int64 (H, W), `target.ignore` where none counts; of an image, float32 (C, H, W) from -1 to 1, 0 without truth."""
     target_valid: NotRequired[Tensor]
     """bool (1, H, W), of an image alone: where there is truth."""
     key: str
@@ -124,7 +124,7 @@ class FolderDataset(Dataset[Sample]):
         return {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
 
     def label(self, index: int) -> np.ndarray:
-        """The class numbers of a sample as they are stored, (H, W).
+        """The class numbers of a sample and `target.ignore`, (H, W).
 
         Raises:
             DataError: When the file is missing or damaged, or holds a label that is no class.
@@ -149,37 +149,7 @@ class FolderDataset(Dataset[Sample]):
         store = self.spec.store
         array = decode(store.read(file), store.where(file), labels=labels)
         if target is not None:
-            check_labels(array, target, store.where(file))
+            array = class_numbers(array, target.code, store.where(file))[None]
         if self._cache is not None:
             self._cache[slot] = array
         return array
-
-
-def check_labels(array: np.ndarray, target: TargetSpec, file: str) -> None:
-    """Refuse a label file that holds anything but classes and the ignore index.
-
-    Args:
-        array: (C, H, W) as it was read.
-        target: What the labels mean.
-        file: Its name, for messages.
-
-    Raises:
-        DataError: With the values that are no class.
-    """
-    if array.shape[0] != 1 or array.dtype.kind not in "bui":
-        raise DataError(
-            f"{file}: expected one channel of whole class numbers, got {array.shape[0]} channel(s) of {array.dtype}."
-        )
-    classes = len(target.classes)
-    outside = array >= classes
-    if array.dtype.kind == "i":
-        outside |= array < 0
-    outside &= array != target.ignore
-    if outside.any():
-        values = np.unique(array[outside]).tolist()
-        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        ignored = "none is declared" if target.ignore < 0 else str(target.ignore)
-        raise DataError(
-            f"{file}: expected labels from 0 to {classes - 1} ({classes} classes in {FILE}; ignore: {ignored}), "
-            f"got {shown}. Mend the file, list more classes, or declare the unlabelled value as `ignore`."
-        )

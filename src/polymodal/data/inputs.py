@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.ranges import Range
 from polymodal.data.spec import KINDS
 from polymodal.errors import DataError
@@ -42,6 +43,8 @@ class InputSpec:
         seen: Between which values nearly all pixels of the training files lie (depth and raw), or None.
         prefix: What stands before the last part of a key in the names of its files.
         suffix: What stands behind the key there.
+        map: Pairs of a stored number and its class (label).
+        colors: Of each class, by which files of three channels are read (label).
     """
 
     kind: str
@@ -57,27 +60,34 @@ class InputSpec:
     seen: Range | None = None
     prefix: str = ""
     suffix: str = ""
+    map: tuple[tuple[int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
         object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "map", tuple((stored, number) for stored, number in self.map))
+        object.__setattr__(self, "colors", tuple((red, green, blue) for red, green, blue in self.colors))
 
     @property
-    def file_channels(self) -> int:
-        """Channels of the files: class numbers need only one."""
-        return 1 if self.kind == "label" else self.channels
+    def code(self) -> LabelCode:
+        """How label files store classes."""
+        return input_code(self.classes, self.map, self.colors, self.invalid)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no word for NaN."""
         nan = self.invalid is not None and math.isnan(self.invalid)
-        return asdict(self) | {
+        coded = {"map": [list(pair) for pair in self.map], "colors": [list(color) for color in self.colors]}
+        plain = {name: value for name, value in asdict(self).items() if name not in coded}
+        return plain | {
             "invalid": "nan" if nan else self.invalid,
             "mean": list(self.mean),
             "std": list(self.std),
             "classes": list(self.classes),
             "seen": self.seen and asdict(self.seen),
+            **{name: value for name, value in coded.items() if value},
         }
 
     @classmethod
@@ -104,6 +114,8 @@ class InputSpec:
                 and isinstance(spec.prefix, str)
                 and isinstance(spec.suffix, str)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
+                and {number for _, number in spec.map} <= set(range(len(spec.classes)))
+                and len(spec.colors) in (0, len(spec.classes))
                 and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
                 and min(spec.std) > 0
                 and spec.stored in ("", *STORED)
@@ -141,9 +153,11 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
     image: 0 to 1; depth and raw: in `unit`; normal: each axis from -1 to 1; label: one channel per class, 0 or 1.
     Floating-point files of kind image or normal hold these values already.
     """
-    if raw.shape[0] != spec.file_channels:
+    if spec.kind == "label":
+        return _one_hot(raw, spec, file)
+    if raw.shape[0] != spec.channels:
         raise DataError(
-            f"{file}: expected {spec.file_channels} channel(s) for this modality of kind {spec.kind}, "
+            f"{file}: expected {spec.channels} channel(s) for this modality of kind {spec.kind}, "
             f"got {raw.shape[0]}. All files of a modality have the same channels."
         )
     if spec.bits is not None and raw.dtype.name != f"uint{spec.bits}":
@@ -158,8 +172,6 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
         )
     measured = _measured(raw, spec)
     valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)
-    if spec.kind == "label":
-        return _one_hot(raw, valid, spec, file), valid
 
     values = torch.from_numpy(raw.astype(np.float32))
     if spec.kind in UNITS:
@@ -218,13 +230,8 @@ def _measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
     return None if measured is None or measured.all() else measured
 
 
-def _one_hot(raw: np.ndarray, valid: Tensor, spec: InputSpec, file: str) -> Tensor:
-    labels = torch.where(valid, torch.from_numpy(raw.astype(np.int64)), 0)
-    wrong = labels[(labels < 0) | (labels >= len(spec.classes))].unique().tolist()
-    if wrong:
-        raise DataError(
-            f"{file}: expected class numbers from 0 to {len(spec.classes) - 1}, got {wrong[:5]}. "
-            "Mend the file, list more classes, or declare the value of unlabelled pixels as `invalid`."
-        )
-    hot = F.one_hot(labels[0], len(spec.classes)).permute(2, 0, 1).float()
-    return hot * valid
+def _one_hot(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:
+    labels = torch.from_numpy(class_numbers(raw, spec.code, file).astype(np.int64))
+    valid = labels != spec.code.ignore
+    hot = F.one_hot(labels.where(valid, 0), len(spec.classes)).permute(2, 0, 1).float()
+    return hot * valid, valid[None]

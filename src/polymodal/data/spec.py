@@ -18,12 +18,13 @@ key `town/000003` is `folder/town/rgb_000003.jpg`. A target may be an image inst
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from polymodal.data import values
 from polymodal.data.files import Store
+from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
 from polymodal.data.section import Section, decoded, listed, nearest, parse
 from polymodal.errors import DataError
 
@@ -31,9 +32,6 @@ FILE = "dataset.yaml"
 KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
 label: one channel of class numbers; raw: any other measured channels."""
-
-NO_IGNORE = -1
-"""The ignore index of a data set that declares none: no file can hold it, and padding still can."""
 
 _FILE_KEYS = ("folder", "prefix", "suffix", "kind")
 _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -43,9 +41,9 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "raw": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
 }
 _INPUT_KEYS = {kind: (*keys, "mean", "std") for kind, keys in _IMAGE_KEYS.items()} | {
-    "label": (*_FILE_KEYS, "classes", "invalid")
+    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors")
 }
-_TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "colors")}
+_TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ class ModalitySpec:
         bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
         range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
             None when not declared.
+        map: Pairs of a stored number and its class (label).
+        colors: Of each class, by which files of three channels are read (label).
     """
 
     folder: str
@@ -80,6 +80,13 @@ class ModalitySpec:
     suffix: str = ""
     bits: int | None = None
     range: tuple[float, float] | None = None
+    map: tuple[tuple[int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
+
+    @property
+    def code(self) -> LabelCode:
+        """How label files store classes."""
+        return input_code(self.classes, self.map, self.colors, self.invalid)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ class TargetSpec:
     Args:
         kind: One of `KINDS`; segmentation predicts `label`, translation any other.
         folder: The folder of its files, from the root of the data set.
-        ignore: Label of pixels that do not count; `NO_IGNORE` when none is declared.
+        ignore: The number of pixels that do not count, once labels are read; `NO_IGNORE` when no value of the files can
+            be it. Behind `class_numbers` there is no other.
         classes: Names by class number.
         colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
         prefix: What stands before the last part of the key in the names of its files.
@@ -100,13 +108,14 @@ class TargetSpec:
         bits: Of the stored values, 8 or 16; None takes both.
         range: The values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
         channels: Of the files; 0 until `settle_target` has looked at one.
+        labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
     """
 
     kind: str
     folder: str
     ignore: int = NO_IGNORE
     classes: tuple[str, ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
     prefix: str = ""
     suffix: str = ""
     scale: float = 1.0
@@ -115,6 +124,12 @@ class TargetSpec:
     bits: int | None = None
     range: tuple[float, float] | None = None
     channels: int = 0
+    labels: LabelCode | None = field(default=None, compare=False)
+
+    @property
+    def code(self) -> LabelCode:
+        """How label files store classes."""
+        return self.labels or LabelCode(self.classes, ignored=(self.ignore,) if self.ignore >= 0 else ())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no word for NaN."""
@@ -251,13 +266,11 @@ class DatasetSpec:
         if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
-        unlabelled = part.invalid if part.kind == "label" else None
+        if part.kind == "label":
+            return replace(self, target=_labels(part.folder, part.prefix, part.suffix, part.code), target_name=name)
         target = TargetSpec(
             kind=part.kind,
             folder=part.folder,
-            ignore=NO_IGNORE if unlabelled is None else int(unlabelled),
-            classes=part.classes,
-            colors=palette(len(part.classes)),
             prefix=part.prefix,
             suffix=part.suffix,
             scale=part.scale,
@@ -297,20 +310,6 @@ class DatasetSpec:
         return self.splits[split]
 
 
-def palette(classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours that tell up to 255 classes apart, the same ones every time.
-
-    The colour map of the Pascal VOC development kit without its first colour, black: bit k of the three colours
-    comes from bits 3k, 3k + 1 and 3k + 2 of the class number.
-    """
-
-    def color(number: int) -> tuple[int, int, int]:
-        red, green, blue = (sum((number >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
-        return red, green, blue
-
-    return tuple(color(number) for number in range(1, classes + 1))
-
-
 def _kind(value: Any) -> str:
     if value not in KINDS:
         raise ValueError(f"one of {listed(KINDS)}")
@@ -327,7 +326,7 @@ def _modality(modalities: Section, name: str) -> ModalitySpec:
     section.only({key for keys in _INPUT_KEYS.values() for key in keys})
     kind = section.get("kind", _kind)
     section.only(_INPUT_KEYS[kind], f" for kind {kind}")
-    return ModalitySpec(
+    modality = ModalitySpec(
         folder=section.get("folder", values.folder),
         kind=kind,
         scale=section.get("scale", values.positive, 1.0),
@@ -336,11 +335,16 @@ def _modality(modalities: Section, name: str) -> ModalitySpec:
         mean=section.get("mean", values.numbers, None),
         std=section.get("std", values.positives, None),
         classes=section.get("classes", values.texts) if kind == "label" else (),
+        map=section.get("map", values.pairs, ()),
+        colors=section.get("colors", values.colors, ()),
         prefix=section.get("prefix", values.text, ""),
         suffix=section.get("suffix", values.text, ""),
         bits=section.get("bits", values.bits, None),
         range=section.get("range", values.interval, None),
     )
+    if kind == "label":
+        modality.code.check(section.at)
+    return modality
 
 
 def _target(section: Section) -> TargetSpec:
@@ -361,14 +365,19 @@ def _target(section: Section) -> TargetSpec:
             bits=section.get("bits", values.bits, None),
             range=section.get("range", values.interval, None),
         )
-    classes = section.get("classes", values.texts)
-    colors = section.get("colors", values.colors, palette(len(classes)))
-    if len(colors) != len(classes):
-        raise DataError(
-            f"{section.at('colors')}: expected one colour for each of {len(classes)} classes, got {len(colors)}."
-        )
-    ignore = section.get("ignore", values.label, NO_IGNORE)
-    return TargetSpec(kind, folder, ignore, classes, colors, prefix, suffix)
+    code = LabelCode(
+        section.get("classes", values.texts),
+        section.get("map", values.pairs, ()),
+        section.get("colors", values.colors, ()),
+        section.get("ignore", values.unlabelled, ()),
+    )
+    code.check(section.at)
+    return _labels(folder, prefix, suffix, code)
+
+
+def _labels(folder: str, prefix: str, suffix: str, code: LabelCode) -> TargetSpec:
+    colors = code.colors or palette(len(code.classes))
+    return TargetSpec("label", folder, code.ignore, code.classes, colors, prefix, suffix, labels=code)
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

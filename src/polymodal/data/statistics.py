@@ -128,7 +128,14 @@ def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, Input
 def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> InputSpec:
     modality = spec.modalities[name]
     if modality.kind == "label":
-        return InputSpec("label", len(modality.classes), invalid=modality.invalid, classes=modality.classes)
+        return InputSpec(
+            "label",
+            len(modality.classes),
+            invalid=modality.invalid,
+            classes=modality.classes,
+            map=modality.map,
+            colors=modality.colors,
+        )
     file, raw = _first(spec, name)
     channels = raw.shape[0]
     needed = {"depth": 1, "normal": 3}.get(modality.kind, channels)

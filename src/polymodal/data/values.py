@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
 
 def text(value: Any) -> str:
     """A text that is not empty."""
@@ -46,11 +49,30 @@ def integer(value: Any) -> int:
     return value
 
 
-def label(value: Any) -> int:
-    """A class number."""
-    if integer(value) < 0:
-        raise ValueError("a label, 0 or above")
+def unlabelled(value: Any) -> tuple[float | Color, ...]:
+    """One stored value, or a list of them: whole numbers, .nan or colours."""
+    if not (found := tuple(map(_stored, value if isinstance(value, list) else [value]))):
+        raise ValueError("a whole number, .nan, or a list of these and of [red, green, blue]")
+    return found
+
+
+def _stored(value: Any) -> float | Color:
+    if isinstance(value, float) and math.isnan(value):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if _is_color(value):
+        return tuple(value)
+    if type(value) is not int:
+        raise ValueError("a whole number, .nan, or a list of these and of [red, green, blue]")
     return value
+
+
+def pairs(value: Any) -> tuple[tuple[int, int], ...]:
+    """Whole numbers and what each becomes, at least one."""
+    if not isinstance(value, dict) or not value or not all(type(n) is int for pair in value.items() for n in pair):
+        raise ValueError("stored values and their class numbers, such as {0: 0, 255: 1}")
+    return tuple(value.items())
 
 
 def numbers(value: Any) -> tuple[float, ...]:
@@ -110,12 +132,12 @@ def texts_or_none(value: Any) -> tuple[str, ...]:
     return () if value == [] else texts(value)
 
 
-def colors(value: Any) -> tuple[tuple[int, int, int], ...]:
+def colors(value: Any) -> tuple[Color, ...]:
     """Red, green and blue of each class."""
-
-    def is_color(color: Any) -> bool:
-        return isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
-
-    if not isinstance(value, list) or not all(map(is_color, value)):
+    if not isinstance(value, list) or not all(map(_is_color, value)):
         raise ValueError("a list of [red, green, blue], each from 0 to 255")
     return tuple((red, green, blue) for red, green, blue in value)
+
+
+def _is_color(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from polymodal.data.files import read_array
-from polymodal.data.folder import check_labels
+from polymodal.data.labels import class_numbers
 from polymodal.data.prepare import nyu_classes
 from polymodal.data.prepare.writing import IGNORE, LABEL, Content, Plan, read_plane, require
 from polymodal.data.section import decoded
@@ -51,7 +51,7 @@ def cen(source: Path) -> Iterator[Plan]:
     def read(key: str) -> dict[str, Content]:
         image, mask, depth = files_of[key]
         labels = read_plane(mask, labels=True)
-        check_labels(labels[None], target, str(mask))
+        class_numbers(labels[None], target.code, str(mask))
         colors = read_array(image)
         return {
             "rgb": image

@@ -1,0 +1,245 @@
+"""How files store classes, and the one way from there to class numbers.
+
+A file of one channel holds numbers: those of the classes (of a palette, its indices), or what `map` translates to them.
+A file of three channels holds the classes' colours, which `colors` declares. Behind this file there are only class
+numbers from 0 on, and one number for all that is ignored.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polymodal.data import values
+from polymodal.data.section import listed
+from polymodal.errors import DataError
+
+NO_IGNORE = -1
+"""The ignore index where no value of the files can be it; padding still is."""
+
+_SHOWN = 8
+"""How many values a message lists."""
+
+Color = values.Color
+
+Say = Callable[[np.ndarray, np.ndarray, "LabelCode"], str]
+"""What a plane holds where the mask says that it is unknown."""
+
+
+@dataclass(frozen=True)
+class LabelCode:
+    """How files store classes.
+
+    Args:
+        classes: Names by class number.
+        map: Pairs of a stored number and its class; empty where the files hold class numbers.
+        colors: Red, green and blue of each class, by which files of three channels are read; empty when not declared.
+        ignored: Stored numbers, NaN among them, and colours that are no class, as the files hold them: before `map`.
+        key: Under which `ignored` is declared, for messages.
+    """
+
+    classes: tuple[str, ...]
+    map: tuple[tuple[int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
+    ignored: tuple[float | Color, ...] = ()
+    key: str = "ignore"
+
+    @property
+    def ignore(self) -> int:
+        """The one number of all ignored pixels behind `class_numbers`.
+
+        A declared one where it says no class, so that people know it from the files. One that says a class comes
+        first all the same: no truth is of that class then, and scores must know.
+        """
+        whole = [value for value in self.ignored if isinstance(value, int) and value >= 0]
+        free = [value for value in whole if value >= len(self.classes)]
+        return next(iter([*self.ignored_classes, *free]), NO_IGNORE)
+
+    @property
+    def ignored_classes(self) -> list[int]:
+        """Class numbers that are ignored themselves."""
+        return [] if self.map else [v for v in self.ignored if isinstance(v, int) and 0 <= v < len(self.classes)]
+
+    @property
+    def numbers(self) -> dict[float, int]:
+        """Class or ignore index by stored number."""
+        known: dict[float, int] = dict(self.map or zip(*2 * [range(len(self.classes))], strict=True))
+        return known | {value: self.ignore for value in self.ignored if not isinstance(value, tuple)}
+
+    def check(self, at: Callable[[str], str]) -> "LabelCode":
+        """Refuse what contradicts itself.
+
+        Args:
+            at: Says where a key of dataset.yaml stands.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: With the key and the remedy.
+        """
+        if self.colors and len(self.colors) != len(self.classes):
+            raise DataError(
+                f"{at('colors')}: expected one colour for each of {len(self.classes)} classes, got {len(self.colors)}."
+            )
+        beyond = [number for _, number in self.map if not 0 <= number < len(self.classes)]
+        if beyond:
+            raise DataError(
+                f"{at('map')}: expected classes from 0 to {len(self.classes) - 1}, got {_some(beyond)}. It translates "
+                f"stored values to class numbers; a value that is no class belongs under `{self.key}`."
+            )
+        both = [value for value in self.ignored if value in dict(self.map) or value in self.colors]
+        if both:
+            raise DataError(
+                f"{at(self.key)}: {_some(both)} is a class by `map` or `colors`, too. Remove it from one of them."
+            )
+        if len(self.ignored_classes) > 1:
+            raise DataError(
+                f"{at(self.key)}: {_some(self.ignored_classes)} are classes. Leave them out of `classes`, and say by "
+                "`map` which stored value each of the others has, such as `map: {2: 0, 3: 1}`."
+            )
+        return self
+
+
+def input_code(
+    classes: tuple[str, ...], map: tuple[tuple[int, int], ...], colors: tuple[Color, ...], invalid: float | None
+) -> LabelCode:
+    """How the files of an input store classes, whose unlabelled pixels have one value, `invalid`."""
+    ignored = () if invalid is None else (int(invalid) if float(invalid).is_integer() else float(invalid),)
+    return LabelCode(classes, map, colors, ignored, key="invalid")
+
+
+def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
+    """The class of every pixel.
+
+    Args:
+        array: (C, H, W) as it was read.
+        code: How the file stores classes.
+        file: Its name, for messages.
+
+    Returns:
+        Class numbers and `code.ignore`, whole numbers of the smallest type that holds all of them, (H, W).
+
+    Raises:
+        DataError: The file has channels of neither numbers nor colours, or holds a value that is no class; with the
+            values and the remedy.
+    """
+    if array.shape[0] == 3 and array.dtype == np.uint8 and code.colors:
+        red, green, blue = array.astype(np.int32)
+        return _translated(red << 16 | green << 8 | blue, _packed(code, file), _unknown_colors, code, file)
+    if array.shape[0] != 1:
+        painted = "" if code.colors else " or, with `colors` declared, three of 8 bits, a colour for each class"
+        raise DataError(
+            f"{file}: expected one channel of whole class numbers{painted}, got {array.shape[0]} channel(s) of "
+            f"{array.dtype}."
+        )
+    return _translated(array[0], code.numbers, _unknown_numbers, code, file)
+
+
+def palette(classes: int) -> tuple[Color, ...]:
+    """Colours that tell up to 255 classes apart, the same ones every time.
+
+    The colour map of the Pascal VOC development kit without its first colour, black: bit k of the three colours
+    comes from bits 3k, 3k + 1 and 3k + 2 of the class number.
+    """
+
+    def color(number: int) -> Color:
+        red, green, blue = (sum((number >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
+        return red, green, blue
+
+    return tuple(color(number) for number in range(1, classes + 1))
+
+
+def _packed(code: LabelCode, file: str) -> dict[float, int]:
+    """Class or ignore index by stored colour, as one number."""
+    for color, count in Counter(code.colors).items():
+        if count > 1:
+            names = listed(name for name, one in zip(code.classes, code.colors, strict=True) if one == color)
+            raise DataError(
+                f"{file}: its three channels are colours of classes, and `colors` gives {_some([color])} to {names}. "
+                "Give each class a colour of its own."
+            )
+    known = {color: number for number, color in enumerate(code.colors)}
+    known |= {value: code.ignore for value in code.ignored if isinstance(value, tuple)}
+    return {red << 16 | green << 8 | blue: number for (red, green, blue), number in known.items()}
+
+
+def _translated(plane: np.ndarray, known: Mapping[float, int], say: Say, code: LabelCode, file: str) -> np.ndarray:
+    """Look (H, W) up in a table of all values that its type can hold, or of those that occur where that is too many."""
+    if plane.dtype == bool:
+        plane = plane.view(np.uint8)
+    if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:
+        place = plane.view(f"u{plane.dtype.itemsize}")
+        stored = np.arange(256**plane.dtype.itemsize).astype(place.dtype).view(plane.dtype)
+    else:
+        stored, place = np.unique(plane, return_inverse=True)
+        place = place.reshape(plane.shape)
+    ends = min(known.values()), max(known.values())
+    numbers = np.zeros(len(stored), np.result_type(*map(np.min_scalar_type, ends)))
+    unknown = np.ones(len(stored), bool)
+    for value, number in known.items():
+        here = np.isnan(stored) if math.isnan(value) else stored == value
+        numbers[here], unknown[here] = number, False
+    outside = unknown[place]
+    if outside.any():
+        raise DataError(f"{file}: {say(plane, outside, code)}")
+    return np.ascontiguousarray(numbers[place])
+
+
+def _unknown_numbers(plane: np.ndarray, outside: np.ndarray, code: LabelCode) -> str:
+    found = np.unique(plane[outside]).tolist()
+    seen = {code.numbers.get(value) for value in np.unique(plane[~outside]).tolist()}
+    unseen = [number for number in range(len(code.classes)) if number not in seen]
+    if any(math.isnan(value) for value in found):
+        remedy = f"Declare `{code.key}: .nan` if NaN means unlabelled."
+    elif not all(float(value).is_integer() for value in found):
+        remedy = "Class numbers are whole; what was interpolated between two of them is neither."
+    elif len(found) == len(unseen) == 1:
+        value, name = _some(found), code.classes[unseen[0]]
+        remedy = (
+            f"If {value} is the class {name!r}, write `{translation(code, int(found[0]), unseen[0])}`; if it is no "
+            f"class, `{code.key}: {value}`."
+        )
+    else:
+        remedy = (
+            "Mend the file, list more classes, say by `map` which stored value is which class, or declare the value of "
+            f"unlabelled pixels as `{code.key}`."
+        )
+    last = len(code.classes) - 1
+    keys = _some([value for value, _ in code.map])
+    expected = f"the values {keys} of `map`" if code.map else f"labels from 0 to {last}"
+    ignored = _some([value for value in code.ignored if not isinstance(value, tuple)]) or "none is declared"
+    return (
+        f"expected {expected} ({len(code.classes)} classes; {code.key}: {ignored}), got {_some(found)} at "
+        f"{outside.sum()} pixel(s). {remedy}"
+    )
+
+
+def _unknown_colors(plane: np.ndarray, outside: np.ndarray, code: LabelCode) -> str:
+    packed, counts = np.unique(plane[outside], return_counts=True)
+    often = np.argsort(-counts, kind="stable")
+    found = [(value >> 16, value >> 8 & 255, value & 255) for value in packed[often].tolist()]
+    declare = f" or, if they are no class, declare them: `{code.key}: [{_some(found)}]`" if len(found) <= _SHOWN else ""
+    return (
+        f"expected the colours of {len(code.classes)} classes, got {len(found)} other(s) at {outside.sum()} pixel(s): "
+        f"{_some(found)}. Mend the file or `colors`{declare}."
+    )
+
+
+def translation(code: LabelCode, value: int, number: int) -> str:
+    """The `map` of dataset.yaml that adds a stored value of a class."""
+    known = dict(code.map) or {same: same for same in range(len(code.classes)) if same != number}
+    return f"map: {{{_some([f'{stored}: {to}' for stored, to in sorted((known | {value: number}).items())])}}}"
+
+
+def _some(items: Sequence[float | Color | str]) -> str:
+    """Values as dataset.yaml would hold them, for messages."""
+    return listed(map(_text, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
+
+
+def _text(item: float | Color | str) -> str:
+    if isinstance(item, float):
+        return ".nan" if math.isnan(item) else f"{item:.17g}" if item.is_integer() else f"{item:g}"
+    return str(list(item)) if isinstance(item, tuple) else str(item)
