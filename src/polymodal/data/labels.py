@@ -43,18 +43,17 @@ class LabelCode:
     classes: tuple[str, ...]
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
-    ignored: tuple[float | Color, ...] = ()
+    ignored: tuple[int | float | Color, ...] = ()
     key: str = "ignore"
 
     @property
     def ignore(self) -> int:
         """The one number of all ignored pixels behind `class_numbers`.
 
-        A declared one where it says no class, so that people know it from the files. One that says a class comes
-        first all the same: no truth is of that class then, and scores must know.
+        That of a class which is ignored itself, as scores must know that no truth is of it; else a declared value that
+        can be no class, as people know it from the files.
         """
-        whole = [value for value in self.ignored if isinstance(value, int) and value >= 0]
-        free = [value for value in whole if value >= len(self.classes)]
+        free = [value for value in self.ignored if isinstance(value, int) and value >= len(self.classes)]
         return next(iter([*self.ignored_classes, *free]), NO_IGNORE)
 
     @property
@@ -234,12 +233,12 @@ def translation(code: LabelCode, value: int, number: int) -> str:
     return f"map: {{{_some([f'{stored}: {to}' for stored, to in sorted((known | {value: number}).items())])}}}"
 
 
-def _some(items: Sequence[float | Color | str]) -> str:
+def _some(items: Sequence[int | float | Color | str]) -> str:
     """Values as dataset.yaml would hold them, for messages."""
     return listed(map(_text, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
 
 
-def _text(item: float | Color | str) -> str:
+def _text(item: int | float | Color | str) -> str:
     if isinstance(item, float):
         return ".nan" if math.isnan(item) else f"{item:.17g}" if item.is_integer() else f"{item:g}"
     return str(list(item)) if isinstance(item, tuple) else str(item)

@@ -49,14 +49,14 @@ def integer(value: Any) -> int:
     return value
 
 
-def unlabelled(value: Any) -> tuple[float | Color, ...]:
+def unlabelled(value: Any) -> tuple[int | float | Color, ...]:
     """One stored value, or a list of them: whole numbers, .nan or colours."""
     if not (found := tuple(map(_stored, value if isinstance(value, list) else [value]))):
         raise ValueError("a whole number, .nan, or a list of these and of [red, green, blue]")
     return found
 
 
-def _stored(value: Any) -> float | Color:
+def _stored(value: Any) -> int | float | Color:
     if isinstance(value, float) and math.isnan(value):
         return value
     if isinstance(value, float) and value.is_integer():
