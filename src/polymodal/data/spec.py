@@ -9,9 +9,9 @@ target: {folder: label, kind: label, ignore: 255, classes: [wall, floor]}
 splits: {train: splits/train.txt, val: splits/val.txt}     # one key a line
 ```
 
-Label files hold class numbers from 0 on, of a palette its indices. Where they hold other values, `map: {1: 0, 7: 1}` says
-which stored value is which class; where they hold colours, in three channels, `colors` are read back to classes (files of
-one channel they only colour predictions of). `ignore` is one value or a list of them, as stored, before `map`: 255, -1,
+Label files hold class numbers from 0 on, of a palette its indices. Where they hold other values, `map: {1: 0, 7: 1}`
+says which stored value is which class; where they hold colours, in three channels, `colors` are read back to classes
+(files of one channel are numbers even so). `ignore` is one value or a list of them, as stored, before `map`: 255, -1,
 .nan, [r, g, b]. Predictions are written as class numbers.
 
 The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`. A modality or target
