@@ -105,9 +105,9 @@ def test_coloured_label_is_refused(root):
         FolderDataset(root, "train")[0]
 
 
-@pytest.mark.parametrize("folder", ["depth", "label"])
-def test_files_of_different_size_are_refused(root, folder):
-    Image.fromarray(np.ones((24, 30), np.uint8)).save(root / folder / "0001.png")
+@pytest.mark.parametrize(("folder", "dtype"), [("depth", np.uint16), ("label", np.uint8)])
+def test_files_of_different_size_are_refused(root, folder, dtype):
+    Image.fromarray(np.ones((24, 30), dtype)).save(root / folder / "0001.png")
     with pytest.raises(DataError, match=rf"{folder}/0001.png: expected the size of .*rgb/0001.jpg, 32x24 .*got 30x24"):
         FolderDataset(root, "train", ["rgb", "depth"])[1]
 
