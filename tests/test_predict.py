@@ -1,5 +1,8 @@
 """Prediction from files: what a user gets from a trained model folder, and what he is told when it cannot be."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.evaluation import save_model
 from polymodal.tasks.overlay import overlay
 from polymodal.tasks.predict import predict
+from polymodal.tasks.scenes import Scene, check_pictures
 
 HEIGHT, WIDTH = 24, 32
 
@@ -202,3 +206,107 @@ def test_overlay_enlarges_small_scenes_and_holds_every_class_in_its_legend():
     assert shown.shape[0] >= 480
     legend = shown[:, 480 * 12 // 10 :].reshape(-1, 3)
     assert {tuple(color) for color in colors} <= {tuple(color) for color in legend.tolist()}
+
+
+def folders(folder):
+    return {"rgb": folder / "rgb", "depth": folder / "depth"}
+
+
+def test_scenes_in_nested_folders_keep_their_folders(model, tmp_path):
+    """If this breaks, data sets by town or camera cannot be predicted, or their maps replace one another."""
+    for place in ("a", "b"):
+        write_scene(tmp_path / "new" / place, "0001")
+    for name in ("rgb", "depth"):
+        for place in ("a", "b"):
+            (tmp_path / name / place).mkdir(parents=True)
+            file = tmp_path / "new" / place / name / "0001.png"
+            file.rename(tmp_path / name / place / "0001.png")
+    (tmp_path / "rgb" / ".thumbnails").mkdir()
+    (tmp_path / "rgb" / ".thumbnails" / "0001.png").write_bytes(b"a small picture")
+    predict(model, folders(tmp_path), tmp_path / "out")
+    assert names(tmp_path / "out") == ["a", "b"]
+    assert (tmp_path / "out" / "b" / "0001_ensemble_overlay.png").is_file()
+
+
+@pytest.mark.parametrize("layout", ["one folder", "two folders", "plain"])
+def test_files_are_found_by_the_prefix_and_suffix_of_the_training(layout, tmp_path):
+    """If this breaks, files that train a model cannot be predicted with it before they are renamed."""
+    data = Described()
+    specs = {
+        "depth": replace(data.inputs["depth"], prefix="depth_", suffix="_mm"),
+        "rgb": replace(data.inputs["rgb"], suffix=""),
+    }
+    net = fuse(models.create("rooms-unet", classes=3), {"depth": 1, "rgb": 3}).eval()
+    described = SimpleNamespace(inputs=specs, target=data.target, size=None)
+    save_model(net, "rooms-unet", {"classes": 3}, described, {}, tmp_path / "model")
+    for stem in ("0001", "0002"):
+        write_scene(tmp_path, stem)
+    if layout != "plain":
+        for file in list((tmp_path / "depth").iterdir()):
+            file.rename(file.with_name(f"depth_{file.stem}_mm.png"))
+    if layout == "one folder":
+        for file in list((tmp_path / "depth").iterdir()):
+            file.rename(tmp_path / "rgb" / file.name)
+    inputs = dict.fromkeys(specs, tmp_path / "rgb") if layout == "one folder" else folders(tmp_path)
+    predict(tmp_path / "model", inputs, tmp_path / "out")
+    assert {name[:5] for name in names(tmp_path / "out")} == {"0001_", "0002_"}
+    assert len(names(tmp_path / "out")) == 12
+
+
+def test_scenes_that_lack_a_modality_are_predicted_from_what_they_have(model, tmp_path, capsys):
+    """If this breaks, one missing depth file among thousands keeps all scenes from being predicted."""
+    for stem in ("a", "b", "c"):
+        write_scene(tmp_path, stem)
+    (tmp_path / "depth" / "b.png").unlink()
+    (tmp_path / "rgb" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"b \(no depth\), c \(no rgb\).*--subset"):
+        predict(model, folders(tmp_path), tmp_path / "out")
+    predict(model, folders(tmp_path), tmp_path / "out", subset=True)
+    shown = [name.removesuffix(".png") for name in names(tmp_path / "out") if "overlay" not in name]
+    assert shown == ["a_depth", "a_ensemble", "a_rgb", "b_ensemble", "b_rgb", "c_depth", "c_ensemble"]
+    assert "1 of 3 scenes have no depth: b" in capsys.readouterr().out
+    predict(model, {"rgb": tmp_path / "rgb" / "b.png"}, tmp_path / "alone", subset=True)
+    alone, among = ((tmp_path / out / "b_rgb.png").read_bytes() for out in ("alone", "out"))
+    assert alone == among
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_files_that_are_named_otherwise_are_shown(subset, model, tmp_path):
+    """If this breaks, scenes are predicted from one modality each, or the user is not told how the files differ."""
+    write_scene(tmp_path, "0001")
+    (tmp_path / "depth" / "0001.png").rename(tmp_path / "depth" / "0001_depth.png")
+    with pytest.raises(DataError, match=r"0001 \(no depth\).*0001_depth\.png.*`suffix: _depth`"):
+        predict(model, folders(tmp_path), tmp_path / "out", subset=subset)
+
+
+def test_an_earlier_prediction_and_a_persons_files_stay_as_they_are(model, tmp_path):
+    """If this breaks, maps of an earlier model lie among the new ones, or a picture of the user's is replaced."""
+    files = write_scene(tmp_path, "a")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_rgb.png").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="out is not empty; name a new or an empty folder"):
+        predict(model, files, out)
+    assert (out / "a_rgb.png").read_bytes() == b"mine"
+    assert names(out) == ["a_rgb.png"]
+
+
+def test_nothing_is_written_where_files_are_read(model, tmp_path):
+    """If this breaks, the next call takes the pictures of this one for scenes."""
+    write_scene(tmp_path, "a")
+    with pytest.raises(ConfigError, match=r"out lies in .*rgb, where rgb is read from"):
+        predict(model, folders(tmp_path), tmp_path / "rgb" / "out")
+    files = folders(tmp_path)
+    (tmp_path / "depth" / "a.png").rename(tmp_path / "rgb" / "a_depth.png")
+    with pytest.raises(ConfigError, match="not empty"):
+        predict(model, {**files, "depth": tmp_path / "rgb" / "a_depth.png"}, tmp_path / "rgb")
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    """If this breaks, the overlay of one scene replaces the class map of another."""
+    scenes = [Scene("a", {"rgb_overlay": tmp_path, "rgb": tmp_path})]
+    with pytest.raises(DataError, match=r"a_rgb_overlay\.png: one by rgb_overlay of a and one by rgb of a"):
+        check_pictures(scenes, ["ensemble"], ["", "_overlay"])
+    check_pictures([Scene("a", {"b_c": tmp_path}), Scene("a_b", {"d": tmp_path})], [], [""])
+    with pytest.raises(DataError, match=r"a_b_c\.png"):
+        check_pictures([Scene("a", {"b_c": tmp_path}), Scene("a_b", {"c": tmp_path})], [], [""])

@@ -11,6 +11,9 @@ from polymodal.data.files import write_file
 
 NONE = "–"
 
+FILES = ("bench.md", "bench.json")
+"""What a report is written to."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -64,8 +67,8 @@ class Report:
         return json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write bench.md and bench.json."""
-        for name, text in (("bench.md", self.markdown()), ("bench.json", self.json())):
+        """Write `FILES`."""
+        for name, text in zip(FILES, (self.markdown(), self.json()), strict=True):
             write_file(folder / name, text.encode())
 
 

@@ -105,12 +105,17 @@ def _tasks(parsed: argparse.Namespace) -> Any:
 
 def _make_folder(out: Path | None) -> None:
     """Make the folder of a benchmark's files, or refuse it: after hours of measuring is too late."""
+    from polymodal.bench.report import FILES
+    from polymodal.data.files import require_new
     from polymodal.errors import ConfigError
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: expected a folder for bench.md and bench.json, got the file {out}.")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder for {' and '.join(FILES)}, got the file {out}.")
+    for name in FILES:
+        require_new(out / name)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _show(report: Any, out: Path | None) -> None:

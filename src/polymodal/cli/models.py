@@ -114,6 +114,9 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 
 def _report(parsed: argparse.Namespace) -> None:
-    from polymodal.report import write_report
+    from polymodal.data.files import require_new
+    from polymodal.report import is_report, write_report
 
+    if parsed.out:
+        require_new(parsed.out, own=is_report)
     print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))

@@ -4,7 +4,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.io import decode_image
 
 from polymodal.data.naming import Affixes, Plain, advice, name_of
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError, PolymodalError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
@@ -60,7 +60,7 @@ class Store:
 
     def where(self, file: str) -> str:
         """The name of a file as messages show it."""
-        return f"{self.path}/{file}"
+        return str(self.path) if file == "." else f"{self.path}/{file}"
 
     def exists(self, file: str) -> bool:
         """Whether there is such a file, named from the root with forward slashes."""
@@ -94,14 +94,15 @@ class Store:
         """The files of a folder and the folders below it by key, listed once.
 
         A key is the path from `folder` without the file name's ending; a well-formed data set has one file for each.
-        Names that begin with a dot are none: what a killed command began, or a system keeps beside a file.
+        Files and folders whose names begin with a dot are none: what a killed command began, or a system keeps there.
         """
         if folder not in self._listings:
             found: dict[str, list[str]] = {}
             for file in self._walk(folder):
                 name = PurePosixPath(file)
-                if name.suffix.lower() in EXTENSIONS and not name.name.startswith("."):
-                    found.setdefault(str(name.relative_to(folder).with_suffix("")), []).append(file)
+                below = name.relative_to(folder)
+                if name.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in below.parts):
+                    found.setdefault(str(below.with_suffix("")), []).append(file)
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
 
@@ -169,6 +170,30 @@ def complete_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_empty(folder: Path, error: type[PolymodalError] = ConfigError) -> None:
+    """Refuse to write among files of another command or of a person's.
+
+    Raises:
+        PolymodalError: The folder holds anything, or is a file; of the class `error`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise error(f"{folder} is not empty; name a new or an empty folder.")
+
+
+def require_new(file: Path, own: Callable[[bytes], bool] | None = None) -> None:
+    """Refuse to replace a file of another command or of a person's.
+
+    Args:
+        file: What is to be written.
+        own: Whether a content is that of an earlier call, which may be replaced; none is if not given.
+
+    Raises:
+        ConfigError: It is there, and not `own`.
+    """
+    if file.is_dir() or (file.exists() and not (own and own(file.read_bytes()))):
+        raise ConfigError(f"{file} is there already; name another file, or remove it first.")
 
 
 def write_file(path: Path, content: bytes) -> None:

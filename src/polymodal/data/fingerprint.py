@@ -1,16 +1,20 @@
-"""What a modality's statistics were measured from, so that they are never used for anything else."""
+"""What statistics were measured from, and what scores were counted on, so that neither is taken for anything else."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
+from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 
 _NO_MATTER = ("folder", "prefix", "suffix", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
+
+_NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels")
+"""Settings that do not tell one data set from another for a trained model, which has statistics of its own."""
 
 _DEFAULTS = {field.name: field.default for field in fields(ModalitySpec) if field.default is not MISSING}
 
@@ -62,6 +66,32 @@ def differences(before: Mapping[str, Any], spec: DatasetSpec, name: str, keys: S
     if not unchanged and before["files"] != _contents(spec, files):
         found.append("from files that have changed since")
     return found
+
+
+def identity(spec: DatasetSpec, modalities: Sequence[str], split: str) -> str:
+    """What tells the samples of a split from any others: their keys, the contents of their files, and their meaning.
+
+    Neither the name of the data set nor the folders that it lies in belong to it.
+
+    Args:
+        spec: The data set.
+        modalities: Those that are read beside the target.
+        split: Its name.
+    """
+    keys = sorted(spec.keys(split))
+    lines = [*keys]
+    parts: dict[str, ModalitySpec | TargetSpec] = {name: spec.modalities[name] for name in modalities}
+    for name, part in {**parts, "target": spec.target}.items():
+        lines += [name, json.dumps(_meaning(part)), _contents(spec, [spec.file(part, key) for key in keys])]
+    return _digest(lines)
+
+
+def _meaning(part: ModalitySpec | TargetSpec) -> dict[str, Any]:
+    """The settings that are none of the defaults, so that those still to come change no identity."""
+    defaults = {field.name: field.default for field in fields(part)}
+    return {
+        key: _plain(value) for key, value in asdict(part).items() if key not in _NAMES and value != defaults.get(key)
+    }
 
 
 def _settings(part: ModalitySpec) -> dict[str, Any]:

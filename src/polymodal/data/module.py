@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec
 from polymodal.data.sampler import SeededSampler
@@ -164,6 +165,11 @@ class FolderData(LightningDataModule):
                 raise DataError(f"{dataset.spec.store.path}: every pixel of the split 'train' is labelled as ignored.")
             self._frequencies = (counts / counts.sum()).float()
         return self._frequencies
+
+    def identity(self, split: str) -> str:
+        """What tells a split's samples from any others, after `setup`; see `polymodal.data.fingerprint`."""
+        assert self._spec is not None, "setup comes first"
+        return identity(self._spec, [name for name in self.inputs if name not in self.substitute], split)
 
     def _dataset(self, split: str, augmented: bool = False) -> FolderDataset:
         assert self._spec is not None, "setup comes first"

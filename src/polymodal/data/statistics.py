@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polymodal.data.files import Store, decode, write_file
+from polymodal.data.files import Store, decode, require_new, write_file
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, stored, to_values
 from polymodal.data.progress import track
@@ -27,6 +27,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SETUP_SAMPLES = 200
 """So many samples are measured when training starts without statistics."""
+
+_FOREIGN = (ValueError, TypeError, KeyError, AttributeError)
+"""What reading a file that holds something else ends in."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def place(root: str | Path, output: str | Path | None = None) -> Path:
             f"and put it into the archive as {STATISTICS_FILE}, beside {FILE}."
         )
     path = Path(output) if output is not None else root / STATISTICS_FILE
+    if output is not None:
+        require_new(path, own=_is_own)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -234,23 +239,34 @@ def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:
     return spec.splits.get("train") or next(iter(spec.splits.values()))
 
 
+def _is_own(content: bytes) -> bool:
+    try:
+        return bool(_parsed(content))
+    except _FOREIGN:
+        return False
+
+
 def _read(spec: DatasetSpec) -> dict[str, Moments]:
     if not spec.store.exists(STATISTICS_FILE):
         return {}
-    file = spec.store.where(STATISTICS_FILE)
     try:
-        values: dict[str, Any] = json.loads(spec.store.read(STATISTICS_FILE))
-        return {
-            name: Moments(
-                tuple(map(float, moments["mean"])),
-                tuple(map(float, moments["std"])),
-                Range.from_dict(moments.get("seen")),
-                # Until there were fingerprints, the scale alone was noted.
-                moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None),
-            )
-            for name, moments in values.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return _parsed(spec.store.read(STATISTICS_FILE))
+    except _FOREIGN as error:
         raise DataError(
-            f"{file}: not what `polymodal data stats` writes ({error!r}). Remove it or run that again."
+            f"{spec.store.where(STATISTICS_FILE)}: not what `polymodal data stats` writes ({error!r}). Remove it or "
+            "run that again."
         ) from error
+
+
+def _parsed(content: bytes) -> dict[str, Moments]:
+    values: dict[str, Any] = json.loads(content)
+    return {
+        name: Moments(
+            tuple(map(float, moments["mean"])),
+            tuple(map(float, moments["std"])),
+            Range.from_dict(moments.get("seen")),
+            # Until there were fingerprints, the scale alone was noted.
+            moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None),
+        )
+        for name, moments in values.items()
+    }

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from polymodal.data.files import Store
+from polymodal.data.files import Store, require_empty
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 
@@ -19,8 +19,7 @@ def unpack_rooms(out: Path) -> None:
         DataError: The folder holds something.
         OSError: It cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty; name a new or an empty folder.")
+    require_empty(out, DataError)
     out.mkdir(parents=True, exist_ok=True)
     # Within the folder, which stays the one that a shell may stand in.
     with TemporaryDirectory(dir=out, prefix=".unpacking-") as scratch:

@@ -108,6 +108,8 @@ class Format(ABC):
 
     name: ClassVar[str]
     ending: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
+    """The endings of further files of the same name."""
     packages: ClassVar[tuple[str, ...]] = ()
     """What has to be installed beside torch."""
     extra: ClassVar[str] = ""
@@ -178,6 +180,7 @@ class OpenVino(Format):
 
     name = "openvino"
     ending = ".xml"
+    beside = (".bin",)
     packages = (*Onnx.packages, "openvino")
     extra = "openvino"
 

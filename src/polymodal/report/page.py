@@ -21,6 +21,12 @@ TITLED = 3  # runs; the names of more would fill the screen as a title
 WIDE_SITE = 512  # channels; up to here a strip has 64 cells a row, beyond 128
 
 
+def is_report(content: bytes) -> bool:
+    """Whether a file's content is a page that `write_report` wrote; those of comparisons are none."""
+    end = " · polymodal</title>".encode()
+    return end in content and b", compared" + end not in content
+
+
 def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> Path:
     """Write the page of one run, or of several: the comparison first, then each run.
 

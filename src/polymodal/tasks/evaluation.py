@@ -64,7 +64,8 @@ def score_split(
         split: "val" or "test".
         folder: The run folder that the scores are written to.
         protocol: How it is tested.
-        elsewhere: The name of the data set when it is not the one that the model was trained with.
+        elsewhere: What the data set is called when it is not the one that the model was trained with, a name that no
+            other has.
 
     Returns:
         What was written.
@@ -92,9 +93,11 @@ def score_split(
                 for name, output in outputs.items():
                     counts.update(name, output, *truth)
             samples += len(truth[0])
+    own = split_of(data, split)
     facts = {
         "split": split,
-        "scored_on": name_of_split(data, data.test_split if split == "test" else data.val_split),
+        "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
+        "identity": data.identity(own),
         "protocol": protocol.as_dict(),
         "samples": samples,
         "modalities": list(net.modalities),
@@ -107,9 +110,20 @@ def score_split(
         "network": config["network"]["name"],
         "fusion": net.fusion.name,
     }
-    parts = ("scores", split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
-    write_json(folder / f"{'.'.join(filter(None, parts))}.json", facts)
+    write_json(folder / scores_name(split, protocol, elsewhere), facts)
     return facts
+
+
+def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
+    """The file of scores in a run folder."""
+    parts = ("scores", split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
+    return f"{'.'.join(filter(None, parts))}.json"
+
+
+def split_of(data: Any, split: str) -> str:
+    """What the data set calls the split "val" or "test"."""
+    name: str = data.test_split if split == "test" else data.val_split
+    return name
 
 
 def name_of_split(data: Any, split: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polymodal import checkpoint, export
+from polymodal.data.files import require_new
 from polymodal.export.formats import format_for
 from polymodal.tasks.predict import model_folder
 
@@ -25,10 +26,13 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
 
     Raises:
         CheckpointError: The model cannot be read.
+        ConfigError: There is such a file already.
         ExportError: The network or the format does not allow it; nothing is written then.
         OSError: The file cannot be written.
     """
-    format_for(format, out)
+    kind = format_for(format, out)
+    for ending in (kind.ending, *kind.beside):
+        require_new(out.with_suffix(ending))
     folder = model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)

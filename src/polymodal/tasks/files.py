@@ -8,6 +8,26 @@ from typing import Any
 import numpy as np
 
 from polymodal.data.files import complete_file, write_file
+from polymodal.errors import ConfigError
+
+_OF_RUN = ("config.yaml", "checkpoints", "model", "samples.npz", "scales.npz", "report.html")
+"""What a training leaves in its folder under names that a person may use, too."""
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse a folder for a run in which it would replace what no run wrote.
+
+    Raises:
+        ConfigError: With the names of these files.
+    """
+    config = folder / "config.yaml"
+    begun = config.is_file() and config.read_bytes().startswith(b"# lightning.pytorch")
+    taken = [name for name in _OF_RUN if (folder / name).exists()]
+    if taken and not begun:
+        raise ConfigError(
+            f"{folder} holds {', '.join(taken)}, which no training wrote and this one would replace. Choose another "
+            "folder with --trainer.default_root_dir."
+        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

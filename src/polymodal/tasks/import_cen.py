@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polymodal import checkpoint, models
 from polymodal.data import InputSpec, TargetSpec, palette
+from polymodal.data.files import require_empty
 from polymodal.data.prepare.nyu_classes import NYU40, SUN37
 from polymodal.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from polymodal.errors import CheckpointError
@@ -77,8 +78,7 @@ def import_cen(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"] 
         CheckpointError: The file cannot be read or is no such checkpoint, or the folder holds something.
         OSError: The folder cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is not empty; name a new or an empty folder.")
+    require_empty(out, CheckpointError)
     content = read_released(file)
     tensors = content["segmenter"]
     arguments = _arguments(tensors, file)

@@ -55,6 +55,11 @@ class Kind(ABC):
     def legend(self) -> dict[str, np.ndarray]:
         """What samples.npz says of these forms."""
 
+    @property
+    @abstractmethod
+    def endings(self) -> tuple[str, ...]:
+        """What the names of the files of one prediction end in."""
+
     @abstractmethod
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """One prediction (1, C, H, W) as files.
@@ -65,7 +70,7 @@ class Kind(ABC):
             title: The prediction's name.
 
         Returns:
-            By what the names of the files end in, the empty one for the prediction itself.
+            By the endings of their names, the empty one for the prediction itself.
         """
 
 
@@ -102,12 +107,17 @@ class Labels(Kind):
             "ignore": np.array(self.target.ignore),
         }
 
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """The class numbers, and an overlay."""
+        return "", "_overlay"
+
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """The class numbers with 8 bits, 16 for more than 256 classes, and an overlay for people."""
         labels = prediction[0].argmax(0).cpu().numpy()
         small = labels.astype(np.uint8 if len(self.target.classes) <= 256 else np.uint16)
         shown = overlay(picture, labels, self.target.classes, self.target.colors, title=title)
-        return {"": Image.fromarray(small), "_overlay": shown}
+        return dict(zip(self.endings, (Image.fromarray(small), shown), strict=True))
 
     @property
     def _small(self) -> type[np.generic]:
@@ -151,13 +161,17 @@ class Images(Kind):
         """Pictures need none."""
         return {}
 
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """The values, and a picture of those that no program shows."""
+        return ("", "_picture") if self.target.kind in ("depth", "raw") else ("",)
+
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """The values as files of the target hold them; of depth and raw values a picture, too."""
         del picture, title
-        stored = {"": as_file(prediction[0], self.target)}
-        if self.target.kind in ("depth", "raw"):
-            stored["_picture"] = Image.fromarray(as_picture(prediction[0]))
-        return stored
+        stored = as_file(prediction[0], self.target)
+        shown = (Image.fromarray(as_picture(prediction[0])) for _ in self.endings[1:])
+        return dict(zip(self.endings, (stored, *shown), strict=True))
 
 
 def kind_of(target: TargetSpec) -> Kind:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from polymodal import checkpoint
-from polymodal.data import EXTENSIONS, InputSpec, TargetSpec, read_array, resize_inputs
+from polymodal.data import InputSpec, TargetSpec, read_array, resize_inputs
 from polymodal.data.files import complete_file
 from polymodal.data.inputs import to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import range_of
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.tasks.base import named_outputs, output_at
+from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
 from polymodal.tasks.kinds import kind_of
+from polymodal.tasks.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
 
 if TYPE_CHECKING:
     from polymodal.export import Session
@@ -30,22 +30,6 @@ ONNX = ".onnx"
 
 Run = Callable[[dict[str, Tensor], Sequence[int]], dict[str, Tensor]]
 """From images (1, C, H, W) by modality, and a size, to predictions of this size by name."""
-
-SHOWN_STEMS = 8
-"""How many names of files a message lists."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Aligned files, one for each modality.
-
-    Args:
-        stem: What the names of its pictures start with.
-        files: By modality.
-    """
-
-    stem: str
-    files: dict[str, Path]
 
 
 def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False) -> list[Path]:
@@ -59,9 +43,11 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
 
     Args:
         model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
-        inputs: By modality, all files, or all folders whose files are matched by their names without ending.
-        out: The folder for the pictures; made when it is not there.
-        subset: Whether modalities of the model may be absent.
+        inputs: By modality, all files, or all folders, whose files, also those in folders below them, are matched by
+            their names without ending, and without the prefix and suffix that the training's dataset.yaml declares.
+        out: The folder for the pictures, new or empty, and in none that is read; scenes in folders below those given
+            have their pictures in folders of the same names.
+        subset: Whether modalities of the model may be absent, of all scenes or of some.
 
     Returns:
         The files that were written.
@@ -69,8 +55,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     Raises:
         CheckpointError: The model cannot be used.
         ExportError: A package that runs exported files is missing.
-        ConfigError: The model has no such modality, or one is missing.
-        DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
+        ConfigError: The model has no such modality, or one is missing, or `out` holds something or is read from.
+        DataError: A file is missing, cannot be read, or is no such input as the model was trained with, or two pictures
+            would have one name.
         OSError: A picture cannot be written.
     """
     if model.is_file() and model.suffix != ONNX:
@@ -78,6 +65,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
             f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other file "
             "can be predicted with here. Give the folder, or export the run again with --format onnx."
         )
+    check_out(out, inputs)
     session = None if model.suffix != ONNX else _session(model)
     folder = model_folder(model)
     if session is None:
@@ -86,7 +74,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         specs, target, size = read_model_description(session.metadata, model, session.modalities)
     _check_names(list(inputs), list(specs), subset=subset, exported=session is not None)
     specs = {name: spec for name, spec in specs.items() if name in inputs}
-    scenes = find_scenes({name: inputs[name] for name in specs})
+    scenes = find_scenes({name: inputs[name] for name in specs}, specs, subset=subset and session is None)
+    kind = kind_of(target)
+    check_pictures(scenes, [ENSEMBLE], kind.endings)
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
         raw = _read(scene, specs)
@@ -109,8 +99,14 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         except DataError as error:
             raise DataError(f"{scene.stem}: {error}") from error
         for name, logits in predictions.items():
-            for suffix, image in kind_of(target).files(logits, picture, title=name).items():
-                written.append(_write(image, out / f"{scene.stem}_{name}{suffix}.png"))
+            for ending, image in kind.files(logits, picture, title=name).items():
+                written.append(_write(image, out / picture_name(scene, name, ending)))
+    for name in specs:
+        if absent := [scene.stem for scene in scenes if name not in scene.files]:
+            print(
+                f"{len(absent)} of {len(scenes)} scenes have no {name}: {', '.join(absent[:SHOWN_STEMS])}"
+                f"{', ...' if len(absent) > SHOWN_STEMS else ''}"
+            )
     return written
 
 
@@ -174,54 +170,6 @@ def read_model_description(
     return specs, target, size
 
 
-def find_scenes(inputs: Mapping[str, Path]) -> list[Scene]:
-    """The scenes in files, or in folders matched by the files' names without ending.
-
-    Args:
-        inputs: All files, or all folders, by modality.
-
-    Raises:
-        DataError: A path does not exist, files and folders are mixed, or a file has no partner.
-    """
-    for name, path in inputs.items():
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder for {name!r}.")
-    folders = [name for name, path in inputs.items() if path.is_dir()]
-    if not folders:
-        return [Scene(next(iter(inputs.values())).stem, dict(inputs))]
-    if len(folders) < len(inputs):
-        files = ", ".join(name for name in inputs if name not in folders)
-        raise DataError(f"expected only files or only folders, got a folder for {', '.join(folders)}, not for {files}.")
-
-    found = {name: _files(path) for name, path in inputs.items()}
-    stems = sorted(set().union(*found.values()))
-    if not stems:
-        raise DataError(f"{', '.join(map(str, inputs.values()))}: no file ends in {', '.join(EXTENSIONS)}.")
-    alone = {stem: [name for name in inputs if stem not in found[name]] for stem in stems}
-    lacking = [f"{stem} (no {', '.join(names)})" for stem, names in alone.items() if names]
-    if lacking:
-        raise DataError(
-            f"files without partners: {_some(lacking)}. A scene has a file of the same name, whatever its ending, "
-            "in the folder of every modality."
-        )
-    return [Scene(stem, {name: files[stem] for name, files in found.items()}) for stem in stems]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith("."):
-            if file.stem in files:
-                raise DataError(f"{folder}: {files[file.stem].name} and {file.name} are one scene. Keep one of them.")
-            files[file.stem] = file
-    return files
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f", ... ({len(items)} in all)" if len(items) > SHOWN_STEMS else ""
-    return ", ".join(items[:SHOWN_STEMS]) + more
-
-
 def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, exported: bool) -> None:
     for name in given:
         if name not in known:
@@ -239,13 +187,13 @@ def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, ex
 
 
 def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
-    return {name: read_array(scene.files[name], labels=spec.kind == "label") for name, spec in specs.items()}
+    return {name: read_array(file, labels=specs[name].kind == "label") for name, file in scene.files.items()}
 
 
 def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
     """Say on stderr which files hold numbers that lie far from those that the model was trained with."""
-    for name, spec in specs.items():
-        file = str(scene.files[name])
+    for name, path in scene.files.items():
+        spec, file = specs[name], str(path)
         found = spec.seen and range_of(*to_values(raw[name], spec, file))
         if spec.seen and found and found.apart(spec.seen):
             print(
@@ -258,12 +206,13 @@ def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapp
 def _tensors(
     raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec], size: tuple[int, int] | None
 ) -> dict[str, Tensor]:
-    return resize_inputs(raw, specs, {name: str(file) for name, file in scene.files.items()}, size)[0]
+    own = {name: specs[name] for name in raw}
+    return resize_inputs(raw, own, {name: str(file) for name, file in scene.files.items()}, size)[0]
 
 
 def _picture(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> np.ndarray:
     """What people see of a scene, uint8 (H, W, 3): the first image among its modalities, or else the first one."""
-    name = next((name for name, spec in specs.items() if spec.kind == "image"), next(iter(specs)))
+    name = next((name for name in raw if specs[name].kind == "image"), next(iter(raw)))
     full = _tensors({name: raw[name]}, scene, {name: specs[name]}, None)[name]
     return viewable(full, specs[name]).permute(1, 2, 0).numpy()
 

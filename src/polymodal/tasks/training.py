@@ -17,7 +17,8 @@ import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.tasks.base import ENSEMBLE, Task
-from polymodal.tasks.evaluation import name_of_split, save_model, score_split, write_scenes
+from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
+from polymodal.tasks.files import check_run_folder
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.weight_files import load_tensors
@@ -122,6 +123,8 @@ class RecipeCLI(LightningCLI):
                 f"{self.folder} already holds a run. Continue it with --ckpt_path {last}, or choose another folder "
                 "with --trainer.default_root_dir."
             )
+        else:
+            check_run_folder(self.folder)
         self.scored = scored_splits(self.datamodule)
         self.trainer.fit(weights_only=True, **kwargs)
 
@@ -215,6 +218,7 @@ def finish(cli: RecipeCLI) -> None:
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
         "data_set": DatasetSpec.load(data.root).name,
+        "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
         "selected_on": selected_on,
         **model.scoring,
     }

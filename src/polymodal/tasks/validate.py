@@ -1,5 +1,6 @@
 """A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.errors import ConfigError
-from polymodal.tasks.evaluation import score_split
+from polymodal.tasks.evaluation import score_split, scores_name, split_of
 from polymodal.tasks.predict import model_folder, read_model_description
 from polymodal.tasks.protocol import Protocol
 
@@ -33,7 +34,8 @@ def validate(
     """Score a run's model, print the scores and write them to `scores.<split>.json` in its folder.
 
     The scores of a protocol other than the default stand in a file of their own, `scores.<split>.<protocol>.json`, and
-    so do those on another data set than the run's, `scores.<split>.<data set>.json`.
+    so do those on another data set than the run's, `scores.<split>.<name>-<identity>.json`. The run's own is the one
+    whose split has the same keys, files and meaning, wherever it lies and whatever it is called.
 
     Args:
         run: The run folder; or a model folder, as `import-cen` writes it, when `root` is given.
@@ -68,11 +70,31 @@ def validate(
             f"{data.root}: its target is {_described(*image)}; the model of {run} predicts {_described(*wanted)}."
         )
     data.inputs = {name: _as_trained(data.inputs[name], spec, f"{data.root}: {name}") for name, spec in inputs.items()}
-    name = DatasetSpec.load(data.root).name
-    elsewhere = name if settings and metadata["training"].get("data_set", name) != name else ""
+    own = split_of(data, split)
+    identity = data.identity(own)
+    known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol))
+    moved = bool(settings) and Path(data.root).resolve() != Path(settings["root"]).resolve()
+    stranger = identity != known if known else moved
+    elsewhere = f"{DatasetSpec.load(data.root).name}-{identity[:8]}" if stranger else ""
     scores = score_split(model, data, split, run, protocol, elsewhere)
     _show(scores, protocol)
+    if elsewhere:
+        print(
+            f"not the scenes that {run} was scored on; its own scores stay, these are in "
+            f"{run / scores_name(split, protocol, elsewhere)}"
+        )
     return scores
+
+
+def _scored(file: Path) -> str | None:
+    """What the scores in a file were counted on; None where there are none, or those of an earlier version."""
+    try:
+        identity: str | None = json.loads(file.read_text(encoding="utf-8")).get("identity")
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{file} is no file of scores ({error}). Remove it.") from error
+    return identity
 
 
 def _as_trained(here: InputSpec, trained: InputSpec, where: str) -> InputSpec:

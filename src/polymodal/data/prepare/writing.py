@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from polymodal.data.check import Defect, check
-from polymodal.data.files import read_array, write_file
+from polymodal.data.files import read_array, require_empty, write_file
 from polymodal.data.inputs import check_sizes
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE
@@ -142,8 +142,7 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> Path:
     Raises:
         DataError: When something else is there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty; name a new or an empty folder.")
+    require_empty(out, DataError)
     partial = out.with_name(f"{out.name}.partial")
     marker = partial / MARKER
     if marker.is_file():
