@@ -105,20 +105,33 @@ def test_what_is_missing_or_failed_is_no_number():
 
 def test_equal_as_printed_is_equally_good():
     rows = [
-        Row(name, name, "", {0: scores(ensemble=value)}) for name, value in (("a", 50.04), ("b", 50.0), ("c", 49.9))
+        Row(name, name, "", dict.fromkeys((0, 1), scores(ensemble=value)))
+        for name, value in (("a", 50.04), ("b", 50.0), ("c", 49.9))
     ]
     assert best(compared(*rows), "ensemble") == ["a", "b"]
+
+
+def test_one_seed_has_no_best():
+    """If this breaks, whoever had the luckier seed is printed as the winner."""
+    rows = [Row(name, name, "", {0: scores(ensemble=value)}) for name, value in (("a", 60.0), ("b", 50.0))]
+    assert best(compared(*rows), "ensemble") == []
+    assert "**" not in to_markdown(compared(*rows))
 
 
 @pytest.mark.parametrize("key", ["MAE", "MAE[stretched]"])
 def test_translations_are_compared_by_their_error_and_less_is_better(key):
     """If this breaks, a comparison of translations ends without a table, or marks the worst method as the best."""
     rows = [
-        Row(name, name, "", {0: {"predictions": {"ensemble": {key: value, "PSNR": 12.0}}, "exchanged": {}}})
+        Row(
+            name,
+            name,
+            "",
+            {n: {"predictions": {"ensemble": {key: value, "PSNR": 12.0}}, "exchanged": {}} for n in (0, 1)},
+        )
         for name, value in (("a", 0.25), ("b", 0.125))
     ]
     assert best(compared(*rows), "ensemble") == ["b"]
-    assert [row["ensemble"] for row in texts(compared(*rows))] == ["0.2500", "0.1250"]
+    assert [row["ensemble"] for row in texts(compared(*rows))] == ["0.2500 ± 0.0000", "0.1250 ± 0.0000"]
     assert f"{key} in parts of the target's range on val, lower is better" in to_markdown(compared(*rows))
 
 
@@ -126,22 +139,23 @@ def test_the_other_scores_stand_beside_the_one_that_counts():
     """If this breaks, a method that is nearer in L1 and far worse in FID, or in pixel accuracy, looks better."""
     found = {"a": {"PSNR": 12.0, "MAE": 0.25, "FID[lite0]": 30.25}, "b": {"PSNR": 13.0, "MAE": 0.5, "FID[lite0]": 20.0}}
     rows = [
-        Row(name, name, "", {0: {"predictions": {"ensemble": figures}, "exchanged": {}}})
+        Row(name, name, "", {n: {"predictions": {"ensemble": figures}, "exchanged": {}} for n in (0, 1)})
         for name, figures in found.items()
     ]
     comparison = compared(*rows)
     assert [score.key for score in comparison.scores] == ["MAE", "PSNR", "FID[lite0]"]
     text = to_markdown(comparison)
     places = [
-        text.index(head) for head in ("| **0.2500** |", "## PSNR in dB, higher is better", "## FID[lite0], lower")
+        text.index(head)
+        for head in ("| **0.2500 ± 0.0000** |", "## PSNR in dB, higher is better", "## FID[lite0], lower")
     ]
     assert places == sorted(places)
-    assert "| b | **20.0** |" in text[places[2] :]
+    assert "| b | **20.0 ± 0.0** |" in text[places[2] :]
     lines = list(csv.DictReader(io.StringIO(to_csv(comparison))))
     assert [line["FID[lite0]/ensemble"] for line in lines if line["seed"] == "0"] == ["30.25", "20.0"]
     page = to_html(comparison)
     assert page.count("<h3>") == 2
-    assert '<td class="n best">13.00</td>' in page
+    assert '<td class="n best">13.00 ± 0.00</td>' in page
 
 
 def test_the_csv_has_every_seed_and_what_the_table_is_made_of():

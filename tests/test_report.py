@@ -83,7 +83,8 @@ def test_several_runs_are_compared_before_each_is_shown(runs, tmp_path):
     assert text.index("<p>No claim.</p>") < text.index('id="run-1"') < text.index('id="run-2"')
     ensembles = [json.loads((run / "scores.test.json").read_text())["predictions"]["ensemble"] for run in runs]
     first, second = (scores["mean_iou"] for scores in ensembles)
-    assert f'<td class="n best">{first:.1f}</td>' in text
+    assert f'<td class="n">{first:.1f}</td>' in text
+    assert "best" not in text.partition("<h2>Comparison</h2>")[2].partition("</table>")[0]  # of one seed each, none is
     assert f"+{first - second:.1f}</td>" in text
     assert "ensemble mean IoU on val, per cent: exchange" in text
 
@@ -112,11 +113,41 @@ def test_runs_of_different_targets_stand_in_tables_of_their_own(tmp_path):
     assert "<h3>To predict depth</h3>" in text.partition(first)[2].partition(second)[0]
     for table in (first, second):
         assert re.findall(r'colspan="1">([^<]+)<', table) == ["MAE", "FID[lite0]"]
-    assert re.findall(r'<td class="n best">([^<]+)<', first) == ["0.2000", "20.0"]
-    assert re.findall(r'<td class="n best">([^<]+)<', second) == ["0.0100", "8.0", "8.0"]
+    figures = [re.findall(r'<td class="n">(\d+\.\d+)<', table) for table in (first, second)]
+    assert figures == [["0.2000", "30.0", "0.3000", "20.0"], ["0.0100", "9.0", "0.0200", "8.0", "0.0300", "8.0"]]
     differences = first.partition("both − one")[2]
     assert re.findall(r'<td class="n">([^<]+)<', differences) == ["−0.1000", "+10.0"]
     assert "FID[lite0]: how far" in text
+
+
+def test_sites_without_exchange_take_one_line(tmp_path):
+    """If this breaks, fifty empty strips hide the three sites at which something happens."""
+    run = write_run(tmp_path / "run")
+    with np.load(run / "scales.npz") as scales:
+        arrays = dict(scales)
+    idle, busy, *_ = SITES
+    arrays[f"keep:{idle}"][:] = True
+    arrays[f"keep:{busy}"][0, 0] = False
+    np.savez_compressed(run / "scales.npz", **arrays)
+    text = page(run, tmp_path)
+    assert f"<h4>1 site without exchange</h4><p>{idle}</p>" in text
+    assert f"<h4>{idle}</h4>" not in text
+    assert f"<h4>{busy}</h4>" in text
+
+
+def test_classes_stand_above_the_maps_of_channels(runs, tmp_path):
+    text = page(runs[0], tmp_path)
+    heads = ["<h2>Scores</h2>", "<h2>Scenes</h2>", "<h2>Classes</h2>", "<h2>Exchanged channels</h2>"]
+    places = [text.index(head) for head in heads]
+    assert places == sorted(places)
+
+
+def test_truth_and_ensemble_stay_in_sight(runs, tmp_path):
+    """If this breaks, a telephone shows inputs and single modalities, and what they should be is out of the picture."""
+    kept = re.findall(r'<figure class="kept"><img[^>]*><figcaption>([^<]+)<', page(runs[0], tmp_path))
+    assert kept[:2] == ["truth", "ensemble says"]
+    assert kept[2].endswith("wrong")
+    assert len(kept) == 3 * 6
 
 
 def test_runs_without_a_common_split_are_not_called_comparable(runs, tmp_path):

@@ -140,15 +140,16 @@ def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
 def palette(classes: int) -> tuple[Color, ...]:
     """Colours that tell up to 255 classes apart, the same ones every time.
 
-    The colour map of the Pascal VOC development kit without its first colour, black: bit k of the three colours
-    comes from bits 3k, 3k + 1 and 3k + 2 of the class number.
+    The colour map of the Pascal VOC development kit, in which bit k of the three colours comes from bits 3k, 3k + 1 and
+    3k + 2 of the class number; but class 0, which is black there and the background in most data sets, is light grey,
+    a colour that no other class has.
     """
 
     def color(number: int) -> Color:
         red, green, blue = (sum((number >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
         return red, green, blue
 
-    return tuple(color(number) for number in range(1, classes + 1))
+    return ((200, 200, 200), *(color(number) for number in range(1, classes)))[:classes]
 
 
 def _packed(code: LabelCode, file: str) -> dict[float, int]:

@@ -75,7 +75,7 @@ class Comparison:
     """What is compared, and how it was measured.
 
     Attributes:
-        name: What it is called, such as the recipe's name.
+        name: What it is called: the data set.
         split: The split that is scored.
         modalities: Those of the recipe, in its order.
         rows: The methods, in the order of the table.
@@ -126,7 +126,8 @@ class Cell:
 def table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     """Headings and cells, the first column left out: seeds, the score of every prediction, costs.
 
-    The best of a column is that of the best mean as it is printed, among the methods whose seeds are all there.
+    The best of a column is that of the best mean as it is printed, among the methods whose seeds are all there. One
+    seed alone has no best: the next one may well order the methods otherwise.
     """
     headings = ["seeds", *comparison.predictions, "exchanged", "parameters", "MACs", "time"]
     lines = []
@@ -147,7 +148,7 @@ def _scored(comparison: Comparison, score: Score) -> list[list[Cell]]:
 
 
 def _best(rows: Sequence[Row], score: Score, prediction: str) -> str | None:
-    scored = [row.values("predictions", prediction, score.key) for row in rows if row.complete]
+    scored = [row.values("predictions", prediction, score.key) for row in rows if row.complete and len(row.runs) > 1]
     means = [fmean(values) for values in scored if values]
     return score.text(score.better(means)) if means else None
 
@@ -160,7 +161,7 @@ def _score_cell(row: Row, score: Score, prediction: str, best: str | None) -> Ce
     text = score.text(mean)
     spread = "" if deviation is None else f" ± {score.text(deviation)}"
     lacking = f" ({len(values)} of {len(row.runs)})" if len(values) < len(row.finished) else ""
-    return Cell(text + spread + lacking, best=row.complete and text == best)
+    return Cell(text + spread + lacking, best=row.complete and len(row.runs) > 1 and text == best)
 
 
 def _mean(row: Row, key: str) -> float | None:
@@ -179,10 +180,11 @@ def explanation(comparison: Comparison) -> str:
     return (
         f"{score.name[:1].upper()}{score.name[1:]} in {score.unit} on {comparison.split}, {score.direction}: "
         "mean ± sample standard deviation over seeds. "
-        "“2 of 3” seeds: the figures are a mean over fewer than were asked for. The best mean of a column is marked, "
-        "among rows with all their seeds. A network with a single output has it in the column “ensemble”. “Exchanged”: "
-        "the share of the channels a modality may exchange that come from the others. MACs: multiply-accumulates for "
-        "one sample. Time: training with its validations; it compares only where the machine did nothing else."
+        "“2 of 3” seeds: the figures are a mean over fewer than were asked for. The best mean of a column is marked "
+        "among rows with all their seeds, where these are two or more. A network with a single output has it in the "
+        "column “ensemble”. “Exchanged”: the share of the channels a modality may exchange that come from the others. "
+        "MACs: multiply-accumulates for one sample. Time: training with its validations; it compares only where the "
+        "machine did nothing else."
     )
 
 

@@ -49,12 +49,22 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
     loaded = [load_run(Path(run)) for run in runs]
     html = render(
         "template.html.jinja",
-        title=" · ".join(run.name for run in loaded) if len(loaded) <= TITLED else f"{len(loaded)} runs",
+        title=_title(loaded),
         runs=[_view(run) for run in loaded],
         comparisons=_comparisons(loaded) if len(loaded) > 1 else [],
         notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
     )
     return _write(Path(out), html)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    """The run, or the data set of several; their names where they are of different ones."""
+    if len(runs) == 1:
+        return runs[0].name
+    datasets = {run.dataset for run in runs}
+    if len(datasets) == 1 and (dataset := datasets.pop()):
+        return str(dataset)
+    return " · ".join(run.name for run in runs) if len(runs) <= TITLED else f"{len(runs)} runs"
 
 
 def _write(out: Path, html: str) -> Path:
@@ -124,11 +134,12 @@ def _legend(scenes: Scenes | None) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a scene, as a data URI."""
+    """One picture of a scene, as a data URI; whether it stays in sight where a narrow page scrolls."""
 
     caption: str
     alt: str
     uri: str
+    kept: bool = False
 
 
 def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, Any]]:
@@ -142,7 +153,9 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
         truth, known = scenes.target[i], scenes.known[i]
         shown = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
         shown.append(
-            Tile("truth", f"{key}: truth", holed(truth, known) if pictured else class_map(truth, paint, known))
+            Tile(
+                "truth", f"{key}: truth", holed(truth, known) if pictured else class_map(truth, paint, known), kept=True
+            )
         )
         said: list[Tile | None] = []
         wrong: list[Tile | None] = []
@@ -151,20 +164,22 @@ def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, An
                 said.append(None)
                 wrong.append(None)
                 continue
-            labels = scenes.predictions[name][i]
+            labels, kept = scenes.predictions[name][i], name not in inputs
             if pictured:
                 off = np.abs(labels.astype(np.float32) - truth)[known] / 255
                 errors = short(float(off.mean()) if known.any() else None)
-                said.append(Tile(f"{name} says", f"{key}: prediction of {name}", photograph(labels)))
+                said.append(Tile(f"{name} says", f"{key}: prediction of {name}", photograph(labels), kept))
                 marked = difference_map(labels, truth, known)
-                wrong.append(Tile(f"{errors} off", f"{key}: errors of {name}, {errors} of the range", marked))
+                wrong.append(Tile(f"{errors} off", f"{key}: errors of {name}, {errors} of the range", marked, kept))
                 continue
             errors = share(float((labels != truth)[known].mean()) if known.any() else None)
             said.append(
-                Tile(f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, np.ones_like(known)))
+                Tile(
+                    f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, np.ones_like(known)), kept
+                )
             )
             marked = error_map(labels, truth, paint, known)
-            wrong.append(Tile(f"{errors} wrong", f"{key}: errors of {name}, {errors} of the pixels", marked))
+            wrong.append(Tile(f"{errors} wrong", f"{key}: errors of {name}, {errors} of the pixels", marked, kept))
         rows = (shown, said, wrong)
         tiles = [tile for row in rows for tile in [*row, *[None] * (columns - len(row))]]
         grids.append({"key": key, "columns": columns, "tiles": tiles})
@@ -198,7 +213,7 @@ def _exchange(scales: Scales) -> dict[str, Any]:
         }
         for m, name in enumerate(modalities)
     ]
-    sites = []
+    sites, idle = [], []
     for site in scales.sites:
         strips = []
         for m, direction in enumerate(directions):
@@ -214,11 +229,15 @@ def _exchange(scales: Scales) -> dict[str, Any]:
                     ),
                 }
             )
-        sites.append({"name": site.name, "strips": strips})
+        if (~site.keep).any():
+            sites.append({"name": site.name, "strips": strips})
+        else:
+            idle.append(site.name)
     return {
         "modalities": modalities,
         "directions": directions,
         "sites": sites,
+        "idle": idle,
         "replaced": int((~keep).sum()),
         "threshold": scales.threshold,
         "share": scales.share,
@@ -300,7 +319,7 @@ def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "target": target,
         "rows": [
-            (run, of, [column.cell(i) for column in columns])
+            (run, of, [column.text(i) for column in columns])
             for i, (run, of) in enumerate(zip(runs, scored, strict=True))
         ],
         "split": shared,
@@ -329,11 +348,10 @@ class Column:
     prediction: str
     figures: list[float | None]
 
-    def cell(self, run: int) -> tuple[str, bool]:
-        """A run's figure as text, and whether it is the best."""
+    def text(self, run: int) -> str:
+        """A run's figure."""
         value = self.figures[run]
-        known = [figure for figure in self.figures if figure is not None]
-        return ("–", False) if value is None else (self.score.text(value), value == self.score.better(known))
+        return "–" if value is None else self.score.text(value)
 
     @property
     def difference(self) -> str:

@@ -148,7 +148,7 @@ def compare(
         failures: dict[Run, str] = {}
 
         def results() -> Comparison:
-            return _comparison(config.stem, record, modalities, known, runs, split, failures)
+            return _comparison(record, modalities, known, runs, split, failures)
 
         _write_tables(out, results())
         for _ in _train(asked, pending, jobs, settings, failures):
@@ -352,7 +352,6 @@ def _words(run: Run) -> list[str]:
 
 
 def _comparison(
-    name: str,
     record: Mapping[str, Any],
     modalities: Sequence[str],
     known: Mapping[str, Method],
@@ -371,10 +370,11 @@ def _comparison(
         failed = frozenset(run.seed for run in own if run in failures)
         rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
         scored += [found for found in scores.values() if found]
+    root = record["recipe"]["data"]["init_args"].get("root")
     machines = [machine for run in runs if (machine := _json(run.folder / "environment.json"))]
     facts = {
         "command": record["command"],
-        "data": f"{record['recipe']['data']['init_args'].get('root', '–')}, {', '.join(modalities)}",
+        "data": f"{root or '–'}, {', '.join(modalities)}",
         f"scenes of {split}": _listed(scores.get("samples") for scores in scored),
         "checkpoint": _listed(_chosen(scores) for scores in scored),
         "epochs": _listed(scores.get("epochs") for scores in scored),
@@ -390,6 +390,7 @@ def _comparison(
         ),
     }
     recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
+    name = next((scores["data_set"] for scores in scored if scores.get("data_set")), root or "a data set")
     return Comparison(name, split, modalities, rows, facts, recipe)
 
 
