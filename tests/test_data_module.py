@@ -1,5 +1,7 @@
 """The data module: batches that can be trained on, the same ones for the same seed, and clear refusals."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
 from fixtures_data import edit, make_folder
-from polymodal.data import Augment, FolderData
+from polymodal.data import Augment, FolderData, FolderDataset, check
 from polymodal.data.sampler import SeededSampler
+from polymodal.data.sizes import header_size
 from polymodal.errors import ConfigError, DataError
 
 
@@ -104,14 +107,44 @@ def test_samples_of_different_size_are_refused_with_keys_and_remedy(tmp_path):
             (file,) = (root / folder).glob(f"{key}.*")
             shape = (20, 30, 3) if folder == "rgb" else (20, 30)
             Image.fromarray(np.ones(shape, dtype)).save(file)
-    with pytest.raises(DataError, match=r"rgb: samples of different sizes.*000.*data.size or data.augment.crop"):
-        list(ready(root, batch_size=6).train_dataloader())
-    with pytest.raises(DataError, match=r"rgb: .* 0006 is 32x24 .*0007 is 30x20.*data.eval_batch_size to 1"):
-        list(ready(root).val_dataloader())
-    with pytest.raises(DataError, match=r"target: .* 0006 is 32x24 .*0007 is 30x20.*data.eval_batch_size to 1"):
-        list(ready(root, size=(16, 16)).val_dataloader())
-    assert len(list(ready(root, size=(16, 16), eval_batch_size=1).val_dataloader())) == 3
+    with pytest.raises(DataError, match=r"samples of different sizes.*000.*data.size or data.augment.crop"):
+        ready(root, batch_size=6)  # refused before the first step
     assert len(list(ready(root, augment=Augment(crop=(16, 16))).train_dataloader())) == 3
+    assert len(list(ready(root, size=(16, 16)).train_dataloader())) == 3
+    assert len(list(ready(root, batch_size=1).train_dataloader())) == 6
+
+
+def test_samples_of_different_size_are_evaluated_one_by_one(tmp_path):
+    """If this breaks, a training ends in an error after its first epoch."""
+    root = make_folder(tmp_path / "data", modalities=["rgb", "depth"])
+    for folder, dtype in (("rgb", np.uint8), ("depth", np.uint16), ("label", np.uint8)):
+        (file,) = (root / folder).glob("0007.*")
+        shape = (20, 30, 3) if folder == "rgb" else (20, 30)
+        Image.fromarray(np.arange(np.prod(shape)).reshape(shape).astype(dtype) % 2).save(file)
+    for settings in ({}, {"size": (16, 16)}):
+        batches = list(ready(root, **settings).val_dataloader())
+        assert [batch["key"] for batch in batches] == [["0006"], ["0007"], ["0008"]]
+        assert [tuple(batch["target"].shape[1:]) for batch in batches] == [(24, 32), (20, 30), (24, 32)]
+    (note,) = (defect for defect in check(root) if "sizes" in defect.problem)
+    assert note.note
+    assert "2 sizes, 32x24 (2), 30x20 (1): they are evaluated one by one" in note.problem
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "npy"])
+def test_sizes_are_those_of_the_files(ending, tmp_path):
+    """If this breaks, samples are taken for equal that are not, or evaluated one by one for nothing."""
+    root = make_folder(tmp_path / "data", modalities=["rgb"], splits={"train": 2})
+    for key, size in (("0000", (20, 30)), ("0001", (30, 20))):
+        (root / "label" / f"{key}.png").unlink()
+        file = root / "label" / f"{key}.{ending}"
+        np.save(file, np.zeros(size, np.uint8)) if ending == "npy" else Image.new("L", size[::-1]).save(file)
+    data = FolderDataset(root, "train")
+    assert data.sizes == {(20, 30): "0000", (30, 20): "0001"}
+    exif = Image.Exif()
+    exif[274] = 6
+    turned, content = Image.new("L", (30, 20)), BytesIO()
+    turned.save(content, "JPEG", exif=exif)
+    assert header_size(content.getvalue()) == (30, 20)
 
 
 def test_statistics_of_the_file_and_of_the_folder_come_first(root):

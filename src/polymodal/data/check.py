@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -48,18 +48,24 @@ def check(root: str | Path) -> list[Defect]:
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
     first: dict[str, np.ndarray] = {}
     ranges: dict[str, dict[str, Range]] = defaultdict(dict)
+    shapes: dict[str, tuple[int, ...]] = {}
     defects = list(_repeated_keys(spec))
     for key in track(keys, "checking"):
-        defects += _sample(spec, key, first, ranges)
-    return [*defects, *_other_units(ranges), *_unused_files(spec, keys)]
+        defects += _sample(spec, key, first, ranges, shapes)
+    return [*defects, *_sizes(spec, shapes), *_other_units(ranges), *_unused_files(spec, keys)]
 
 
 def _sample(
-    spec: DatasetSpec, key: str, first: dict[str, np.ndarray], ranges: dict[str, dict[str, Range]]
+    spec: DatasetSpec,
+    key: str,
+    first: dict[str, np.ndarray],
+    ranges: dict[str, dict[str, Range]],
+    shapes: dict[str, tuple[int, ...]],
 ) -> Iterator[Defect]:
     """The defects of one sample's files.
 
-    By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies.
+    By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies; `shapes`
+    the size of each sample's target.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
@@ -78,6 +84,8 @@ def _sample(
             yield from (Defect(file, problem) for problem in problems)
             sizes[file] = raw.shape[1:]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
+            if name is None:
+                shapes[key] = raw.shape[1:]
         except DataError as error:
             yield Defect(file, _problem(error, spec.store.where(file), file))
 
@@ -151,6 +159,19 @@ def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:
             if key in home:
                 yield Defect(key, f"listed in two splits, {home[key]!r} and {split!r}: scores would not count.")
             home.setdefault(key, split)
+
+
+def _sizes(spec: DatasetSpec, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Defect]:
+    for split, keys in spec.splits.items():
+        found = Counter(shapes[key] for key in keys if key in shapes)
+        if len(found) > 1:
+            shown = ", ".join(f"{width}x{height} ({count})" for (height, width), count in found.most_common(3))
+            more = ", ..." if len(found) > 3 else ""
+            problem = (
+                f"samples of {len(found)} sizes, {shown}{more}: they are evaluated one by one, and trained with "
+                "data.augment.crop, data.size or data.batch_size 1."
+            )
+            yield Defect(f"split {split!r}", problem, note=True)
 
 
 def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:

@@ -1,6 +1,7 @@
 """A data set folder as a map-style PyTorch data set."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from polymodal.data.files import decode
 from polymodal.data.inputs import InputSpec, check_sizes
 from polymodal.data.labels import class_numbers
+from polymodal.data.sizes import header_size
 from polymodal.data.spec import DatasetSpec, TargetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
@@ -131,6 +133,23 @@ class FolderDataset(Dataset[Sample]):
         """
         file = self.spec.file(self.target, self.keys[index])
         return self._read(file, labels=True, target=self.target)[0]
+
+    @cached_property
+    def sizes(self) -> dict[Size, str]:
+        """Height and width of the samples, each with its first key; for most files known from their headers.
+
+        Raises:
+            DataError: When the target's file of a sample is missing or damaged.
+        """
+        found: dict[Size, str] = {}
+        for index, key in enumerate(self.keys):
+            content = self.spec.store.read(self.spec.file(self.target, key))
+            shape = (
+                header_size(content)
+                or (self.label(index) if self.target.kind == "label" else self._image(index)).shape[-2:]
+            )
+            found.setdefault((shape[0], shape[1]), key)
+        return found
 
     def _image(self, index: int) -> np.ndarray:
         return self._read(self.spec.file(self.target, self.keys[index]), labels=False)

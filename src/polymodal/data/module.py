@@ -21,6 +21,8 @@ from polymodal.errors import ConfigError, DataError
 
 Batch = dict[str, Any]
 
+_ONE_SIZE = "Set data.size or data.augment.crop, so that training samples are of one size."
+
 
 class FolderData(LightningDataModule):
     """Any data set with a dataset.yaml; the split named `train` is trained on.
@@ -33,7 +35,8 @@ class FolderData(LightningDataModule):
         size: Height and width of the inputs; None for those of the files. Targets of evaluation keep their own.
         augment: Random changes for training; its `crop` is the size of training samples.
         batch_size: Training samples a step; a last batch of fewer is left out.
-        eval_batch_size: Samples a step in validation and test; 1 where target files differ in size.
+        eval_batch_size: Samples a step in validation and test; those of a split whose target files differ in size are
+            evaluated one by one.
         workers: Processes that load; 0 loads in the training process.
         cache: Whether decoded files stay in memory; every worker keeps its own copy.
         val_split: Split for validation.
@@ -122,11 +125,19 @@ class FolderData(LightningDataModule):
             self.target = settle_target(spec)
             self._spec = spec
         if stage == "fit":
-            samples = len(self._dataset("train", augmented=True))
+            dataset = self._dataset("train", augmented=True)
+            samples = len(dataset)
             if samples < self.batch_size:
                 raise DataError(
                     f"{self._spec.store.path}: the split 'train' has {samples} sample(s), fewer than a batch of "
                     f"{self.batch_size}. Set data.batch_size to {samples} or less."
+                )
+            fixed = self.size is not None or self.augment.crop is not None
+            if not fixed and self.batch_size > 1 and len(dataset.sizes) > 1:
+                (one, first), (other, second), *_ = dataset.sizes.items()
+                raise DataError(
+                    f"{self._spec.store.path}: samples of different sizes in the split 'train': {first} is "
+                    f"{one[1]}x{one[0]} (width x height), {second} is {other[1]}x{other[0]}. {_ONE_SIZE}"
                 )
         if stage in ("fit", "validate"):
             self._dataset(self.val_split)
@@ -143,11 +154,16 @@ class FolderData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation split in its order."""
-        return self._loader(self._dataset(self.val_split), self.eval_batch_size, _collate_evaluation)
+        return self._evaluation(self.val_split)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """The test split in its order."""
-        return self._loader(self._dataset(self.test_split), self.eval_batch_size, _collate_evaluation)
+        return self._evaluation(self.test_split)
+
+    def _evaluation(self, split: str) -> DataLoader[Sample]:
+        dataset = self._dataset(split)
+        together = self.eval_batch_size > 1 and len(dataset.sizes) == 1
+        return self._loader(dataset, self.eval_batch_size if together else 1, _collate_evaluation)
 
     def class_frequencies(self) -> Tensor:
         """Share of each class among the labelled pixels of the training split, (classes,); counted once.
@@ -201,7 +217,7 @@ class FolderData(LightningDataModule):
 
 
 def _collate_training(samples: list[Sample]) -> Batch:
-    return collate(samples, "Set data.size or data.augment.crop, so that training samples are of one size.")
+    return collate(samples, _ONE_SIZE)
 
 
 def _collate_evaluation(samples: list[Sample]) -> Batch:
