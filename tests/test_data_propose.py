@@ -1,0 +1,146 @@
+"""`data init`: what a newcomer's folder becomes, in the layouts that people have."""
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from fixtures_data import make_folder
+from polymodal.data import DatasetSpec, check
+from polymodal.data.propose import propose
+from polymodal.errors import DataError
+
+RNG = np.random.default_rng(0)
+SIZE = (12, 16)
+
+
+def write(root, name: str, values: np.ndarray) -> None:
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, values) if file.suffix == ".npy" else Image.fromarray(values).save(file)
+
+
+def colour() -> np.ndarray:
+    return RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+
+
+def millimetres() -> np.ndarray:
+    values = RNG.integers(500, 9000, SIZE).astype(np.uint16)
+    values[0] = 0
+    return values
+
+
+def labels(*values: int) -> np.ndarray:
+    return RNG.choice(values, SIZE).astype(np.uint8)
+
+
+def proposed(root) -> tuple[dict, str]:
+    """The description that is written, which a data set can be read by, and all guesses."""
+    proposal = propose(root)
+    proposal.write(root)
+    spec = DatasetSpec.load(root)
+    for keys in spec.splits.values():
+        for part in (*spec.modalities.values(), spec.target):
+            assert all(spec.file(part, key) for key in keys)
+    return yaml.safe_load((root / "dataset.yaml").read_text()), "\n".join(proposal.guesses)
+
+
+def test_a_folder_for_each_modality(tmp_path):
+    root = make_folder(tmp_path / "data", modalities=("rgb", "depth", "normal", "bands"))
+    (root / "dataset.yaml").unlink()
+    for file in (root / "splits").iterdir():
+        file.unlink()
+    content, guesses = proposed(root)
+    assert content["modalities"]["depth"] == {
+        "folder": "depth",
+        "kind": "depth",
+        "scale": 0.001,
+        "unit": "m",
+        "invalid": 0,
+    }
+    assert {name: part["kind"] for name, part in content["modalities"].items()} == {
+        "bands": "raw",
+        "depth": "depth",
+        "normal": "normal",
+        "rgb": "image",
+    }
+    assert content["target"] == {"folder": "label", "kind": "label", "ignore": 255, "classes": ["class 0", "class 1"]}
+    assert "in millimetres" in guesses
+    assert [defect.problem for defect in check(root) if not defect.note and "NaN" not in defect.problem] == []
+
+
+def test_suffixes_in_one_folder_and_masks_of_0_and_255(tmp_path):
+    for n in range(5):
+        write(tmp_path, f"{n:04d}_rgb.png", colour())
+        write(tmp_path, f"{n:04d}_depth.png", millimetres())
+        write(tmp_path, f"{n:04d}_mask.png", labels(0, 255))
+    content, guesses = proposed(tmp_path)
+    assert content["modalities"]["rgb"] == {"folder": ".", "suffix": "_rgb", "kind": "image"}
+    assert content["target"]["map"] == {0: 0, 255: 1}
+    assert "masks of 0 and 255" in guesses
+
+
+def test_prefixes_in_one_folder_and_labels_of_colours(tmp_path):
+    for n in range(5):
+        write(tmp_path, f"rgb_{n:04d}.png", colour())
+        write(tmp_path, f"thermal_{n:04d}.npy", RNG.normal(20, 3, SIZE).astype(np.float32))
+        write(tmp_path, f"seg_{n:04d}.png", np.array([[0, 0, 0], [128, 0, 0]], np.uint8)[labels(0, 1)])
+    content, _ = proposed(tmp_path)
+    assert content["modalities"]["thermal"] == {"folder": ".", "prefix": "thermal_", "kind": "raw"}
+    assert content["target"]["colors"] == [[0, 0, 0], [128, 0, 0]]
+
+
+def test_nested_folders_with_splits_suffixes_and_sparse_ids(tmp_path):
+    for n in range(6):
+        key = f"{'train/a' if n < 4 else 'val/b'}/x_{n:06d}"
+        write(tmp_path, f"leftImg8bit/{key}_leftImg8bit.png", colour())
+        write(tmp_path, f"disparity/{key}_disparity.png", millimetres())
+        write(tmp_path, f"gtFine/{key}_gtFine_labelIds.png", labels(7, 8, 11, 255))
+    content, guesses = proposed(tmp_path)
+    assert content["target"]["suffix"] == "_gtFine_labelIds"
+    assert content["target"]["map"] == {7: 0, 8: 1, 11: 2}
+    assert content["target"]["ignore"] == 255
+    assert (tmp_path / "splits/val.txt").read_text().split() == [f"val/b/x_{n:06d}" for n in (4, 5)]
+    assert "by the folders" in guesses
+
+
+def test_without_labels_the_last_modality_is_the_target_and_is_said(tmp_path):
+    for n in range(4):
+        write(tmp_path, f"rgb/{n}.png", colour())
+        write(tmp_path, f"shading/{n}.png", colour()[..., 0])
+    content, guesses = proposed(tmp_path)
+    assert content["target"] == "shading"
+    assert "no folder looks like labels" in guesses
+
+
+def test_what_belongs_to_nothing_is_left_out_and_said(tmp_path):
+    for n in range(4):
+        write(tmp_path, f"rgb/{n}.png", colour())
+        write(tmp_path, f"depth/{n}.png", millimetres())
+        write(tmp_path, f"previews/p{n + 90}.png", colour())
+    write(tmp_path, "rgb/9.png", colour())
+    content, guesses = proposed(tmp_path)
+    assert list(content["modalities"]) == ["depth", "rgb"]
+    assert "previews: left out" in guesses
+    assert "1 key(s) that not all modalities have" in guesses
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "no file ends in"),
+        (["rgb/0.png", "depth/1.png"], "no two folders"),
+        (["train/rgb/0.png", "train/depth/0.png", "val/rgb/1.png", "val/depth/1.png"], "its folders are splits"),
+        (["rgb/0.png", "rgb/1.png", "label/0.png", "label/1.png", "dataset.yaml"], "is there already"),
+    ],
+)
+def test_what_cannot_be_described_is_refused_and_nothing_written(tmp_path, files, said):
+    for file in files:
+        if file.endswith(".yaml"):
+            (tmp_path / file).write_text("name: mine")
+        else:
+            write(tmp_path, file, colour())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=said):
+        propose(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
