@@ -1,4 +1,4 @@
-"""Commands on data sets: data check, stats, taskonomy, derive, rooms, prepare."""
+"""Commands on data sets: data init, check, stats, taskonomy, derive, rooms, prepare."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,9 @@ def add(commands: Any) -> None:
     """Add these commands."""
     data = commands.add_parser("data", help="check, measure or prepare a data set, or unpack the embedded one")
     tools = data.add_subparsers(metavar="TOOL", required=True)
+    init = tools.add_parser("init", help="propose a dataset.yaml and splits from what a folder holds")
+    init.add_argument("root", type=Path, metavar="DIR", help="folder of the files of all modalities")
+    init.set_defaults(run=_init)
     check = tools.add_parser("check", help="read every file once and name each defect; exit status 1 if there is any")
     check.add_argument("root", metavar="DIR", help="folder or .zip with a dataset.yaml, or the word rooms")
     check.set_defaults(run=_check)
@@ -39,6 +42,16 @@ def add(commands: Any) -> None:
     prepare.add_argument("--classes", type=int, metavar="N", help="nyudv2: 40, 37 or 13 (40)")
     prepare.add_argument("--depth", metavar="KIND", help="nyudv2 and sunrgbd: filled or raw (filled)")
     prepare.set_defaults(run=_prepare)
+
+
+def _init(parsed: argparse.Namespace) -> None:
+    from polymodal.data.propose import propose
+
+    proposal = propose(parsed.root)
+    proposal.write(parsed.root)
+    for guess in proposal.guesses:
+        print(guess)
+    print(f"{parsed.root / 'dataset.yaml'}: mend what was guessed wrong, then run polymodal data check {parsed.root}")
 
 
 def _check(parsed: argparse.Namespace) -> int:
