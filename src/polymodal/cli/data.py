@@ -60,6 +60,8 @@ def _check(parsed: argparse.Namespace) -> int:
     found = check(parsed.root)
     for defect in found:
         print(f"{'note: ' if defect.note else ''}{defect.file}: {defect.problem}")
+    for line in found.classes.lines() if found.classes else ():
+        print(line)
     defects = sum(not defect.note for defect in found)
     print(f"{defects} defect{'' if defects == 1 else 's'}")
     return 1 if defects else 0

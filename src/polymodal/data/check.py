@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from polymodal.data.files import decode
+from polymodal.data.histogram import Counted, Histogram, empty
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
-from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
 
@@ -33,26 +34,44 @@ class Defect:
     note: bool = False
 
 
-def check(root: str | Path) -> list[Defect]:
+class Findings(list[Defect]):
+    """Every defect and note.
+
+    Attributes:
+        classes: How often each class of the target occurs in each split; None of a target that is an image.
+    """
+
+    classes: Histogram | None = None
+
+
+def check(root: str | Path) -> Findings:
     """Every defect of a data set, with a progress bar.
 
     Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
     ignored, NaN, constant images, files without a measurement, files in another unit than the others, and keys that are
-    listed twice. Files of no split are
-    notes.
+    listed twice. Files of no split and
+    classes that occur nowhere, or not in every split, are notes; that all is of one class is a defect.
 
     Raises:
         DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
     """
     spec = DatasetSpec.load(root)
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
+    code = spec.target.code
+    members = {split: set(listed) for split, listed in spec.splits.items()}
+    classes = Histogram(code, {split: empty(code, len(listed)) for split, listed in members.items()})
     first: dict[str, np.ndarray] = {}
     ranges: dict[str, dict[str, Range]] = defaultdict(dict)
     shapes: dict[str, tuple[int, ...]] = {}
     defects = list(_repeated_keys(spec))
     for key in track(keys, "checking"):
-        defects += _sample(spec, key, first, ranges, shapes)
-    return [*defects, *_sizes(spec, shapes), *_other_units(ranges), *_unused_files(spec, keys)]
+        counted = [classes.splits[split] for split, listed in members.items() if key in listed]
+        defects += _sample(spec, key, first, ranges, shapes, counted)
+    found = Findings([*defects, *_sizes(spec, shapes), *_other_units(ranges), *_unused_files(spec, keys)])
+    if spec.target.kind == "label":
+        found.classes = classes
+        found += _class_problems(classes)
+    return found
 
 
 def _sample(
@@ -61,11 +80,12 @@ def _sample(
     first: dict[str, np.ndarray],
     ranges: dict[str, dict[str, Range]],
     shapes: dict[str, tuple[int, ...]],
+    counted: list[Counted],
 ) -> Iterator[Defect]:
     """The defects of one sample's files.
 
     By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies; `shapes`
-    the size of each sample's target.
+    the size of each sample's target. Its labels are added to what is counted of its splits.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
@@ -77,7 +97,7 @@ def _sample(
         try:
             raw = decode(spec.store.read(file), spec.store.where(file), labels=modality.kind == "label")
             if name is None and modality.kind == "label":
-                problems = _label_problems(raw, spec.target, file)
+                problems = _label_problems(raw, spec.target, file, counted)
             else:
                 corner = first.setdefault(name or "", raw[:, :1, :1].copy())
                 problems = _image_problems(raw, modality, corner, file, ranges[name or ""])
@@ -145,9 +165,19 @@ def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:
             )
 
 
-def _label_problems(raw: np.ndarray, target: TargetSpec, file: str) -> Iterator[str]:
-    if (class_numbers(raw, target.code, file) == target.ignore).all():
+def _label_problems(raw: np.ndarray, target: TargetSpec, file: str, counted: list[Counted]) -> Iterator[str]:
+    labels = class_numbers(raw, target.code, file)
+    for part in counted:
+        part.add(labels, target.ignore)
+    if (labels == target.ignore).all():
         yield "every pixel is labelled as ignored."
+
+
+def _class_problems(classes: Histogram) -> Iterator[Defect]:
+    if problem := classes.one_class():
+        yield Defect(FILE, f"target: {problem}")
+    else:
+        yield from (Defect(FILE, f"target: {problem}", note=True) for problem in classes.notes())
 
 
 def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
+from polymodal.data.histogram import Counted, Histogram, count
 from polymodal.data.inputs import InputSpec
 from polymodal.data.sampler import SeededSampler
 from polymodal.data.spec import DatasetSpec, TargetSpec
@@ -22,6 +23,9 @@ from polymodal.errors import ConfigError, DataError
 Batch = dict[str, Any]
 
 _ONE_SIZE = "Set data.size or data.augment.crop, so that training samples are of one size."
+
+HISTOGRAM_SAMPLES = 100
+"""So many labels of a split are looked at before a training starts."""
 
 
 class FolderData(LightningDataModule):
@@ -91,7 +95,7 @@ class FolderData(LightningDataModule):
         self.substitute = substitute or {}
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
-        self._frequencies: Tensor | None = None
+        self._counted: dict[str, Counted] = {}
 
     @property
     def num_classes(self) -> int:
@@ -166,21 +170,37 @@ class FolderData(LightningDataModule):
         return self._loader(dataset, self.eval_batch_size if together else 1, _collate_evaluation)
 
     def class_frequencies(self) -> Tensor:
-        """Share of each class among the labelled pixels of the training split, (classes,); counted once.
+        """Share of each class among the labelled pixels of the training split, (classes,); read once.
 
         Raises:
             DataError: When no pixel is labelled.
         """
-        if self._frequencies is None:
-            dataset = self._dataset("train", augmented=True)
-            counts = torch.zeros(self.num_classes, dtype=torch.float64)
-            for index in range(len(dataset)):
-                labels = torch.from_numpy(dataset.label(index).astype("int64").ravel())
-                counts += torch.bincount(labels[labels != self.target.ignore], minlength=self.num_classes)
-            if not counts.any():
-                raise DataError(f"{dataset.spec.store.path}: every pixel of the split 'train' is labelled as ignored.")
-            self._frequencies = (counts / counts.sum()).float()
-        return self._frequencies
+        pixels = torch.from_numpy(self._count("train", None).classes).double()
+        if not pixels.any():
+            raise DataError(f"{self.root}: every pixel of the split 'train' is labelled as ignored.")
+        return (pixels / pixels.sum()).float()
+
+    def class_histogram(self) -> Histogram | None:
+        """How often each class occurs in the splits of a training; None of a target that is an image.
+
+        Of a large split up to `HISTOGRAM_SAMPLES` samples are counted, or all of it if they show one class alone.
+
+        Raises:
+            DataError: When a label file is missing or damaged, or holds what is no class.
+        """
+        if self.target.kind != "label" or self._spec is None:
+            return None
+        splits = [split for split in ("train", self.val_split, self.test_split) if split in self._spec.splits]
+        found = {split: self._count(split, HISTOGRAM_SAMPLES) for split in splits}
+        if (found["train"].classes > 0).sum() < 2:
+            found["train"] = self._count("train", None)
+        return Histogram(self.target.code, found)
+
+    def _count(self, split: str, most: int | None) -> Counted:
+        part = self._counted.get(split)
+        if part is None or part.samples < min(most or part.of, part.of):
+            part = self._counted[split] = count(self._dataset(split, augmented=split == "train"), most)
+        return part
 
     def identity(self, split: str) -> str:
         """What tells a split's samples from any others, after `setup`; see `polymodal.data.fingerprint`."""

@@ -17,6 +17,7 @@ import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.classes import Classes
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
 from polymodal.tasks.files import check_run_folder
 from polymodal.tasks.recorder import Recorder
@@ -87,6 +88,7 @@ class RecipeCLI(LightningCLI):
         callbacks: list[Callback] = [
             self.recorder,
             EpochSeeds(int(self._get(self.config, "seed_everything"))),
+            Classes(),
             LastEpochValidated(),
             ModelCheckpoint(
                 filename="best",
