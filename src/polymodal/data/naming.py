@@ -54,7 +54,9 @@ def advice(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:
     """
     if not files:
         return "There is no file in this folder that can be read as an image or an array."
-    match = _other_name(key, part, files) or _other_key(key, part, files)
+    # Where other files are called as declared, the declaration is right, and this one's name alone may be wrong.
+    right = bool(part.prefix + part.suffix) and any(key_of(name, part) is not None for name in files)
+    match = ("" if right else _other_name(key, part, files)) or _other_key(key, part, files)
     wanted, names = name_of(key, part), sorted(files)
     # Where the missing one would stand, its neighbours say best how the others are called.
     start = max(0, min(bisect(names, wanted) - SHOWN // 2, len(names) - SHOWN))
