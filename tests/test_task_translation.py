@@ -19,9 +19,10 @@ from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
 from polymodal.tasks import Optimiser, Translation
+from polymodal.tasks.checkpoints import read_checkpoint
 from polymodal.tasks.predict import predict
 from polymodal.tasks.seeds import EpochSeeds
-from polymodal.tasks.training import fit, read_checkpoint, recipe
+from polymodal.tasks.training import fit, recipe
 from polymodal.tasks.translation import masked_l1, where_known
 from polymodal.tasks.validate import validate
 

@@ -96,6 +96,8 @@ class FolderData(LightningDataModule):
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
         self._counted: dict[str, Counted] = {}
+        self._seed: int | None = None
+        self._resumed: dict[str, int] = {}
 
     @property
     def num_classes(self) -> int:
@@ -151,10 +153,43 @@ class FolderData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of equal size."""
         dataset = self._dataset("train", augmented=True)
-        # Lightning tells later epochs to the sampler; workers may ask for the first samples before it does.
         progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
-        sampler = SeededSampler(len(dataset), torch.initial_seed(), progress.processed if progress else 0)
+        # A trainer may ask for the loader before it has read its own progress from a checkpoint.
+        epoch = max(progress.processed if progress else 0, self._resumed.get("epochs", 0))
+        batches = self._resumed["batches"] if epoch == self._resumed.get("epochs") else 0
+        if batches and self._resumed_order() != self._order():
+            raise ConfigError(
+                f"The checkpoint was written within an epoch of {_told(self._resumed_order())}; now there are "
+                f"{_told(self._order())}, and the rest of that epoch is another one. Continue with the same data, "
+                "seed, batch size and devices, or with a checkpoint of an epoch's end."
+            )
+        order = self._order()
+        sampler = SeededSampler(order["samples"], order["seed"], epoch, batches * order["step"])
         return self._loader(dataset, self.batch_size, _collate_training, sampler=sampler, drop_last=True)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many epochs and batches of the next one were trained on, and what the order depends on."""
+        assert self.trainer is not None, "only a trainer writes checkpoints"
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        within = epochs.started > epochs.processed
+        return {"epochs": epochs.processed, "batches": batches.processed if within else 0, **self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where the checkpoint was written."""
+        self._resumed = state_dict
+
+    def _order(self) -> dict[str, int]:
+        """What the order of the training samples depends on: their number, the seed, and how many make a step."""
+        if self._seed is None:
+            # Asked once: every epoch seeds the global state anew, and a trainer may make loaders in any.
+            self._seed = torch.initial_seed()
+        devices = self.trainer.world_size if self.trainer else 1
+        samples = len(self._dataset("train", augmented=True))
+        return {"samples": samples, "seed": self._seed, "step": self.batch_size * devices}
+
+    def _resumed_order(self) -> dict[str, int]:
+        return {key: self._resumed[key] for key in self._order()}
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation split in its order."""
@@ -234,6 +269,10 @@ class FolderData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **settings,
         )
+
+
+def _told(order: dict[str, int]) -> str:
+    return f"{order['samples']} samples, {order['step']} a step, in the order of seed {order['seed']}"
 
 
 def _collate_training(samples: list[Sample]) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,6 +17,7 @@ from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
+from polymodal.tasks.means import Mean
 from polymodal.tasks.resume import AS_BEFORE, take_settings
 
 ENSEMBLE = "ensemble"
@@ -76,6 +77,7 @@ class Task(LightningModule):
         statistics: What norms normalise by in training, see `polymodal.fuse`.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
+        means: Of this epoch, by name, what `log_mean` was given.
     """
 
     chosen_by: ClassVar[str]
@@ -90,6 +92,10 @@ class Task(LightningModule):
 
     _last_loss: LossOfBatch | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.ModuleDict()
+
     @property
     def fused(self) -> Multimodal:
         """The fused network, once `configure_model` has built it."""
@@ -99,6 +105,31 @@ class Task(LightningModule):
     def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
         """Predict from every modality, each (B, C_m, H, W)."""
         return self.fused(inputs)
+
+    def mean(self, name: str) -> Mean:
+        """The mean of a name, from now on if it is new."""
+        if name not in self.means:
+            self.means[name] = Mean().to(self.device)
+        mean = self.means[name]
+        assert isinstance(mean, Mean)
+        return mean
+
+    def log_mean(self, name: str, value: Tensor, samples: int, prog_bar: bool = False) -> None:
+        """Log the mean of a value over the epoch's samples, which a break does not change, as it would that of `log`.
+
+        Args:
+            name: How it is called in metrics.csv.
+            value: The mean over a batch.
+            samples: How many the batch has.
+            prog_bar: Whether a progress bar shows it.
+        """
+        self.mean(name).update(value, samples)
+        self.show_mean(name, prog_bar)
+
+    def show_mean(self, name: str, prog_bar: bool = False) -> None:
+        """Log a mean as it is."""
+        attribute = f"means.{name}"
+        self.log(name, self.mean(name), on_step=False, on_epoch=True, prog_bar=prog_bar, metric_attribute=attribute)
 
     @abstractmethod
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
@@ -155,6 +186,11 @@ class Task(LightningModule):
                 f"{', '.join(last.samples)}. Look at these files (polymodal data check){frozen}, or lower "
                 "--model.optimiser.lr; the last good checkpoint is kept."
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read the last answer of `check_finite`: no checkpoint holds weights that it has spoilt."""
+        del checkpoint
+        self._refuse_if_not_finite()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model or optimiser, before any of it is taken over.

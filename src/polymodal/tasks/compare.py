@@ -27,10 +27,11 @@ from polymodal.data.files import write_file
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
 from polymodal.tasks import children
+from polymodal.tasks.checkpoints import check_resumable
 from polymodal.tasks.files import write_json
 from polymodal.tasks.methods import Method, applied, choose, methods
 from polymodal.tasks.progress import Progress
-from polymodal.tasks.training import RecipeCLI, check_resumable, quieten, scored_splits
+from polymodal.tasks.training import RecipeCLI, quieten, scored_splits
 
 RECORD = "comparison.json"
 LOCK = "comparison.lock"

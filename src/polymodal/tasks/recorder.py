@@ -37,11 +37,13 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far."""
-        return {"rows": self.rows, "scales": self.scales, "seconds": self.seconds}
+        seconds = self.seconds + (time.monotonic() - self._since if self._since else 0.0)
+        return {"rows": self.rows, "scales": self.scales, "seconds": seconds, "validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a recording."""
         self.rows, self.scales, self.seconds = (state_dict[key] for key in ("rows", "scales", "seconds"))
+        self._validation = state_dict.get("validation", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the versions and start the clock."""

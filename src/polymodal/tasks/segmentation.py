@@ -179,9 +179,8 @@ class Segmentation(Task):
         loss = loss + penalty
         self.check_finite(loss, batch)
         size = len(batch["key"])
-        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": size, "sync_dist": True}
-        self.log("train/loss", loss.detach(), prog_bar=True, **settings)
-        self.log("penalty", penalty.detach(), **settings)
+        self.log_mean("train/loss", loss, size, prog_bar=True)
+        self.log_mean("penalty", penalty, size)
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

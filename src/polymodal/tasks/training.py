@@ -1,6 +1,7 @@
 """From a recipe to a finished run folder: train, keep the best model, score it, write the report."""
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -9,20 +10,32 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import polymodal
 from polymodal.data import DatasetSpec
-from polymodal.errors import CheckpointError, ConfigError
+from polymodal.errors import ConfigError
 from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.checkpoints import (
+    FOLDER,
+    BestCheckpoint,
+    Resumption,
+    WholeFiles,
+    check_resumable,
+    newest,
+    read_checkpoint,
+)
 from polymodal.tasks.classes import Classes
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
 from polymodal.tasks.files import check_run_folder
+from polymodal.tasks.interrupt import Signals, Stopped
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.seeds import EpochSeeds
-from polymodal.weight_files import load_tensors
 
 _KNOWN = (
     "args parameter is intended",
@@ -32,14 +45,17 @@ _KNOWN = (
     "is_leaf",
     "could not find the monitored key",
     "sync_dist=True",  # said of scores, which are of all processes already
+    "your dataloader is not resumable",  # its sampler is
 )
 
 
 class RecipeCLI(LightningCLI):
     """Lightning's command line for `fit` alone, writing the run folder `trainer.default_root_dir`."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], signals: Signals | None = None) -> None:
+        self.signals = signals or Signals()
         self.recorder: Recorder
+        self.best: BestCheckpoint
         self.scored: tuple[str, ...]
         super().__init__(
             Task,
@@ -83,22 +99,23 @@ class RecipeCLI(LightningCLI):
                 "trainer.sync_batchnorm would find no norm to synchronise, as they are private by then. Leave the "
                 "setting out; in Python, fuse a network that torch.nn.SyncBatchNorm.convert_sync_batchnorm converted."
             )
-        checkpoints: dict[str, Any] = {"dirpath": self.folder / "checkpoints", "save_on_train_epoch_end": True}
         self.recorder = Recorder(self.folder)
+        self.best = BestCheckpoint(
+            self.folder / FOLDER,
+            "best",
+            f"val/{self.model.chosen_by}/{ENSEMBLE}",
+            mode=self.model.chosen_mode,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        files = WholeFiles()
         callbacks: list[Callback] = [
             self.recorder,
             EpochSeeds(int(self._get(self.config, "seed_everything"))),
             Classes(),
             LastEpochValidated(),
-            ModelCheckpoint(
-                filename="best",
-                monitor=f"val/{self.model.chosen_by}/{ENSEMBLE}",
-                mode=self.model.chosen_mode,
-                enable_version_counter=False,
-                **checkpoints,
-            ),
-            # Its own callback: `save_last` would write only when the best is written.
-            ModelCheckpoint(filename="last", enable_version_counter=False, **checkpoints),
+            self.best,
+            Resumption(self.folder, files, self.signals),
         ]
         watched = sys.stdout.isatty()
         if watched and settings["enable_progress_bar"] is not False:
@@ -108,6 +125,7 @@ class RecipeCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["enable_model_summary"] = False
+        kwargs["plugins"] = with_files(settings["plugins"], files)
         kwargs["logger"] = Events(self.folder, name="", version="")
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
@@ -116,16 +134,12 @@ class RecipeCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; nothing in a checkpoint that is resumed from is executed."""
+        self.signals.folder = self.folder
         resume = kwargs.get("ckpt_path")
         if resume is not None:
             check_resumable(Path(resume))
-        elif (self.folder / "metrics.csv").exists():
-            last = self.folder / "checkpoints" / "last.ckpt"
-            raise ConfigError(
-                f"{self.folder} already holds a run. Continue it with --ckpt_path {last}, or choose another folder "
-                "with --trainer.default_root_dir."
-            )
         else:
+            check_free(self.folder)
             check_run_folder(self.folder)
         self.scored = scored_splits(self.datamodule)
         self.trainer.fit(weights_only=True, **kwargs)
@@ -154,6 +168,10 @@ class Events(TensorBoardLogger):
 
 class LastEpochValidated(Callback):
     """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the epoch that is resumed: its start was before."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for a validation after every epoch from the last one on."""
@@ -190,14 +208,60 @@ def fit(arguments: Sequence[str]) -> Path:
 
     Raises:
         PolymodalError: Anything that a user can mend.
-        SystemExit: The arguments cannot be parsed; the parser has said why.
+        SystemExit: The arguments cannot be parsed; the parser has said why. Or SIGTERM or SIGINT has come: the training
+            has ended after its step, with a checkpoint, and the status is 143 or 130.
     """
     quieten()
-    cli = RecipeCLI(arguments)
-    part_processes()
-    if cli.trainer.is_global_zero:
-        finish(cli)
+    with Signals() as signals:
+        try:
+            cli = RecipeCLI(arguments, signals)
+            part_processes()
+            if cli.trainer.is_global_zero:
+                finish(cli)
+        except Stopped as stop:
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                print(f"polymodal: {stop.signal.name}. {how_to_go_on(signals.folder)}", file=sys.stderr)
+            raise
+        except SIGTERMException as stop:  # Lightning's own, where one of several processes was first
+            raise Stopped(signal.SIGTERM) from stop
     return cli.folder
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder with a run that could be continued, or that is finished.
+
+    One that was killed before its first checkpoint has nothing that could be lost: it starts again.
+
+    Raises:
+        ConfigError: With the checkpoint to continue from.
+    """
+    written = [folder / "metrics.csv", folder / "model", *(folder / FOLDER).glob("*.ckpt")]
+    if not any(path.exists() for path in written[1:]):
+        if written[0].exists():
+            print(f"{folder} holds a run that ended before its first checkpoint: it starts again")
+        return
+    other = "choose another folder with --trainer.default_root_dir"
+    checkpoint = newest(folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} already holds a run, with no checkpoint that it could be continued from. Remove the folder, or "
+            f"{other}."
+        )
+    raise ConfigError(f"{folder} already holds a run. Continue it with --ckpt_path {checkpoint}, or {other}.")
+
+
+def how_to_go_on(folder: Path | None) -> str:
+    """What to do after a training was interrupted, in a sentence."""
+    checkpoint = None if folder is None else newest(folder)
+    if checkpoint is None:
+        return "There is no checkpoint yet: start again with the same command."
+    return f"Continue with the same command and --ckpt_path {checkpoint}."
+
+
+def with_files(plugins: Any, files: WholeFiles) -> list[Any]:
+    """The recipe's plugins and what writes checkpoints, unless they bring their own."""
+    given = [] if plugins is None else list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, files]
 
 
 def finish(cli: RecipeCLI) -> None:
@@ -205,9 +269,11 @@ def finish(cli: RecipeCLI) -> None:
     from polymodal.report import write_report
 
     folder, model, data = cli.folder, cli.model, cli.datamodule
-    best = folder / "checkpoints" / "best.ckpt"
+    best = folder / FOLDER / "best.ckpt"
     selected_on = None
-    if best.is_file():
+    if ended_best(cli):
+        selected_on = name_of_split(data, data.val_split)
+    elif best.is_file():
         model.load_state_dict(read_checkpoint(best)["state_dict"])
         selected_on = name_of_split(data, data.val_split)
     else:
@@ -230,6 +296,19 @@ def finish(cli: RecipeCLI) -> None:
         score_split(folder / "model", data, split, folder)
     write_scenes(folder / "model", data, folder)
     print(f"report: {write_report([folder], folder / 'report.html')}")
+
+
+def ended_best(cli: RecipeCLI) -> bool:
+    """Whether the training ended within an epoch, was validated there, and the model is the best as it is.
+
+    best.ckpt is of whole epochs, as whoever continues the training needs it.
+    """
+    if cli.trainer.is_last_batch or not cli.recorder.rows:
+        return False
+    score, best = cli.recorder.rows[-1].get(str(cli.best.monitor)), cli.best.best_model_score
+    if score is None or best is None:
+        return score is not None
+    return score > float(best) if cli.best.mode == "max" else score < float(best)
 
 
 def part_processes() -> None:
@@ -258,33 +337,6 @@ def scored_splits(data: Any) -> tuple[str, ...]:
     dataset = data.test_dataloader().dataset
     labelled = any((dataset.label(index) != data.target.ignore).any() for index in range(len(dataset)))
     return ("val", "test") if labelled else ("val",)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A Lightning checkpoint, without running anything in it.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or holds more than tensors and plain values.
-    """
-    content = load_tensors(
-        path, "Use a checkpoint that `polymodal fit` wrote; a run keeps its own in checkpoints/last.ckpt."
-    )
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path} is no checkpoint of a training: it has no 'state_dict'")
-    return content
-
-
-def check_resumable(path: Path) -> None:
-    """Refuse a checkpoint that a training cannot be continued from, before anything is built or written.
-
-    Raises:
-        CheckpointError: As `read_checkpoint`, and when it lacks the state of the training.
-    """
-    missing = [key for key in ("loops", "optimizer_states", "lr_schedulers") if key not in read_checkpoint(path)]
-    if missing:
-        raise CheckpointError(
-            f"{path} has no {', '.join(missing)}: a training is continued from a checkpoint that `polymodal fit` wrote"
-        )
 
 
 def recipe(name: str) -> Path:

@@ -223,15 +223,10 @@ class Translation(Task):
             schedule.step()
 
         losses = {"loss": loss, "adversarial": adversarial, "l1": l1, "discriminator": judged}
-        settings: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "batch_size": len(batch["key"]),
-            "sync_dist": True,
-        }
+        size = len(batch["key"])
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "discriminator"), **settings)
-        self.log("penalty", penalty.detach(), **settings)
+            self.log_mean(f"train/{name}", value, size, prog_bar=name in ("loss", "discriminator"))
+        self.log_mean("penalty", penalty, size)
 
     def _predict(self, batch: Mapping[str, Any]) -> Prediction:
         try:
