@@ -11,7 +11,7 @@ from torch import save
 
 from polymodal.data import FolderData
 from polymodal.data.files import complete_file
-from polymodal.errors import CheckpointError
+from polymodal.errors import CheckpointError, ConfigError
 from polymodal.tasks.interrupt import Signals
 from polymodal.tasks.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.weight_files import load_tensors
@@ -64,6 +64,37 @@ def newest(folder: Path) -> Path | None:
             continue
         return path
     return None
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder with a run that could be continued, or that is finished.
+
+    One that was killed before its first checkpoint has nothing that could be lost: it starts again.
+
+    Raises:
+        ConfigError: With the checkpoint to continue from.
+    """
+    written = [folder / "metrics.csv", folder / "model", *(folder / FOLDER).glob("*.ckpt")]
+    if not any(path.exists() for path in written[1:]):
+        if written[0].exists():
+            print(f"{folder} holds a run that ended before its first checkpoint: it starts again")
+        return
+    other = "choose another folder with --trainer.default_root_dir"
+    checkpoint = newest(folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} already holds a run, with no checkpoint that it could be continued from. Remove the folder, or "
+            f"{other}."
+        )
+    raise ConfigError(f"{folder} already holds a run. Continue it with --ckpt_path {checkpoint}, or {other}.")
+
+
+def how_to_go_on(folder: Path | None) -> str:
+    """What to do after a training was interrupted, in a sentence."""
+    checkpoint = None if folder is None else newest(folder)
+    if checkpoint is None:
+        return "There is no checkpoint yet: start again with the same command."
+    return f"Continue with the same command and --ckpt_path {checkpoint}."
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -26,8 +26,9 @@ from polymodal.tasks.checkpoints import (
     BestCheckpoint,
     Resumption,
     WholeFiles,
+    check_free,
     check_resumable,
-    newest,
+    how_to_go_on,
     read_checkpoint,
 )
 from polymodal.tasks.classes import Classes
@@ -225,37 +226,6 @@ def fit(arguments: Sequence[str]) -> Path:
         except SIGTERMException as stop:  # Lightning's own, where one of several processes was first
             raise Stopped(signal.SIGTERM) from stop
     return cli.folder
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder with a run that could be continued, or that is finished.
-
-    One that was killed before its first checkpoint has nothing that could be lost: it starts again.
-
-    Raises:
-        ConfigError: With the checkpoint to continue from.
-    """
-    written = [folder / "metrics.csv", folder / "model", *(folder / FOLDER).glob("*.ckpt")]
-    if not any(path.exists() for path in written[1:]):
-        if written[0].exists():
-            print(f"{folder} holds a run that ended before its first checkpoint: it starts again")
-        return
-    other = "choose another folder with --trainer.default_root_dir"
-    checkpoint = newest(folder)
-    if checkpoint is None:
-        raise ConfigError(
-            f"{folder} already holds a run, with no checkpoint that it could be continued from. Remove the folder, or "
-            f"{other}."
-        )
-    raise ConfigError(f"{folder} already holds a run. Continue it with --ckpt_path {checkpoint}, or {other}.")
-
-
-def how_to_go_on(folder: Path | None) -> str:
-    """What to do after a training was interrupted, in a sentence."""
-    checkpoint = None if folder is None else newest(folder)
-    if checkpoint is None:
-        return "There is no checkpoint yet: start again with the same command."
-    return f"Continue with the same command and --ckpt_path {checkpoint}."
 
 
 def with_files(plugins: Any, files: WholeFiles) -> list[Any]:
