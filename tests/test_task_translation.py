@@ -3,6 +3,8 @@
 import copy
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,9 @@ from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
 from polymodal.tasks import Optimiser, Translation
+from polymodal.tasks.base import Task
 from polymodal.tasks.checkpoints import read_checkpoint
+from polymodal.tasks.interrupt import Stopped
 from polymodal.tasks.predict import predict
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.training import fit, recipe
@@ -311,6 +315,26 @@ def test_a_killed_run_continues_bit_for_bit(root, finished, tmp_path, monkeypatc
     for key, value in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][key], value), key
     assert rows(broken) == rows(finished)
+
+
+def test_a_signal_within_an_epoch_costs_nothing(root, finished, tmp_path, monkeypatch):
+    """Two networks and two optimisers take a step each for a batch; both must go on in the middle of an epoch."""
+
+    def terminate(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_train_batch_start", terminate)
+        with pytest.raises(Stopped):
+            train(root, tmp_path, 3)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last)["position"]["batches"] == 1
+    train(root, tmp_path, 3, f"--ckpt_path={last}")
+    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (tmp_path, finished))
+    for key, value in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][key], value), key
+    assert rows(tmp_path) == rows(finished)
 
 
 def test_a_trained_model_predicts_and_is_validated_from_its_folder(root, finished, tmp_path, capsys):
