@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fixtures_data import edit, make_folder
-from polymodal.data import DatasetSpec, InputSpec, check
+from polymodal.data import DatasetSpec, FolderData, InputSpec, check
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.statistics import input_specs
 from polymodal.errors import ConfigError, DataError
@@ -129,3 +129,18 @@ def test_the_range_leaves_single_pixels_and_holes_out():
     assert found.low == pytest.approx((100,), abs=2)
     assert found.high == pytest.approx((9900,), abs=2)
     assert range_of(values, ~valid) is None
+
+
+def test_a_training_goes_on_with_the_inputs_that_it_was_begun_with(root):
+    """Else a run that is continued after `data stats` or an edit is normalised in two ways, half of it in each."""
+    before = FolderData(str(root), ["rgb", "depth"])
+    before.setup("validate")
+    state = {"epochs": 1, "batches": 0, "inputs": {name: spec.as_dict() for name, spec in before.inputs.items()}}
+    again = FolderData(str(root), ["rgb", "depth"])
+    again.setup("validate")
+    again.load_state_dict(state)
+    edit(root, lambda d: d["modalities"]["depth"].update(mean=2, std=1))
+    changed = FolderData(str(root), ["rgb", "depth"])
+    changed.setup("validate")
+    with pytest.raises(ConfigError, match=r"depth: the checkpoint was trained with mean \[.*now \[2.0\]"):
+        changed.load_state_dict(state)

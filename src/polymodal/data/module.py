@@ -97,7 +97,7 @@ class FolderData(LightningDataModule):
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
         self._counted: dict[str, Counted] = {}
         self._seed: int | None = None
-        self._resumed: dict[str, int] = {}
+        self._resumed: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
@@ -167,16 +167,30 @@ class FolderData(LightningDataModule):
         sampler = SeededSampler(order["samples"], order["seed"], epoch, batches * order["step"])
         return self._loader(dataset, self.batch_size, _collate_training, sampler=sampler, drop_last=True)
 
-    def state_dict(self) -> dict[str, int]:
-        """How many epochs and batches of the next one were trained on, and what the order depends on."""
+    def state_dict(self) -> dict[str, Any]:
+        """How many epochs and batches of the next one were trained on, what the order depends on, and the inputs."""
         assert self.trainer is not None, "only a trainer writes checkpoints"
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         within = epochs.started > epochs.processed
-        return {"epochs": epochs.processed, "batches": batches.processed if within else 0, **self._order()}
+        inputs = {name: spec.as_dict() for name, spec in self.inputs.items()}
+        done = {"epochs": epochs.processed, "batches": batches.processed if within else 0}
+        return {**done, **self._order(), "inputs": inputs}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where the checkpoint was written."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written.
+
+        Raises:
+            ConfigError: The inputs mean something else now, such as after `data stats` or an edit of dataset.yaml.
+        """
+        for name, before in state_dict.get("inputs", {}).items():
+            now = self.inputs[name].as_dict() if name in self.inputs else {}
+            changed = [f"{key} {before[key]} (now {now.get(key)})" for key in before if before[key] != now.get(key)]
+            if changed:
+                raise ConfigError(
+                    f"{self.root}: {name}: the checkpoint was trained with {', '.join(changed)}. Put the data set and "
+                    "its statistics back to what they were, or start a new run."
+                )
         self._resumed = state_dict
 
     def _order(self) -> dict[str, int]:
