@@ -15,7 +15,8 @@ from PIL import Image
 
 from fixtures_data import make_archive, make_folder
 from polymodal.data import Store, read_array
-from polymodal.data.files import decode
+from polymodal.data.content import PlainReading
+from polymodal.data.reading import decode
 from polymodal.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -27,10 +28,14 @@ def png(image: Image.Image, **settings) -> bytes:
     return buffer.getvalue()
 
 
+def array(data: bytes, file: str, kind: str = "image") -> np.ndarray:
+    return decode(data, file, PlainReading(kind)).array
+
+
 @given(arrays(np.uint16, (5, 7, 3)), st.sampled_from([np.uint8, np.uint16]), st.sampled_from([1, 3]))
 def test_png_keeps_every_bit(values, dtype, channels):
     values = np.ascontiguousarray(values.astype(dtype)[..., :channels])
-    read = decode(imagecodecs.png_encode(values.squeeze(-1) if channels == 1 else values), "a.PNG")
+    read = array(imagecodecs.png_encode(values.squeeze(-1) if channels == 1 else values), "a.PNG")
     assert read.dtype == dtype
     assert np.array_equal(read, np.moveaxis(values, 2, 0))
 
@@ -43,13 +48,13 @@ def test_palette_gives_indices_as_label_and_colours_as_image(colors):
     table = RNG.integers(0, 256, (colors, 3))
     image.putpalette(table.astype(np.uint8).tobytes())
     data = png(image)
-    assert np.array_equal(decode(data, "a.png", labels=True), indices[None])
-    assert np.array_equal(decode(data, "a.png"), np.moveaxis(table[indices], 2, 0))
+    assert np.array_equal(array(data, "a.png", "label"), indices[None])
+    assert np.array_equal(array(data, "a.png"), np.moveaxis(table[indices], 2, 0))
 
 
 def test_one_bit_mask_is_zero_and_one():
     mask = RNG.random((9, 11)) > 0.5
-    read = decode(png(Image.fromarray(mask)), "a.png", labels=True)
+    read = array(png(Image.fromarray(mask)), "a.png", "label")
     assert read.dtype == bool
     assert np.array_equal(read, mask[None])
 
@@ -58,7 +63,7 @@ def test_jpeg_colour_and_grey():
     for shape in ((8, 9), (8, 9, 3)):
         buffer = io.BytesIO()
         Image.fromarray(np.full(shape, 90, np.uint8)).save(buffer, "JPEG")
-        read = decode(buffer.getvalue(), "a.jpeg")
+        read = array(buffer.getvalue(), "a.jpeg")
         assert read.shape == ((1, 8, 9) if len(shape) == 2 else (3, 8, 9))
         assert np.abs(read.astype(int) - 90).max() <= 2
 
@@ -123,20 +128,20 @@ def test_a_damaged_member_of_an_archive_is_named(tmp_path):
 def test_cut_off_file_is_named():
     data = imagecodecs.png_encode(RNG.integers(0, 255, (40, 40, 3)).astype(np.uint8))
     with pytest.raises(DataError, match=r"a\.png: cannot be read as PNG"):
-        decode(data[: len(data) // 2], "a.png")
+        array(data[: len(data) // 2], "a.png")
 
 
 def test_other_files_and_other_values_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"a.bmp: expected a file that ends in"):
-        decode(b"", "a.bmp")
+        array(b"", "a.bmp")
     with pytest.raises(DataError, match=r"gone.png: cannot be read"):
         read_array(tmp_path / "gone.png")
-    for array, problem in (
+    for values, problem in (
         (np.zeros((2, 2), complex), "numbers"),
         (np.zeros(3), "axes"),
         (np.zeros((0, 2)), "numbers"),
     ):
-        np.save(tmp_path / "a.npy", array)
+        np.save(tmp_path / "a.npy", values)
         with pytest.raises(DataError, match=problem):
             read_array(tmp_path / "a.npy")
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from polymodal.data.check import Defect, check
 from polymodal.data.derive import derive
-from polymodal.data.files import EXTENSIONS, Store, read_array
+from polymodal.data.files import EXTENSIONS, Store
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec, prepare_input
 from polymodal.data.labels import palette
+from polymodal.data.reading import read_array
 from polymodal.data.spec import KINDS, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.data.statistics import Moments
 from polymodal.data.target import prepare_target, restore_target, settle_target

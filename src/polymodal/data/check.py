@@ -8,13 +8,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from polymodal.data.files import decode
+from polymodal.data.content import honouring
 from polymodal.data.histogram import Counted, Histogram, empty
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
+from polymodal.data.remarks import Remarks
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
@@ -49,8 +50,8 @@ def check(root: str | Path) -> Findings:
 
     Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
     ignored, NaN, constant images, files without a measurement, files in another unit than the others, and keys that are
-    listed twice. Files of no split and
-    classes that occur nowhere, or not in every split, are notes; that all is of one class is a defect.
+    listed twice; that all is of one class. Notes are files of no split, classes that occur nowhere or not in every split,
+    and what was done about things that files say of themselves.
 
     Raises:
         DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
@@ -63,11 +64,13 @@ def check(root: str | Path) -> Findings:
     first: dict[str, np.ndarray] = {}
     ranges: dict[str, dict[str, Range]] = defaultdict(dict)
     shapes: dict[str, tuple[int, ...]] = {}
+    remarks = Remarks()
     defects = list(_repeated_keys(spec))
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
-        defects += _sample(spec, key, first, ranges, shapes, counted)
-    found = Findings([*defects, *_sizes(spec, shapes), *_other_units(ranges), *_unused_files(spec, keys)])
+        defects += _sample(spec, key, first, ranges, shapes, counted, remarks)
+    notes = [Defect(file, note, note=True) for file, note in remarks]
+    found = Findings([*defects, *_sizes(spec, shapes), *_other_units(ranges), *notes, *_unused_files(spec, keys)])
     if spec.target.kind == "label":
         found.classes = classes
         found += _class_problems(classes)
@@ -81,11 +84,12 @@ def _sample(
     ranges: dict[str, dict[str, Range]],
     shapes: dict[str, tuple[int, ...]],
     counted: list[Counted],
+    remarks: Remarks,
 ) -> Iterator[Defect]:
     """The defects of one sample's files.
 
     By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies; `shapes`
-    the size of each sample's target. Its labels are added to what is counted of its splits.
+    the size of each sample's target. Its labels are added to what is counted of its splits, and what files say of themselves to `remarks`.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
@@ -95,12 +99,16 @@ def _sample(
             yield Defect(f"{modality.folder}/{key}", _problem(error, spec.store.where(modality.folder)))
             continue
         try:
-            raw = decode(spec.store.read(file), spec.store.where(file), labels=modality.kind == "label")
+            content = spec.content(modality, file)
+            known = len(first[name or ""]) if (name or "") in first else None
+            raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(modality.kind, known), file)
+            if (held := remarks.add(file, content, raw, modality)) is not None:
+                yield Defect(file, held)
             if name is None and modality.kind == "label":
                 problems = _label_problems(raw, spec.target, file, counted)
             else:
                 corner = first.setdefault(name or "", raw[:, :1, :1].copy())
-                problems = _image_problems(raw, modality, corner, file, ranges[name or ""])
+                problems = _image_problems(raw, honouring(modality, content), corner, file, ranges[name or ""])
             yield from (Defect(file, problem) for problem in problems)
             sizes[file] = raw.shape[1:]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
@@ -121,17 +129,7 @@ def _image_problems(
 ) -> Iterator[str]:
     """The defects of an input's file, or of a target's that is an image; adds to the ranges of the others."""
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
-    spec = InputSpec(
-        modality.kind,
-        channels,
-        modality.scale,
-        modality.unit,
-        modality.invalid,
-        classes=modality.classes,
-        bits=modality.bits,
-        map=modality.code.map,
-        colors=modality.code.colors,
-    )
+    spec = InputSpec.of(modality, channels)
     values, valid = to_values(raw, spec, file)
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):

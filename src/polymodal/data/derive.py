@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from polymodal.data.files import decode, write_file
+from polymodal.data.files import write_file
 from polymodal.data.geometry import (
     KINECT,
     KINECT_SIZE,
@@ -30,7 +30,7 @@ from polymodal.data.geometry import (
     reshading,
     texture_edges,
 )
-from polymodal.data.inputs import InputSpec, to_values
+from polymodal.data.inputs import InputSpec, settled, to_values
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.data.statistics import STATISTICS_FILE
@@ -232,10 +232,9 @@ def _images(spec: DatasetSpec, key: str, domains: list[str], camera: Camera | No
 
 def _texture_edges(spec: DatasetSpec, key: str) -> tuple[Array, Array]:
     color = spec.modalities[_modality(spec, "image")]
-    raw, file = _read(spec, color, key)
+    raw, plain, file = _read(spec, color, key)
     if raw.shape[0] not in (1, 3):
         raise DataError(f"{file}: expected 1 or 3 channels to find edges in, got {raw.shape[0]}.")
-    plain = InputSpec(color.kind, raw.shape[0], invalid=color.invalid, bits=color.bits)
     edges = texture_edges(to_values(raw, plain, file)[0].double().numpy())
     return edges, np.ones(edges.shape, bool)
 
@@ -243,11 +242,10 @@ def _texture_edges(spec: DatasetSpec, key: str) -> tuple[Array, Array]:
 def _surface(spec: DatasetSpec, key: str, camera: Camera | None) -> Surface:
     name = _modality(spec, "depth")
     depth = spec.modalities[name]
-    raw, file = _read(spec, depth, key)
+    raw, plain, file = _read(spec, depth, key, channels=1)
     counted = raw.dtype.kind in "ui"
     if counted and depth.scale == 1 and not depth.unit:
         raise _no_metres(spec, name, f"whole numbers ({raw.dtype} in {file}) without `scale` and `unit`")
-    plain = InputSpec("depth", 1, depth.scale, depth.unit, depth.invalid, bits=depth.bits)
     values, valid = to_values(raw, plain, file)
     metres = values[0].double().numpy()
     height, width = metres.shape
@@ -264,9 +262,14 @@ def _surface(spec: DatasetSpec, key: str, camera: Camera | None) -> Surface:
     return Surface(metres, valid[0].numpy() & (metres > 0), camera, step=depth.scale if counted else 0.0)
 
 
-def _read(spec: DatasetSpec, part: ModalitySpec, key: str) -> tuple[np.ndarray, str]:
+def _read(
+    spec: DatasetSpec, part: ModalitySpec, key: str, channels: int | None = None
+) -> tuple[np.ndarray, InputSpec, str]:
+    """A file's channels, what they mean, and its name; `channels` are those that it must have."""
     file = spec.file(part, key)
-    return decode(spec.store.read(file), spec.store.where(file)), spec.store.where(file)
+    where, content = spec.store.where(file), spec.content(part, file)
+    channels = channels or len(content.channels(None, where))
+    return *settled(content, InputSpec.of(part, channels), where), where
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,6 +1,5 @@
-"""Files: a folder or a zip archive of them as one `Store`, image or array files as (C, H, W) arrays, and writing."""
+"""Files: a folder or a zip archive of them as one `Store`, and writing."""
 
-import io
 import os
 import zipfile
 import zlib
@@ -10,22 +9,14 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import tifffile
-import torch
-from PIL import Image
-from torchvision.io import decode_image
-
 from polymodal.data.naming import Affixes, Plain, advice, name_of
 from polymodal.errors import ConfigError, DataError, PolymodalError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
 
-PLAIN = Plain()
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_PALETTE = 3
+PLAIN = Plain()
 
 
 class Store:
@@ -200,80 +191,3 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and the folders above it."""
     with complete_file(path) as file:
         file.write_bytes(content)
-
-
-def read_array(path: str | Path, *, labels: bool = False) -> np.ndarray:
-    """An image or array file as it is stored.
-
-    Args:
-        path: A PNG, JPEG, TIFF or npy file.
-        labels: Whether the values are class numbers: a PNG with a palette then gives its indices, not its colours.
-
-    Returns:
-        (C, H, W), in the file's own type: bool for 1-bit images, 8 or 16-bit unsigned, or what TIFF and npy hold.
-
-    Raises:
-        DataError: When the file does not exist, is damaged or is of another format.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    return decode(data, str(path), labels=labels)
-
-
-def decode(data: bytes, file: str, *, labels: bool = False) -> np.ndarray:
-    """Like `read_array`, from the bytes of the file named `file`."""
-    suffix = PurePosixPath(file).suffix.lower()
-    if suffix not in EXTENSIONS:
-        raise DataError(f"{file}: expected a file that ends in one of {', '.join(EXTENSIONS)}.")
-    try:
-        match suffix:
-            case ".npy":
-                array = _channels_first(np.load(io.BytesIO(data), allow_pickle=False))
-            case ".tif" | ".tiff":
-                array = _decode_tiff(data)
-            case _:
-                array = _decode_image(data, labels)
-    except Exception as error:  # every decoder has its own errors; to the user they are all the same
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(f"{file}: cannot be read as {suffix[1:].upper()} ({reason}). Replace the file.") from error
-    if array.dtype.kind not in "buif" or array.size == 0:
-        raise DataError(f"{file}: expected numbers, got {array.dtype} of shape {array.shape}.")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _decode_image(data: bytes, labels: bool) -> np.ndarray:
-    if data.startswith(_PNG_SIGNATURE) and len(data) > 25:
-        bits, color = data[24], data[25]
-        # torchvision gives the still packed bytes of a small palette, and stretches 1 bit to 0 and 255.
-        if color == _PNG_PALETTE or bits == 1:
-            image = Image.open(io.BytesIO(data))
-            return _channels_first(np.array(image if labels or color != _PNG_PALETTE else image.convert("RGB")))
-        if bits < 8:
-            raise ValueError(f"{bits}-bit grey PNG: store it with 8 bits")
-    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode="UNCHANGED").numpy()
-
-
-def _decode_tiff(data: bytes) -> np.ndarray:
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        series = file.series[0]
-        array, axes = series.asarray(), series.axes
-    if array.ndim == 2:
-        return array[None]
-    if array.ndim != 3 or "Y" not in axes or "X" not in axes:
-        raise ValueError(f"expected one image with its channels, got axes {axes} of shape {array.shape}")
-    (channel,) = (axis for axis in range(3) if axes[axis] not in "YX")
-    return np.ascontiguousarray(np.moveaxis(array, channel, 0))
-
-
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, C) or (C, H, W) as (C, H, W): the channels are the shorter of the first and the last axis."""
-    if array.ndim == 2:
-        return array[None]
-    if array.ndim != 3:
-        raise ValueError(f"expected two or three axes, got shape {array.shape}")
-    if array.shape[0] < array.shape[2]:
-        return array
-    return np.ascontiguousarray(np.moveaxis(array, 2, 0))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from polymodal.data.files import decode
-from polymodal.data.inputs import InputSpec, check_sizes
+from polymodal.data.content import Content, honouring
+from polymodal.data.inputs import InputSpec, check_sizes, settled
 from polymodal.data.labels import class_numbers
 from polymodal.data.sizes import header_size
-from polymodal.data.spec import DatasetSpec, TargetSpec
+from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.target import prepare_target, settle_target, target_scaling
@@ -84,7 +84,7 @@ class FolderDataset(Dataset[Sample]):
         self.inputs = substituted_specs(known, self.substitute, self.modalities)
         self.size = size
         self.augment = augment
-        self._cache: dict[tuple[str, str], np.ndarray] | None = {} if cache else None
+        self._cache: dict[tuple[str, str], Content] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -97,26 +97,30 @@ class FolderDataset(Dataset[Sample]):
         """
         index, seed = index if isinstance(index, tuple) else (index, None)
         key = self.keys[index]
-        specs = {name: spec for name, spec in self.inputs.items() if name not in self.substitute}
-        files = {name: self.spec.file(self.spec.modalities[name], key) for name in specs}
-        raw = {name: self._read(file, labels=self.inputs[name].kind == "label") for name, file in files.items()}
-        target = self.label(index)[None] if self.target.kind == "label" else self._image(index)
-        named = {name: self.spec.store.where(file) for name, file in files.items()}
-        target_file = self.spec.store.where(self.spec.file(self.target, key))
+        raw: dict[str, np.ndarray] = {}
+        specs: dict[str, InputSpec] = {}
+        named: dict[str, str] = {}
+        for name in self.inputs:
+            if name not in self.substitute:
+                part = self.spec.modalities[name]
+                file = self.spec.file(part, key)
+                named[name] = self.spec.store.where(file)
+                raw[name], specs[name] = settled(self._read(part, file), self.inputs[name], named[name])
+        target, meaning, target_file = self._target(index)
         check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, target_file: target.shape[1:]})
 
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         truth: dict[str, Tensor]
         if self.augment is None:
             tensors, valid = resize_inputs(raw, specs, named, self.size)
-            truth = self._truth(target, target_file)
+            truth = _truth(target, meaning, target_file)
         elif self.target.kind == "label":
             tensors, valid, labels = self.augment(
                 raw, target[0], specs, named, ignore=self.target.ignore, size=self.size, generator=generator
             )
             truth = {"target": labels}
         else:
-            scaling = target_scaling(self.target)
+            scaling = target_scaling(meaning)
             tensors, valid, image, known = self.augment.with_image(
                 raw, target, specs, scaling, named, target_file=target_file, size=self.size, generator=generator
             )
@@ -131,8 +135,16 @@ class FolderDataset(Dataset[Sample]):
         Raises:
             DataError: When the file is missing or damaged, or holds a label that is no class.
         """
+        return self._target(index)[0][0]
+
+    def _target(self, index: int) -> tuple[np.ndarray, TargetSpec, str]:
+        """The target of a sample, (C, H, W) as it is stored, what it means, and its file."""
         file = self.spec.file(self.target, self.keys[index])
-        return self._read(file, labels=True, target=self.target)[0]
+        where = self.spec.store.where(file)
+        content = self._read(self.target, file)
+        if self.target.kind != "label":
+            return content.channels(self.target.channels, where), honouring(self.target, content), where
+        return content.channels(1, where), self.target, where
 
     @cached_property
     def sizes(self) -> dict[Size, str]:
@@ -144,31 +156,26 @@ class FolderDataset(Dataset[Sample]):
         found: dict[Size, str] = {}
         for index, key in enumerate(self.keys):
             content = self.spec.store.read(self.spec.file(self.target, key))
-            shape = (
-                header_size(content)
-                or (self.label(index) if self.target.kind == "label" else self._image(index)).shape[-2:]
-            )
+            shape = header_size(content) or self._target(index)[0].shape[-2:]
             found.setdefault((shape[0], shape[1]), key)
         return found
 
-    def _image(self, index: int) -> np.ndarray:
-        return self._read(self.spec.file(self.target, self.keys[index]), labels=False)
-
-    def _truth(self, raw: np.ndarray, file: str) -> dict[str, Tensor]:
-        """The target of evaluation, at the resolution of its file."""
-        if self.target.kind == "label":
-            return {"target": torch.from_numpy(raw[0].astype(np.int64))}
-        image, known = prepare_target(raw, self.target, file)
-        return {"target": image, "target_valid": known}
-
-    def _read(self, file: str, *, labels: bool, target: TargetSpec | None = None) -> np.ndarray:
-        slot = (file, "target" if target else "input")
+    def _read(self, part: ModalitySpec | TargetSpec, file: str) -> Content:
+        slot = (file, "target" if part is self.target else "input")
         if self._cache is not None and slot in self._cache:
             return self._cache[slot]
-        store = self.spec.store
-        array = decode(store.read(file), store.where(file), labels=labels)
-        if target is not None:
-            array = class_numbers(array, target.code, store.where(file))[None]
+        content = self.spec.content(part, file)
+        if part is self.target and part.kind == "label":
+            where = self.spec.store.where(file)
+            content = Content(class_numbers(content.channels(1, where), self.target.code, where)[None])
         if self._cache is not None:
-            self._cache[slot] = array
-        return array
+            self._cache[slot] = content
+        return content
+
+
+def _truth(raw: np.ndarray, target: TargetSpec, file: str) -> dict[str, Tensor]:
+    """The target of evaluation, at the resolution of its file."""
+    if target.kind == "label":
+        return {"target": torch.from_numpy(raw[0].astype(np.int64))}
+    image, known = prepare_target(raw, target, file)
+    return {"target": image, "target_valid": known}

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from polymodal.data.content import LAYOUTS, PAGES, Content, honouring
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.ranges import Range
-from polymodal.data.spec import KINDS
+from polymodal.data.spec import KINDS, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
 UNITS = ("depth", "raw")
@@ -45,6 +46,8 @@ class InputSpec:
         suffix: What stands behind the key there.
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
+        layout: Of npy files, see `Reading`.
+        pages: Of TIFF files, see `Reading`.
     """
 
     kind: str
@@ -62,6 +65,8 @@ class InputSpec:
     suffix: str = ""
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
+    layout: str | None = None
+    pages: str | None = None
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
@@ -75,6 +80,25 @@ class InputSpec:
     def code(self) -> LabelCode:
         """How label files store classes."""
         return input_code(self.classes, self.map, self.colors, self.invalid)
+
+    @classmethod
+    def of(cls, part: ModalitySpec | TargetSpec, channels: int) -> "InputSpec":
+        """As a data set declares it, without statistics."""
+        return cls(
+            part.kind,
+            channels,
+            part.scale,
+            part.unit,
+            part.invalid,
+            classes=part.classes,
+            bits=part.bits,
+            prefix=part.prefix,
+            suffix=part.suffix,
+            map=part.code.map,
+            colors=part.code.colors,
+            layout=part.layout,
+            pages=part.pages,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no word for NaN."""
@@ -108,6 +132,8 @@ class InputSpec:
             )
             right = (
                 spec.kind in KINDS
+                and spec.layout in (None, *LAYOUTS)
+                and spec.pages in (None, *PAGES)
                 and type(spec.channels) is int
                 and spec.channels > 0
                 and len(spec.mean) == len(spec.std) == spec.channels
@@ -126,6 +152,24 @@ class InputSpec:
         if not right:
             raise DataError(f"input: expected the values of an InputSpec, got {dict(values)}.")
         return spec
+
+
+def settled(content: Content, spec: InputSpec, file: str) -> tuple[np.ndarray, InputSpec]:
+    """A file's values and their meaning, both as the file itself says where the data set leaves it open.
+
+    Args:
+        content: The file.
+        spec: What the values of the modality mean.
+        file: Its name, for messages.
+
+    Returns:
+        Its channels, (C, H, W), and the `InputSpec` of this file alone: its own no-data value is `invalid` where none
+        is declared.
+
+    Raises:
+        DataError: When pixels are transparent that must not be.
+    """
+    return content.channels(1 if spec.kind == "label" else spec.channels, file), honouring(spec, content)
 
 
 def prepare_input(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from polymodal.data.files import read_array, write_file
+from polymodal.data.files import write_file
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
 from polymodal.data.progress import track
+from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 

@@ -16,7 +16,8 @@ says which stored value is which class; where they hold colours, in three channe
 
 The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`. A modality or target
 with a `prefix` or a `suffix` has them before and behind the last part of the key: with `prefix: rgb_`, the file of the
-key `town/000003` is `folder/town/rgb_000003.jpg`. A target may be an image instead of a label,
+key `town/000003` is `folder/town/rgb_000003.jpg`. `layout: chw` or `hwc` says where the channels of an npy file stand,
+and `pages: bands` that the pages of a TIFF file are channels. A target may be an image instead of a label,
 `target: {folder: albedo, kind: image}`, or one of the modalities, `target: rgb`, which is then no input.
 """
 
@@ -28,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data import values
+from polymodal.data.content import LAYOUTS, PAGES, Content
 from polymodal.data.files import Store
 from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
+from polymodal.data.reading import decode
 from polymodal.data.section import Section, decoded, listed, nearest, parse
 from polymodal.errors import DataError
 
@@ -38,7 +41,7 @@ KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
 label: one channel of class numbers; raw: any other measured channels."""
 
-_FILE_KEYS = ("folder", "prefix", "suffix", "kind")
+_FILE_KEYS = ("folder", "prefix", "suffix", "kind", "layout", "pages")
 _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "image": (*_FILE_KEYS, "bits", "invalid", "range"),
     "depth": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
@@ -48,6 +51,8 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
 _INPUT_KEYS = {kind: (*keys, "mean", "std") for kind, keys in _IMAGE_KEYS.items()} | {
     "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors")
 }
+_READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
+_STORED_KEYS = ("kind", "folder", *_READING_KEYS)
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
 
 
@@ -71,6 +76,8 @@ class ModalitySpec:
             None when not declared.
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
+        layout: Of npy files of three axes, "chw" or "hwc"; None takes those whose shape leaves no doubt.
+        pages: "bands" where the pages of a TIFF file are channels; None takes files of one image alone.
     """
 
     folder: str
@@ -87,6 +94,8 @@ class ModalitySpec:
     range: tuple[float, float] | None = None
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
+    layout: str | None = None
+    pages: str | None = None
 
     @property
     def code(self) -> LabelCode:
@@ -114,6 +123,8 @@ class TargetSpec:
         range: The values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
         channels: Of the files; 0 until `settle_target` has looked at one.
         labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
+        layout: Of npy files, as that of a modality; of any target.
+        pages: Likewise, of TIFF files.
     """
 
     kind: str
@@ -130,6 +141,8 @@ class TargetSpec:
     range: tuple[float, float] | None = None
     channels: int = 0
     labels: LabelCode | None = field(default=None, compare=False)
+    layout: str | None = None
+    pages: str | None = None
 
     @property
     def code(self) -> LabelCode:
@@ -138,18 +151,15 @@ class TargetSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no word for NaN."""
+        files = {"kind": self.kind, "folder": self.folder, "layout": self.layout, "pages": self.pages}
         if self.kind == "label":
-            return {
-                "kind": self.kind,
-                "folder": self.folder,
+            return files | {
                 "ignore": self.ignore,
                 "classes": list(self.classes),
                 "colors": [list(color) for color in self.colors],
             }
         nan = self.invalid is not None and math.isnan(self.invalid)
-        return {
-            "kind": self.kind,
-            "folder": self.folder,
+        return files | {
             "scale": self.scale,
             "unit": self.unit,
             "invalid": "nan" if nan else self.invalid,
@@ -167,8 +177,9 @@ class TargetSpec:
         """
         section = Section("target", "", plain)
         kind, folder = section.get("kind", _kind), section.get("folder", values.text)
+        how = _how(section)
         if kind != "label":
-            section.only(("kind", "folder", "scale", "unit", "invalid", "bits", "range", "channels"))
+            section.only((*_STORED_KEYS, "scale", "unit", "invalid", "bits", "range", "channels"))
             return cls(
                 kind,
                 folder,
@@ -178,14 +189,16 @@ class TargetSpec:
                 bits=section.get("bits", values.or_none(values.bits)),
                 range=section.get("range", values.or_none(values.interval)),
                 channels=section.get("channels", values.integer),
+                **how,
             )
-        section.only(("kind", "folder", "ignore", "classes", "colors"))
+        section.only((*_STORED_KEYS, "ignore", "classes", "colors"))
         return cls(
             kind,
             folder,
             ignore=section.get("ignore", values.integer),
             classes=section.get("classes", values.texts_or_none),
             colors=section.get("colors", values.colors),
+            **how,
         )
 
 
@@ -272,7 +285,8 @@ class DatasetSpec:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
         if part.kind == "label":
-            return replace(self, target=_labels(part.folder, part.prefix, part.suffix, part.code), target_name=name)
+            labels = _labels(part.folder, part.prefix, part.suffix, part.code)
+            return replace(self, target=replace(labels, layout=part.layout, pages=part.pages), target_name=name)
         target = TargetSpec(
             kind=part.kind,
             folder=part.folder,
@@ -283,6 +297,8 @@ class DatasetSpec:
             invalid=part.invalid,
             bits=part.bits,
             range=part.range,
+            layout=part.layout,
+            pages=part.pages,
         )
         return replace(self, target=target, target_name=name)
 
@@ -300,6 +316,18 @@ class DatasetSpec:
             DataError: When there is none, or more than one.
         """
         return self.store.find(part.folder, key, part)
+
+    def content(self, part: ModalitySpec | TargetSpec, file: str) -> Content:
+        """A file of a modality or of the target, decoded.
+
+        Args:
+            part: Whose file it is.
+            file: As `file` returns it.
+
+        Raises:
+            DataError: When it cannot be read, or leaves in doubt what it means.
+        """
+        return decode(self.store.read(file), self.store.where(file), part)
 
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.
@@ -346,10 +374,16 @@ def _modality(modalities: Section, name: str) -> ModalitySpec:
         suffix=section.get("suffix", values.text, ""),
         bits=section.get("bits", values.bits, None),
         range=section.get("range", values.interval, None),
+        **_how(section),
     )
     if kind == "label":
         modality.code.check(section.at)
     return modality
+
+
+def _how(section: Section) -> dict[str, Any]:
+    """What is declared of how files are read."""
+    return {key: section.get(key, convert, None) for key, convert in _READING_KEYS.items()}
 
 
 def _target(section: Section) -> TargetSpec:
@@ -369,6 +403,7 @@ def _target(section: Section) -> TargetSpec:
             invalid=section.get("invalid", values.number, None),
             bits=section.get("bits", values.bits, None),
             range=section.get("range", values.interval, None),
+            **_how(section),
         )
     code = LabelCode(
         section.get("classes", values.texts),
@@ -377,7 +412,7 @@ def _target(section: Section) -> TargetSpec:
         section.get("ignore", values.unlabelled, ()),
     )
     code.check(section.at)
-    return _labels(folder, prefix, suffix, code)
+    return replace(_labels(folder, prefix, suffix, code), **_how(section))
 
 
 def _labels(folder: str, prefix: str, suffix: str, code: LabelCode) -> TargetSpec:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from polymodal.data.files import Store, decode, require_new, write_file
+from polymodal.data.files import Store, require_new, write_file
 from polymodal.data.fingerprint import differences, fingerprint
-from polymodal.data.inputs import UNITS, InputSpec, stored, to_values
+from polymodal.data.inputs import UNITS, InputSpec, settled, stored, to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
@@ -123,24 +123,13 @@ def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, Input
         DataError: When a file or the declared statistics do not fit the kind or the channels.
     """
     kept = _read(spec)
-    parts = {name: spec.modalities[name] for name in modalities}
-    return {
-        name: replace(_input_spec(spec, name, kept), prefix=part.prefix, suffix=part.suffix)
-        for name, part in parts.items()
-    }
+    return {name: _input_spec(spec, name, kept) for name in modalities}
 
 
 def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> InputSpec:
     modality = spec.modalities[name]
     if modality.kind == "label":
-        return InputSpec(
-            "label",
-            len(modality.classes),
-            invalid=modality.invalid,
-            classes=modality.classes,
-            map=modality.map,
-            colors=modality.colors,
-        )
+        return InputSpec.of(modality, len(modality.classes))
     file, raw = _first(spec, name)
     channels = raw.shape[0]
     needed = {"depth": 1, "normal": 3}.get(modality.kind, channels)
@@ -180,15 +169,8 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
 
 def _plain(modality: ModalitySpec, raw: np.ndarray) -> InputSpec:
     """What files mean before anything is measured; `raw` is one of them."""
-    return InputSpec(
-        modality.kind,
-        raw.shape[0],
-        modality.scale,
-        modality.unit,
-        modality.invalid,
-        bits=modality.bits,
-        stored=stored(raw) if modality.kind in UNITS else "",
-    )
+    plain = InputSpec.of(modality, raw.shape[0])
+    return replace(plain, stored=stored(raw)) if modality.kind in UNITS else plain
 
 
 def _values(
@@ -197,7 +179,8 @@ def _values(
     """What `to_values` gives of each file."""
     for key in keys:
         file = spec.file(spec.modalities[name], key)
-        yield to_values(decode(spec.store.read(file), spec.store.where(file)), plain, spec.store.where(file))
+        where = spec.store.where(file)
+        yield to_values(*settled(spec.content(spec.modalities[name], file), plain, where), where)
 
 
 def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
@@ -230,8 +213,10 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
-    file = spec.file(spec.modalities[name], _training_keys(spec)[0])
-    return spec.store.where(file), decode(spec.store.read(file), spec.store.where(file))
+    modality = spec.modalities[name]
+    file = spec.file(modality, _training_keys(spec)[0])
+    where = spec.store.where(file)
+    return where, spec.content(modality, file).channels(None, where)
 
 
 def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:

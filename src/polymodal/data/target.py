@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymodal.data.files import decode
 from polymodal.data.inputs import InputSpec, prepare_input
 from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
 from polymodal.errors import DataError
@@ -31,7 +30,7 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
         return target
     key = next(iter(spec.splits.values()))[0]
     file = spec.file(target, key)
-    raw = decode(spec.store.read(file), spec.store.where(file))
+    raw = spec.content(target, file).channels(None, spec.store.where(file))
     needed = {"depth": 1, "normal": 3}.get(target.kind, raw.shape[0])
     if raw.shape[0] != needed:
         raise DataError(
@@ -93,15 +92,10 @@ def target_scaling(target: TargetSpec) -> InputSpec:
     """
     assert target.range is not None, "settle_target comes first"
     low, high = target.range
-    return InputSpec(
-        target.kind,
-        target.channels,
-        target.scale,
-        target.unit,
-        target.invalid,
+    return replace(
+        InputSpec.of(target, target.channels),
         mean=((low + high) / 2,) * target.channels,
         std=((high - low) / 2,) * target.channels,
-        bits=target.bits,
     )
 
 

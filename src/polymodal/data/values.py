@@ -113,6 +113,17 @@ def number_or_none(value: Any) -> float | None:
     return math.nan if value == "nan" else None if value is None else number(value)
 
 
+def one_of(known: tuple[str, ...]) -> Callable[[Any], str]:
+    """One of a few words."""
+
+    def convert(value: Any) -> str:
+        if value not in known:
+            raise ValueError(" or ".join(known))
+        return str(value)
+
+    return convert
+
+
 def or_none(convert: Callable[[Any], T]) -> Callable[[Any], T | None]:
     """What `convert` takes, or nothing."""
     return lambda value: None if value is None else convert(value)

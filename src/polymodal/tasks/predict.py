@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from polymodal import checkpoint
-from polymodal.data import InputSpec, TargetSpec, read_array, resize_inputs
+from polymodal.data import InputSpec, TargetSpec, resize_inputs
 from polymodal.data.files import complete_file
-from polymodal.data.inputs import to_values
+from polymodal.data.inputs import settled, to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import range_of
+from polymodal.data.reading import read_content
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
@@ -79,9 +80,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     check_pictures(scenes, [ENSEMBLE], kind.endings)
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
-        raw = _read(scene, specs)
-        tensors = _tensors(raw, scene, specs, size)
-        warn_of_other_units(raw, scene, specs)
+        raw, meanings = _read(scene, specs)
+        tensors = _tensors(raw, meanings, scene, size)
+        warn_of_other_units(raw, scene, meanings)
         if session is not None:
             try:
                 session.check({name: image[None] for name, image in tensors.items()})
@@ -91,9 +92,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for scene in track(scenes, "predicting"):
-        raw = _read(scene, specs)
-        tensors = _tensors(raw, scene, specs, size)
-        picture = _picture(raw, scene, specs)
+        raw, meanings = _read(scene, specs)
+        tensors = _tensors(raw, meanings, scene, size)
+        picture = _picture(raw, meanings, scene)
         try:
             predictions = run({name: image[None] for name, image in tensors.items()}, picture.shape[:2])
         except DataError as error:
@@ -186,8 +187,12 @@ def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, ex
     raise ConfigError(f"no input for {', '.join(missing)}: the model has {', '.join(known)}. {remedy}")
 
 
-def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
-    return {name: read_array(file, labels=specs[name].kind == "label") for name, file in scene.files.items()}
+def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
+    """The files of a scene by modality, and what the values of each mean."""
+    read = {
+        name: settled(read_content(file, specs[name]), specs[name], str(file)) for name, file in scene.files.items()
+    }
+    return {name: raw for name, (raw, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
 
 
 def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
@@ -204,16 +209,16 @@ def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapp
 
 
 def _tensors(
-    raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec], size: tuple[int, int] | None
+    raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], scene: Scene, size: tuple[int, int] | None
 ) -> dict[str, Tensor]:
     own = {name: specs[name] for name in raw}
     return resize_inputs(raw, own, {name: str(file) for name, file in scene.files.items()}, size)[0]
 
 
-def _picture(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> np.ndarray:
+def _picture(raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], scene: Scene) -> np.ndarray:
     """What people see of a scene, uint8 (H, W, 3): the first image among its modalities, or else the first one."""
     name = next((name for name in raw if specs[name].kind == "image"), next(iter(raw)))
-    full = _tensors({name: raw[name]}, scene, {name: specs[name]}, None)[name]
+    full = _tensors({name: raw[name]}, {name: specs[name]}, scene, None)[name]
     return viewable(full, specs[name]).permute(1, 2, 0).numpy()
 
 

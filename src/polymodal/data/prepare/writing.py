@@ -17,9 +17,10 @@ import yaml
 from PIL import Image
 
 from polymodal.data.check import Defect, check
-from polymodal.data.files import read_array, require_empty, write_file
+from polymodal.data.files import require_empty, write_file
 from polymodal.data.inputs import check_sizes
 from polymodal.data.progress import track
+from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 

@@ -1,0 +1,137 @@
+"""What a reader is told of a file, and what the file tells of itself."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from polymodal.errors import DataError
+
+MAX_PIXELS = 2**29
+"""So many pixels, 23170 x 23170, may a file hold; its header is asked before anything is decoded."""
+
+LAYOUTS = ("chw", "hwc")
+"""Where the channels of an array of three axes stand: first, or last."""
+
+PAGES = ("bands",)
+"""What several equal pages of a TIFF file can be: the channels of one image."""
+
+_SEEN_KINDS = ("image", "normal")
+_FULL = {"b": 1, "f": 1}
+
+
+class Reading(Protocol):
+    """How files are to be read: a part of `ModalitySpec`, `TargetSpec` and `InputSpec`, and so of a trained model."""
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`."""
+
+    @property
+    def layout(self) -> str | None:
+        """Of npy files, one of `LAYOUTS`; None takes those whose shape leaves no doubt."""
+
+    @property
+    def pages(self) -> str | None:
+        """Of TIFF files, one of `PAGES`; None takes those of one image alone."""
+
+
+@dataclass(frozen=True)
+class PlainReading:
+    """A `Reading` of nothing else."""
+
+    kind: str = "image"
+    layout: str | None = None
+    pages: str | None = None
+
+
+def seen(reading: Reading) -> bool:
+    """Whether values are those that a person sees; numbers of the other kinds are taken as they are stored."""
+    return reading.kind in _SEEN_KINDS
+
+
+@dataclass(frozen=True)
+class Content:
+    """A decoded file.
+
+    Args:
+        array: (C, H, W), upright.
+        alpha: Whether the last channel is the opacity of the others.
+        nodata: The value that the file itself declares to be no measurement.
+        notes: What was done about things that the file says, for people.
+        orientation: As Exif counts it, of an array that is not upright yet.
+    """
+
+    array: np.ndarray
+    alpha: bool = False
+    nodata: float | None = None
+    notes: tuple[str, ...] = ()
+    orientation: int = 1
+
+    def channels(self, expected: int | None, file: str) -> np.ndarray:
+        """The array without an alpha channel that hides nothing.
+
+        Args:
+            expected: Channels of the modality, where they are known: alpha that they count stays.
+            file: Its name, for messages.
+
+        Raises:
+            DataError: When some pixels are transparent, and the modality has no channel for that.
+        """
+        if not self.alpha or expected == len(self.array):
+            return self.array
+        opacity = self.array[-1]
+        full = _FULL.get(opacity.dtype.kind) or np.iinfo(opacity.dtype).max
+        if (opacity == full).all():
+            return self.array[:-1]
+        if expected is None:
+            return self.array
+        raise DataError(
+            f"{file}: some pixels are transparent, and the modality's channels, {expected}, count no alpha. Save the "
+            "file without its alpha channel, or give every file of the modality one that is not opaque."
+        )
+
+
+class RefusedError(ValueError):
+    """A sound file that says of itself what cannot be followed; the message ends in the remedy, without a full stop."""
+
+
+class _HasInvalid(Protocol):
+    @property
+    def invalid(self) -> float | None: ...
+
+
+Spec = TypeVar("Spec", bound=_HasInvalid)
+
+
+def honouring(spec: Spec, content: Content) -> Spec:
+    """What the values of one file mean: its own no-data value counts where the data set declares no `invalid`.
+
+    Args:
+        spec: An `InputSpec` or a `TargetSpec`.
+        content: The file.
+    """
+    if spec.invalid is not None or content.nodata is None:
+        return spec
+    changed: Any = spec
+    return replace(changed, invalid=content.nodata)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse what would fill the memory before it is decoded.
+
+    Raises:
+        RefusedError: When a header claims more than `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise RefusedError(
+            f"says to have {width}x{height} pixels (width x height), and up to {MAX_PIXELS} are read. Cut it into parts"
+        )
+
+
+def full_scale(array: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned numbers of odd bits, as 2, 4 or 12, stretched to all of their 8 or 16-bit type, as they are seen."""
+    top = np.iinfo(array.dtype).max
+    if bits == array.dtype.itemsize * 8:
+        return array
+    return np.rint(array * (top / ((1 << bits) - 1))).astype(array.dtype)

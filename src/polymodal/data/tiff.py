@@ -1,0 +1,192 @@
+"""TIFF: which page is the image, which of its numbers are colours, and which value is none."""
+
+import io
+import math
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
+
+from polymodal.data.content import Content, Reading, RefusedError, check_pixels, full_scale, seen
+from polymodal.data.pictures import CMYK_NOTE
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_ORIENTATION, _NODATA, _METADATA = 274, 42113, 42112
+_ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
+_PLAIN = (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.MASK)
+_JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)  # decoded from YCbCr to RGB
+
+
+def decode_tiff(data: bytes, reading: Reading) -> Content:
+    """A TIFF file; (C, H, W) not yet upright.
+
+    Raises:
+        Exception: Of the decoder, when the file is damaged.
+        RefusedError: When it says of itself what cannot be followed.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        found = [page for page in file.pages if isinstance(page, TiffPage)]
+        found += [sub for page in found for sub in page.pages or () if isinstance(sub, TiffPage)]
+        masks = [page for page in found if page.is_mask]
+        pages = _largest([page for page in found if not page.is_mask])
+        page = pages[0]
+        check_pixels(page.imagewidth, page.imagelength * page.imagedepth)
+        if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
+            raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
+        array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
+    nodata = _nodata(page, array.dtype)
+    colors, alpha, notes = _colors(array, page, reading)
+    if colors is not array and nodata is not None:
+        hidden = array == nodata
+        if hidden.any() and max(len(array), len(colors)) > 1:
+            raise RefusedError(f"its no-data value {nodata:g} stands for a colour. Save it as RGB or grey")
+        nodata = colors[hidden][0].item() if hidden.any() else None
+    orientation = page.tags.valueof(_ORIENTATION, default=1)
+    return Content(colors, alpha, nodata, (*_scaled_note(page), *notes), int(orientation))
+
+
+def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:
+    """The pages of the full resolution: none that says to be reduced, and none that is smaller and of the same shape.
+
+    Raises:
+        RefusedError: When what is left are pictures of different sizes.
+    """
+    full = [page for page in pages if not (page.is_reduced or page.tags.valueof(255) == 2)] or list(pages)
+    most = max(full, key=lambda page: page.imagewidth * page.imagelength)
+    width, height = most.imagewidth, most.imagelength
+    kept = []
+    for page in full:
+        size = page.imagewidth, page.imagelength
+        if size == (width, height):
+            kept.append(page)
+        elif abs(size[0] / width - size[1] / height) > 1.5 / width + 1.5 / height:
+            raise RefusedError(
+                f"{len(full)} pictures of different shapes, such as {width}x{height} and {size[0]}x{size[1]}. Save the "
+                "one that is meant as a file of its own"
+            )
+    return kept
+
+
+def _holds_more(file: tifffile.TiffFile, page: TiffPage) -> bool:
+    """Whether an only page stands for the many images behind it."""
+    return (page.is_shaped or file.is_imagej) and file.series[0].size > page.size
+
+
+def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: Reading) -> np.ndarray:
+    """Several pages as channels, where the data set or the file says that they are.
+
+    Raises:
+        RefusedError: When neither does, or the pages have channels themselves.
+    """
+    series = file.series[0]
+    # Of one array, tifffile notes the shape and microscopes which axis the channels are.
+    declared = series.axes in ("QYX", "CYX", "SYX") and series.kind != "generic" and series.size >= _size(pages)
+    count = max(len(pages), series.shape[0] if series.ndim > 2 else 1)
+    if reading.pages is None and not declared:
+        raise RefusedError(
+            f"{count} pages of equal size, and one image is expected. Declare `pages: bands` in dataset.yaml if they "
+            "are the channels of one image, or save each as a file of its own"
+        )
+    check_pixels(pages[0].imagewidth, pages[0].imagelength * count)
+    if series.ndim == 3 and series.size >= _size(pages) and series.axes.endswith("YX"):
+        return series.asarray()
+    planes = [_planes(page) for page in pages]
+    if any(len(plane) > 1 or plane.dtype != planes[0].dtype for plane in planes):
+        raise RefusedError(f"{count} pages that are no bands. Each must hold one channel, all of one type")
+    return np.concatenate(planes)
+
+
+def _size(pages: Sequence[TiffPage]) -> int:
+    return sum(page.size for page in pages)
+
+
+def _planes(page: TiffPage) -> np.ndarray:
+    """(C, H, W) of one page."""
+    array, axes = page.asarray(), page.axes
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3 or "Y" not in axes or "X" not in axes:
+        raise ValueError(f"expected one image with its channels, got axes {axes} of shape {array.shape}")
+    (channel,) = (axis for axis in range(3) if axes[axis] not in "YX")
+    return np.moveaxis(array, channel, 0)
+
+
+def _colors(array: np.ndarray, page: TiffPage, reading: Reading) -> tuple[np.ndarray, bool, tuple[str, ...]]:
+    """The values that a person sees, or the stored ones where they are numbers; whether the last is alpha; notes."""
+    photometric, bits = page.photometric, page.bitspersample
+    alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA and reading.kind != "raw"
+    if photometric == PHOTOMETRIC.MINISWHITE:
+        return _inverted(array, page, reading), alpha, ("min-is-white: its values are inverted",)
+    if not seen(reading):
+        return array, alpha, ()
+    if photometric == PHOTOMETRIC.PALETTE:
+        return _looked_up(array, page), False, ()
+    if photometric == PHOTOMETRIC.SEPARATED:
+        if array.dtype != np.uint8 or len(array) != 4:
+            raise RefusedError(f"{len(array)} inks of {array.dtype}, and CMYK of 8 bits is read. Save it as RGB")
+        image = Image.fromarray(np.ascontiguousarray(np.moveaxis(array, 0, 2)), "CMYK").convert("RGB")
+        return np.moveaxis(np.array(image), 2, 0), False, (CMYK_NOTE,)
+    if photometric not in _PLAIN and not (photometric == PHOTOMETRIC.YCBCR and page.compression in _JPEG):
+        name = getattr(photometric, "name", photometric)
+        raise RefusedError(f"its colours are {name}, and grey, RGB, palette and CMYK are read. Save it as RGB")
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        array = full_scale(array, bits)
+    return array, alpha, ()
+
+
+def _inverted(array: np.ndarray, page: TiffPage, reading: Reading) -> np.ndarray:
+    if reading.kind in ("depth", "raw"):
+        raise RefusedError(
+            f"min-is-white, so that its numbers may count upwards or downwards, which kind {reading.kind} must know. "
+            "Save it as min-is-black"
+        )
+    if len(array) != 1 or array.dtype.name not in ("bool", "uint8", "uint16"):
+        raise RefusedError(f"min-is-white with {len(array)} channel(s) of {array.dtype}. Save it as min-is-black")
+    if array.dtype == bool:
+        return ~array
+    inverted = ((1 << page.bitspersample) - 1 - array).astype(array.dtype)
+    return full_scale(inverted, page.bitspersample) if seen(reading) else inverted
+
+
+def _looked_up(array: np.ndarray, page: TiffPage) -> np.ndarray:
+    if len(array) != 1 or page.colormap is None:
+        raise RefusedError(f"a palette for {len(array)} channels. Save it as RGB")
+    # The table has 16 bits; some programs fill in 8.
+    table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
+    return table.astype(np.uint8)[:, array[0].astype(np.intp)]
+
+
+def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
+    """The value that GDAL declares, as a pixel of the file would hold it."""
+    text = str(page.tags.valueof(_NODATA, default="")).strip(" \0\n")
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"its no-data value is {text!r}, which is no number") from error
+    if dtype.kind != "f" or not math.isfinite(value):
+        return value
+    limits = np.finfo(dtype)
+    return float(np.clip(value, limits.min, limits.max).astype(dtype))
+
+
+def _scaled_note(page: TiffPage) -> tuple[str, ...]:
+    """What GDAL declares that the stored numbers are to be multiplied by, and added to; `scale` is what counts."""
+    try:
+        items = ElementTree.fromstring(str(page.tags.valueof(_METADATA, default="<none/>")).strip(" \0\n")).iter("Item")
+        found = {item.get("role"): item.text for item in items}
+        scale, offset = float(found.get("scale") or 1), float(found.get("offset") or 0)
+    except (ElementTree.ParseError, ValueError):
+        return ()
+    if (scale, offset) == (1, 0):
+        return ()
+    return (f"declares the scale {scale:g} and the offset {offset:g}, which dataset.yaml alone can apply",)
