@@ -1,11 +1,14 @@
 """PNG and JPEG. Decoders that raise on damaged bytes, and only after the header was looked at."""
 
 import io
+import struct
+import warnings
 from collections.abc import Iterator
 
 import imagecodecs
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -14,6 +17,7 @@ from polymodal.data.content import Content, Reading, RefusedError, check_pixels,
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
+_ORIENTATION = 274  # the tag, as in TIFF
 _GREY, _PALETTE, _ALPHA = 0, 3, 4  # the last one and above
 _METADATA = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -42,7 +46,7 @@ def decode_png(data: bytes, reading: Reading) -> Content:
         if kind == b"tRNS":
             transparent = data[start:stop]
         if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and data.startswith(_METADATA, start, stop)):
-            orientation = _orientation(PngImageFile(io.BytesIO(data)))
+            orientation = _orientation(PngImageFile, data)
     if color == _PALETTE:
         image: Image.Image = PngImageFile(io.BytesIO(data))
         if seen(reading):
@@ -88,7 +92,7 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
     # A decoder fills up what is missing with grey.
     if data.rfind(_END, scan) < 0:
         raise ValueError("cut off: its end is missing")
-    orientation = _orientation(JpegImageFile(io.BytesIO(data))) if metadata else 1
+    orientation = _orientation(JpegImageFile, data) if metadata else 1
     if colors == _CMYK:
         if not seen(reading):
             raise RefusedError(f"CMYK, whose four inks are no values of kind {reading.kind}. Save what is meant as PNG")
@@ -109,12 +113,14 @@ def channels_first(array: np.ndarray) -> np.ndarray:
     return array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(reader: type[ImageFile], data: bytes) -> int:
     """As the Exif or XMP data say; damaged ones say nothing, and viewers show such a picture as it is stored."""
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except (SyntaxError, ValueError, TypeError, KeyError, OverflowError):
-        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # else Pillow warns of every damaged one
+        try:
+            return int(reader(io.BytesIO(data)).getexif().get(_ORIENTATION, 1))
+        except (SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
+            return 1
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

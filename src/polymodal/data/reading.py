@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -78,19 +77,17 @@ def decode(data: bytes, file: str, reading: Reading) -> Content:
         raise DataError(f"{file}: expected a file that ends in one of {', '.join(EXTENSIONS)}.")
     name = _format(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, once for every file of a set
-            match name:
-                case "PNG":
-                    content = decode_png(data, reading)
-                case "JPEG":
-                    content = decode_jpeg(data, reading)
-                case "TIFF":
-                    content = decode_tiff(data, reading)
-                case "npy":
-                    content = Content(_decode_npy(data, reading))
-                case _:
-                    raise ValueError(f"{name}; PNG, JPEG, TIFF and npy are read")
+        match name:
+            case "PNG":
+                content = decode_png(data, reading)
+            case "JPEG":
+                content = decode_jpeg(data, reading)
+            case "TIFF":
+                content = decode_tiff(data, reading)
+            case "npy":
+                content = Content(_decode_npy(data, reading))
+            case _:
+                raise ValueError(f"{name}; PNG, JPEG, TIFF and npy are read")
     except RefusedError as error:
         raise DataError(f"{file}: {error}.") from error
     except Exception as error:  # every decoder has its own errors; to the user they are all the same
@@ -100,7 +97,9 @@ def decode(data: bytes, file: str, reading: Reading) -> Content:
     array = content.array
     if array.dtype.kind not in "buif" or array.size == 0:
         raise DataError(f"{file}: expected numbers, got {array.dtype} of shape {array.shape}.")
-    return _upright(replace(content, array=array.astype(array.dtype.newbyteorder("="), copy=False)))
+    if not array.dtype.isnative:
+        content = replace(content, array=array.astype(array.dtype.newbyteorder("=")))
+    return _upright(content)
 
 
 def _format(data: bytes) -> str:
@@ -122,7 +121,7 @@ def _format(data: bytes) -> str:
 def _upright(content: Content) -> Content:
     """Turned and mirrored as Exif's orientation says (TIFF 6.0, tag 274); other numbers than 1 to 8 say nothing."""
     if content.orientation not in range(2, 9):
-        return replace(content, orientation=1)
+        return content
     array = content.array
     if content.orientation >= 5:
         array = array.swapaxes(1, 2)
