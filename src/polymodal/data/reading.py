@@ -143,13 +143,12 @@ def _decode_npy(data: bytes, reading: Reading) -> np.ndarray:
         raise ValueError(f"expected two or three axes, got shape {shape}")
     if (claimed := int(np.prod(shape, dtype=object)) * dtype.itemsize) > len(data) - stream.tell():
         raise ValueError(f"cut off: {claimed} bytes of values are announced, and {len(data) - stream.tell()} are there")
+    plane = len(shape) == 2
+    last = not plane and (reading.layout == "hwc" if reading.layout else not _channels_lead(shape))
+    height, width = shape[:2] if last else shape[-2:]
+    check_pixels(width, height)
     array = np.load(io.BytesIO(data), allow_pickle=False)
-    if array.ndim == 2:
-        return array[None]
-    first = reading.layout == "chw" if reading.layout else _channels_lead(shape)
-    array = array if first else np.moveaxis(array, 2, 0)
-    check_pixels(array.shape[2], array.shape[1])
-    return np.ascontiguousarray(array)
+    return array[None] if plane else np.ascontiguousarray(np.moveaxis(array, 2, 0) if last else array)
 
 
 def _channels_lead(shape: tuple[int, ...]) -> bool:

@@ -173,10 +173,11 @@ def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
         value = float(text)
     except ValueError as error:
         raise ValueError(f"its no-data value is {text!r}, which is no number") from error
-    if dtype.kind != "f" or not math.isfinite(value):
+    if dtype.kind != "f" or math.isnan(value):
         return value
-    limits = np.finfo(dtype)
-    return float(np.clip(value, limits.min, limits.max).astype(dtype))
+    # Written with 15 digits, the lowest number of either length is a little lower than any.
+    lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return float(np.array(min(max(value, lowest), highest)).astype(dtype))
 
 
 def _scaled_note(page: TiffPage) -> tuple[str, ...]:

@@ -1,0 +1,277 @@
+"""What TIFF and npy files say of themselves: pages, no-data and axes, in one way for training, check and prediction."""
+
+import io
+from contextlib import suppress
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fixtures_data import edit, make_folder
+from polymodal.data import DatasetSpec, FolderDataset, InputSpec, TargetSpec, check, content, read_array
+from polymodal.data.content import PlainReading
+from polymodal.data.inputs import settled, to_values
+from polymodal.data.reading import decode
+from polymodal.data.statistics import compute
+from polymodal.errors import DataError
+
+RNG = np.random.default_rng(0)
+SMALL = RNG.integers(0, 256, (12, 16)).astype(np.uint8)
+LARGE = np.kron(SMALL, np.ones((2, 2), np.uint8))
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def pages(*written: tuple[np.ndarray, dict]) -> bytes:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        for array, said in written:
+            file.write(array, **{"photometric": "minisblack", "metadata": None} | said)
+    return buffer.getvalue()
+
+
+def read(data: bytes, **how) -> np.ndarray:
+    return decode(data, "a.tif", PlainReading(**how)).array
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pages((SMALL, {"subfiletype": 1}), (LARGE, {})),
+        pages((LARGE, {}), (SMALL, {"subfiletype": 1})),
+        pages((SMALL, {}), (LARGE, {})),
+        pages((LARGE, {"subifds": 1}), (SMALL, {"subfiletype": 1})),
+        pages((SMALL, {"subfiletype": 1, "subifds": 1}), (LARGE, {})),
+    ],
+)
+def test_the_full_resolution_is_read_wherever_it_stands(data):
+    """If this breaks, a thumbnail is trained on, or a picture is refused for its overviews."""
+    assert np.array_equal(read(data), LARGE[None])
+
+
+def test_equal_pages_are_bands_where_the_data_set_says_so_and_refused_elsewhere():
+    """If this breaks, only the first of several bands is seen, and nobody is told."""
+    data = pages((SMALL, {}), (SMALL // 2, {}), (SMALL // 3, {}))
+    with pytest.raises(DataError, match=r"a.tif: 3 pages of equal size.* Declare `pages: bands`"):
+        read(data)
+    assert np.array_equal(read(data, pages="bands"), np.stack([SMALL, SMALL // 2, SMALL // 3]))
+    buffer = io.BytesIO()
+    Image.fromarray(SMALL).save(buffer, "TIFF", save_all=True, append_images=[Image.fromarray(SMALL // 2)])
+    with pytest.raises(DataError, match="2 pages of equal size"):
+        read(buffer.getvalue())
+    assert np.array_equal(read(buffer.getvalue(), pages="bands"), np.stack([SMALL, SMALL // 2]))
+    assert read(pages((SMALL, {})), pages="bands").shape == (1, 12, 16)
+    with pytest.raises(DataError, match="2 pages that are no bands"):
+        read(pages(*[(np.dstack([SMALL] * 3), {"photometric": "rgb"})] * 2), pages="bands")
+
+
+def test_a_stack_that_says_what_its_axes_are_is_believed():
+    stack = np.stack([SMALL, SMALL // 2])
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, stack, imagej=True, metadata={"axes": "ZYX"})
+    with pytest.raises(DataError, match="2 pages of equal size"):
+        read(buffer.getvalue())
+    assert np.array_equal(read(buffer.getvalue(), pages="bands"), stack)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, stack, imagej=True, metadata={"axes": "CYX"})
+    assert np.array_equal(read(buffer.getvalue()), stack)
+
+
+def test_pictures_of_other_shapes_in_one_file_are_refused():
+    with pytest.raises(DataError, match=r"2 pictures of different shapes.* as a file of its own"):
+        read(pages((LARGE, {}), (SMALL[:, :4], {})))
+
+
+def test_a_mask_page_that_hides_pixels_is_refused():
+    hidden = SMALL > 40
+    with pytest.raises(DataError, match="its mask leaves pixels out"):
+        read(pages((SMALL, {}), (hidden, {"subfiletype": 4, "photometric": "mask"})))
+    assert read(pages((SMALL, {}), (hidden | True, {"subfiletype": 4, "photometric": "mask"}))).shape == (1, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "hole", "dtype"),
+    [
+        ("0", 0, np.uint16),
+        ("-9999", -9999, np.int16),
+        ("-9999", -9999, np.float32),
+        ("-3.4028234663852886e+38", LOWEST, np.float32),
+        ("-3.40282346638529e+38", LOWEST, np.float32),
+        ("-1.79769313486232e+308", LOWEST, np.float32),
+        ("-3.4e38", np.float32(-3.4e38), np.float32),
+        ("nan", np.nan, np.float32),
+    ],
+)
+def test_no_data_of_the_file_is_no_measurement_anywhere(tmp_path, text, hole, dtype):
+    """If this breaks, -9999 m are a depth: mean, deviation and every input are wrong, and the scores plausible."""
+    root = make_folder(tmp_path / "data", modalities=["rgb"])
+    (root / "height").mkdir()
+    edit(root, lambda d: d["modalities"].update(height={"folder": "height", "kind": "depth"}))
+    values = RNG.integers(10, 90, (9, 24, 32)).astype(dtype)
+    values[:, :3] = hole
+    for number, array in enumerate(values):
+        tifffile.imwrite(root / f"height/{number:04d}.tif", array, extratags=[(42113, "s", 0, text, True)])
+    moments = compute(root)["height"]
+    assert moments.mean[0] == pytest.approx(values[:6, 3:].mean(dtype=np.float64), rel=1e-6)
+    sample = FolderDataset(root, "train", ["height"])[0]
+    assert not sample["valid"]["height"][:, :3].any()
+    assert sample["valid"]["height"][:, 3:].all()
+    assert not sample["inputs"]["height"][:, :3].any()
+    (note,) = [defect for defect in check(root) if defect.file.startswith("height")]
+    assert note.note
+    assert "to be no data, and dataset.yaml declares no `invalid`" in note.problem
+    assert "8 more" in note.problem
+    edit(root, lambda d: d["modalities"]["height"].update(invalid=12345))
+    problems = [defect for defect in check(root) if "declares `invalid: 12345`" in defect.problem]
+    assert len(problems) == (1 if text == "nan" else 9)
+    assert all(defect.note == (text == "nan") for defect in problems)
+
+
+def test_no_data_follows_what_is_done_to_the_values():
+    tag = [(42113, "s", 0, "0", True)]
+    grey = np.array([[0, 7, 255]], np.uint8)
+    for settings_, left in (({"photometric": "miniswhite"}, [255, 248, 0]), ({}, [0, 7, 255])):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, grey, extratags=tag, **settings_)
+        found = decode(buffer.getvalue(), "a.tif", PlainReading())
+        raw, spec = settled(found, InputSpec("image", 1), "a.tif")
+        assert raw.ravel().tolist() == left
+        assert to_values(raw, spec, "a.tif")[1].tolist() == [[[False, True, True]]]
+
+
+def test_no_data_of_a_label_is_held_against_what_is_ignored(tmp_path):
+    root = make_folder(tmp_path / "data", modalities=["rgb"])
+    for file in sorted((root / "label").iterdir()):
+        label = read_array(file, labels=True)[0]
+        file.unlink()
+        tifffile.imwrite(file.with_suffix(".tif"), label, extratags=[(42113, "s", 0, "0", True)])
+    (note,) = check(root)
+    assert note.note
+    assert "0 to be no data, and `ignore` in dataset.yaml does not: it counts as the class 'class 0'" in note.problem
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (200, 64, 64), (200, 64, 60), (12, 64, 16), (4, 5, 6)])
+def test_an_npy_cube_is_read_as_declared_and_never_guessed(tmp_path, shape):
+    """If this breaks, a cube of 200 bands is a picture of 200 rows."""
+    cube = RNG.random(shape)
+    np.save(tmp_path / "a.npy", cube)
+    with pytest.raises(DataError, match=r"a.npy: the shape .*Declare `layout: chw` or `layout: hwc`"):
+        read_array(tmp_path / "a.npy")
+    assert np.array_equal(read_array(tmp_path / "a.npy", layout="chw"), cube)
+    assert np.array_equal(read_array(tmp_path / "a.npy", layout="hwc"), np.moveaxis(cube, 2, 0))
+
+
+def test_how_files_are_read_is_declared_in_the_data_set_and_kept_with_the_model(tmp_path):
+    """If this breaks, `predict` reads files another way than training did."""
+    root = make_folder(tmp_path / "data", modalities=["bands"])
+    edit(root, lambda d: d["modalities"]["bands"].update(layout="hwc", pages="bands"))
+    (spec,) = FolderDataset(root, "train").inputs.values()
+    assert (spec.layout, spec.pages) == ("hwc", "bands")
+    assert InputSpec.from_dict(spec.as_dict()) == spec
+    old = {key: value for key, value in spec.as_dict().items() if key not in ("layout", "pages")}
+    assert InputSpec.from_dict(old).layout is None
+    target = DatasetSpec.load(root).target
+    target = TargetSpec("label", "label", classes=target.classes, colors=target.colors, pages="bands")
+    assert TargetSpec.from_dict(target.as_dict()).pages == "bands"
+    edit(root, lambda d: d["modalities"]["bands"].update(layout="whc"))
+    with pytest.raises(DataError, match=r"modalities.bands.layout: expected chw or hwc, got 'whc'"):
+        DatasetSpec.load(root)
+
+
+def test_check_tells_once_what_was_done_to_many_files(tmp_path):
+    """Dropped alpha and turned pictures are worth a line, not a thousand."""
+    root = make_folder(tmp_path / "data", modalities=["rgb"])
+    exif = Image.Exif()
+    exif[274] = 3
+    for number in range(9):
+        array = RNG.integers(0, 256, (24, 32, 4)).astype(np.uint8)
+        array[..., 3] = 255
+        (root / f"rgb/{number:04d}.jpg").unlink()
+        Image.fromarray(array).save(root / f"rgb/{number:04d}.png", exif=exif)
+    assert [(defect.file, defect.problem, defect.note) for defect in check(root)] == [
+        ("rgb/0000.png", "orientation 3: it is turned as viewers show it (8 more like it).", True),
+        ("rgb/0000.png", "its alpha channel is opaque and left out (8 more like it).", True),
+    ]
+    assert FolderDataset(root, "train")[0]["inputs"]["rgb"].shape[0] == 3
+    array[0, 0, 3] = 0
+    Image.fromarray(array).save(root / "rgb/0004.png")
+    (defect,) = [defect for defect in check(root) if not defect.note]
+    assert (defect.file, "some pixels are transparent" in defect.problem) == ("rgb/0004.png", True)
+    with pytest.raises(DataError, match=r"0004.png: some pixels are transparent"):
+        FolderDataset(root, "train")[4]
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"", "it is empty, 0 bytes"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "its content is WebP"),
+        (b"GIF89a", "its content is GIF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "its content is Git LFS pointer"),
+        (b"\x89HDF\r\n\x1a\n", "its content is HDF5"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "npy"])
+def test_the_content_tells_the_format_and_others_are_named(start, said, ending):
+    with pytest.raises(DataError, match=rf"a.{ending}: cannot be read as {ending.upper()} \({said}.*PNG, JPEG, TIFF"):
+        decode(start, f"a.{ending}", PlainReading())
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "npy"])
+def test_a_wrong_ending_does_not_matter(ending):
+    buffer = io.BytesIO()
+    np.save(buffer, SMALL)
+    for data in (imagecodecs.png_encode(SMALL), pages((SMALL, {})), buffer.getvalue()):
+        assert np.array_equal(decode(data, f"a.{ending}", PlainReading()).array, SMALL[None])
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding(monkeypatch):
+    """One rule for all: 72 bytes that claim 50000 x 50000 pixels once ended the process."""
+    monkeypatch.setattr(content, "MAX_PIXELS", 100)
+    buffer = io.BytesIO()
+    np.save(buffer, SMALL)
+    files = [buffer.getvalue(), pages((SMALL, {}))]
+    for image in (SMALL, SMALL > 9, SMALL % 4):
+        for kind in ("PNG", "JPEG"):
+            if image.dtype == bool and kind == "JPEG":
+                continue
+            buffer = io.BytesIO()
+            picture = Image.fromarray(image)
+            if kind == "PNG" and image.max() < 4 and image.dtype != bool:
+                picture.putpalette(bytes(range(12)))
+            picture.save(buffer, kind)
+            files.append(buffer.getvalue())
+    for data in files:
+        with pytest.raises(DataError, match=r"a.png: says to have 16x12 pixels.* up to 100 are read"):
+            decode(data, "a.png", PlainReading())
+
+
+def _encoded() -> list[bytes]:
+    color = np.dstack([SMALL, SMALL // 2, SMALL // 3])
+    found = [imagecodecs.png_encode(SMALL), imagecodecs.png_encode(SMALL.astype(np.uint16) * 257)]
+    found += [imagecodecs.png_encode(color), imagecodecs.jpeg8_encode(color), imagecodecs.jpeg8_encode(SMALL)]
+    buffer = io.BytesIO()
+    np.save(buffer, color)
+    return [*found, buffer.getvalue(), pages((color, {"photometric": "rgb", "compression": "lzw"}))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_encoded()), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), min_size=1, max_size=3))
+def test_flipped_bits_are_an_error_or_an_image_and_never_the_end(data, flips):
+    """Libraries that trust what they read end the process with a segmentation fault: no word, no result."""
+    damaged = bytearray(data)
+    for place, bit in flips:
+        damaged[int(place * len(data))] ^= 1 << bit
+    with suppress(DataError):
+        assert decode(bytes(damaged), "a.png", PlainReading()).array.ndim == 3
+
+
+def test_a_jpeg_that_was_cut_off_is_refused():
+    """Decoders fill up the rest with grey, which a network would learn."""
+    data = imagecodecs.jpeg8_encode(LARGE)
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(DataError, match=r"a.jpg: cannot be read as JPEG \(.*(cut off|its pixels)"):
+            decode(data[: int(len(data) * share)], "a.jpg", PlainReading())
