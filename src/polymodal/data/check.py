@@ -50,8 +50,8 @@ def check(root: str | Path) -> Findings:
 
     Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
     ignored, NaN, constant images, files without a measurement, files in another unit than the others, and keys that are
-    listed twice; that all is of one class. Notes are files of no split, classes that occur nowhere or not in every split,
-    and what was done about things that files say of themselves.
+    listed twice, and that all is of one class. Notes are files of no split, classes that occur nowhere or not in every
+    split, and what was done about things that files say of themselves.
 
     Raises:
         DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
@@ -89,7 +89,8 @@ def _sample(
     """The defects of one sample's files.
 
     By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies; `shapes`
-    the size of each sample's target. Its labels are added to what is counted of its splits, and what files say of themselves to `remarks`.
+    the size of each sample's target. Its labels are added to what is counted of its splits, and what files say of
+    themselves to `remarks`.
     """
     sizes: dict[str, tuple[int, ...]] = {}
     for name, modality in _parts(spec):
