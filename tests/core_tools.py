@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from polymodal import Exchange, Multimodal, fuse
+from polymodal.nn import PrivateFrozenNorm2d
 
 NAMES = ("rgb", "depth", "normal", "thermal")
 
@@ -19,7 +20,7 @@ def randomize_norms(network: nn.Module) -> nn.Module:
     Works on plain networks (`(C,)`) and fused ones (`(M, C)`); every modality gets values of its own.
     """
     for module in network.modules():
-        if isinstance(module, _BatchNorm) or type(module).__name__ == "PrivateBatchNorm2d":
+        if isinstance(module, _BatchNorm | PrivateFrozenNorm2d):
             with torch.no_grad():
                 if module.weight is not None:
                     sign = torch.where(torch.rand_like(module.weight) < 0.5, -1.0, 1.0)

@@ -14,17 +14,16 @@ from torch.nn import functional as F
 from core_tools import NAMES, assert_equal, difference, images, randomize_norms
 from polymodal import ConfigError, Exchange, Multimodal, PolymodalError, functional, fuse
 from polymodal.models.unet import RoomsUNet, enlarge
-from polymodal.nn import PrivateNorm2d
 from polymodal.speed import accelerate
 from polymodal.tasks.base import Task
 
 
-def network(modalities: int, exchanges: bool) -> Multimodal:
+def network(modalities: int, exchanges: bool, statistics: str = "batch") -> Multimodal:
     """A small U-Net of which about half of the channels are exchanged, or none."""
     torch.manual_seed(0)
     plain = RoomsUNet(3, stem=8, widths=(8,), decoder=8)
     fusion = Exchange(0.6, penalty=1e-3, within="all") if exchanges else None
-    return randomize_norms(fuse(plain, NAMES[:modalities], fusion))
+    return randomize_norms(fuse(plain, NAMES[:modalities], fusion, statistics=statistics))
 
 
 def step(net: Multimodal, call: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,10 +184,7 @@ def test_the_switch(monkeypatch):
     net = network(2, True)
     modes = (("off", False, False, False), ("auto", True, False, False), ("auto", False, False, True))
     for speed, training, frozen, channels_last in (*modes, ("auto", True, True, True)):
-        other = copy.deepcopy(net).train(training)
-        for norm in other.modules():
-            if isinstance(norm, PrivateNorm2d):
-                norm.frozen = frozen
+        other = network(2, True, "frozen" if frozen else "batch").train(training)
         assert accelerate(other, speed) is other
         conv: nn.Conv2d = other.network.encoder.stages[0][0].conv1
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last

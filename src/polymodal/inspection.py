@@ -10,7 +10,7 @@ from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
 from polymodal.nn.entrance import entrance
-from polymodal.nn.norm import can_be_private
+from polymodal.nn.plain_norm import can_be_private
 from polymodal.preconditions import check_norms
 
 

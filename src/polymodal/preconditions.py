@@ -12,7 +12,7 @@ from polymodal.errors import FusionError
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
 from polymodal.nn.entrance import Entrance, other_readers
-from polymodal.nn.norm import PlainNorm, can_be_private
+from polymodal.nn.plain_norm import PlainNorm, can_be_private
 
 _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 

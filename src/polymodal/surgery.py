@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Sites, make_fusion
@@ -22,6 +23,7 @@ from polymodal.preconditions import (
     named_norms,
     private_modalities,
 )
+from polymodal.ties import COPIES, check_ties
 
 
 def fuse(
@@ -42,7 +44,7 @@ def fuse(
     network's values. Everything is checked before anything is changed, by running copies without values if need be.
 
     Statistics over several processes: convert the network by `torch.nn.SyncBatchNorm.convert_sync_batchnorm` before it
-    is fused; afterwards that finds no norm. Only one forward pass of a network may run at a time.
+    is fused; afterwards that is refused. Only one forward pass of a network may run at a time.
 
     Args:
         model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
@@ -109,6 +111,7 @@ def fuse(
         norms,
         convolutions,
     )
+    check_ties(model, plan.kinds(model))
     plan.rehearse(model)
     return plan.carry_out(model if inplace else _copied(model))
 
@@ -131,12 +134,16 @@ class _Plan:
     def carry_out(self, network: nn.Module) -> "Multimodal":
         """Change the network."""
         roster = Roster(self.names)
+        # What was made of a tensor, so that layers which share one go on sharing what becomes of it.
+        made: dict[int, Tensor] = {}
+        copied: dict[str, dict[int, Any]] = {name: {} for name in self.names}
         stem = Stem(roster, self.channels, self.way_in.channels, self.private_stems)
         replaced: dict[int, nn.Module] = {
             id(norm): make_private(
                 norm,
                 roster if self.norms == "private" and name not in self.merged else None,
                 name=name,
+                memo=made,
                 frozen=name in self.frozen,
             )
             for name, norm in named_norms(network)
@@ -144,19 +151,35 @@ class _Plan:
         if self.private_stems:
             conv = network.get_submodule(self.way_in.name)
             assert isinstance(conv, nn.Conv2d)
-            own = {
-                name: (self.channels[name] if name in self.private_stems else None) or conv.in_channels
-                for name in self.names
-                if name in self.private_stems or self.convolutions == "private"
-            }
-            replaced[id(conv)] = PrivateConv2d(conv, roster, own, stem.width)
+            replaced[id(conv)] = PrivateConv2d(conv, roster, self._stem_channels(), stem.width, copied)
         if self.convolutions == "private":
             for name, layer in named_layers(network):
                 if name not in self.merged and id(layer) not in replaced:
-                    replaced[id(layer)] = PrivateLayer(layer, roster)
+                    replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))
         network = _replace(network, replaced)
         self.method.install(network, self.places, roster)
         return Multimodal(network, stem, self.method, self.places)
+
+    def kinds(self, network: nn.Module) -> dict[int, str]:
+        """What becomes of the layers that are replaced, by their ids."""
+        kinds: dict[int, str] = {}
+        if self.convolutions == "private":
+            kinds |= {id(layer): COPIES for name, layer in named_layers(network) if name not in self.merged}
+        alike = set(self._stem_channels().values()) == {self.way_in.conv.in_channels}
+        if self.private_stems and not (alike and self.convolutions == "private"):
+            kinds[id(self.way_in.conv)] = "a first convolution of its own for some modalities"
+        for name, norm in named_norms(network):
+            shared = self.norms == "shared" or name in self.merged
+            kinds[id(norm)] = "a norm of all modalities together" if shared else "a norm of each modality"
+        return kinds
+
+    def _stem_channels(self) -> dict[str, int]:
+        """The channels of the modalities that get a first convolution of their own."""
+        return {
+            name: (self.channels[name] if name in self.private_stems else None) or self.way_in.conv.in_channels
+            for name in self.names
+            if name in self.private_stems or self.convolutions == "private"
+        }
 
     def rehearse(self, model: nn.Module) -> None:
         """Refuse a change after which a network would not run, where tensors without values can show it.

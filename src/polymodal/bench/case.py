@@ -19,7 +19,8 @@ from polymodal.export import Folded, fold
 from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import Exchange
 from polymodal.multimodal import Multimodal
-from polymodal.nn.norm import PrivateNorm2d, is_batch_norm_2d
+from polymodal.nn.norm import PrivateNorm2d
+from polymodal.nn.plain_norm import is_batch_norm_2d
 from polymodal.surgery import fuse
 from polymodal.tasks.import_cen import IGNORE, RELEASED_EXCHANGE
 from polymodal.tasks.recorder import exchanged_shares

@@ -20,7 +20,7 @@ from polymodal.errors import ConfigError
 from polymodal.export import Session
 from polymodal.functional import fold, unfold
 from polymodal.multimodal import Multimodal
-from polymodal.nn.norm import is_batch_norm_2d
+from polymodal.nn.plain_norm import is_batch_norm_2d
 from polymodal.speed import Speed, accelerate
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.import_cen import IGNORE

@@ -15,7 +15,7 @@ from polymodal.export.liveness import Liveness, arguments, channels_of, computed
 from polymodal.export.settled import kept
 from polymodal.export.weights import own_row, weights
 from polymodal.fusion.aggregation import Aggregate, Mix
-from polymodal.nn import PrivateBatchNorm2d, PrivateNorm2d, Roster
+from polymodal.nn import PrivateInstanceNorm2d, PrivateNorm2d, Roster
 
 Channels = dict[int, tuple[fx.Node, int]]
 """Of channels, by their number, the tensor and the row in it that hold them: so that a choice of channels costs nothing
@@ -54,7 +54,7 @@ class Streams:
     def _foldable(self, node: fx.Node) -> PrivateNorm2d | None:
         """The norm that can be folded into a convolution: its only reader, with running statistics."""
         place = self.liveness.place(next(iter(node.users))) if len(node.users) == 1 else None
-        return place if isinstance(place, PrivateNorm2d) and place.running_mean is not None else None
+        return place if isinstance(place, PrivateNorm2d) and not place.from_input else None
 
     def module(self) -> fx.GraphModule:
         """The graph, from one image of each modality to a list of output tensors for each of them, or for all."""
@@ -122,12 +122,12 @@ class Streams:
     def _normalised(self, image: fx.Node, norm: PrivateNorm2d, m: int, rows: list[int]) -> Channels:
         if not rows:
             return {}
-        tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        statistics = (None, None) if norm.from_input else (norm.running_mean, norm.running_var)
+        tensors = (*statistics, norm.weight, norm.bias)
         own = [None if t is None else self._attribute(own_row(norm, t, m)[rows]) for t in tensors]
-        function = F.batch_norm if isinstance(norm, PrivateBatchNorm2d) else F.instance_norm
-        from_input = norm.running_mean is None
+        function = F.instance_norm if isinstance(norm, PrivateInstanceNorm2d) else F.batch_norm
         out = self.graph.call_function(
-            function, (self._node(self._of(image, m), rows), *own, from_input, 0.0, norm.eps)
+            function, (self._node(self._of(image, m), rows), *own, norm.from_input, 0.0, norm.eps)
         )
         return self._whole(out, rows)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from polymodal.nn.layer import PrivateLayer
-from polymodal.nn.norm import PlainNorm, PrivateNorm2d, can_be_private
+from polymodal.nn.norm import PrivateNorm2d
+from polymodal.nn.plain_norm import PlainNorm, can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")

@@ -3,7 +3,7 @@
 from polymodal.nn.attached import Attached
 from polymodal.nn.ensemble import Ensemble, OneStream, Prediction
 from polymodal.nn.layer import PrivateLayer
-from polymodal.nn.norm import PrivateBatchNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
+from polymodal.nn.norm import PrivateBatchNorm2d, PrivateFrozenNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
 from polymodal.nn.roster import Roster
 from polymodal.nn.stem import PrivateConv2d, Stem
 
@@ -14,6 +14,7 @@ __all__ = [
     "Prediction",
     "PrivateBatchNorm2d",
     "PrivateConv2d",
+    "PrivateFrozenNorm2d",
     "PrivateInstanceNorm2d",
     "PrivateLayer",
     "PrivateNorm2d",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from polymodal.errors import FusionError
 from polymodal.functional import ensemble, unfold
@@ -27,6 +28,10 @@ class Prediction:
     per_modality: dict[str, Any]
     ensemble: Any
     weights: Tensor
+
+
+# So that torch.export and torch.func see the tensors in it.
+_pytree.register_dataclass(Prediction, serialized_type_name="polymodal.Prediction")
 
 
 class Ensemble(nn.Module):

@@ -1,6 +1,8 @@
 """A layer of which every modality has a copy of its own: what independent networks are made of."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,12 +16,14 @@ class PrivateLayer(nn.Module):
     Args:
         layer: A layer that takes one tensor and returns one, such as a convolution. It is not changed.
         roster: The network's modalities.
+        memos: For each modality what was copied of other layers, as `copy.deepcopy` takes it: layers that share a
+            tensor have copies that share one.
     """
 
-    def __init__(self, layer: nn.Module, roster: Roster) -> None:
+    def __init__(self, layer: nn.Module, roster: Roster, memos: Sequence[dict[int, Any]]) -> None:
         super().__init__()
         self.roster = roster
-        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in roster.names)
+        self.layers = nn.ModuleList(copy.deepcopy(layer, memo) for memo in memos)
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,57 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from polymodal.errors import FusionError
 from polymodal.functional import private_batch_norm, private_instance_norm, unfold
+from polymodal.nn.plain_norm import BatchNorm, PlainNorm, has_activation, is_batch_norm_2d, is_instance_norm_2d
 from polymodal.nn.roster import Roster
-
-BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
-PlainNorm = BatchNorm | nn.InstanceNorm2d
-
-
-def can_be_private(module: nn.Module) -> TypeGuard[PlainNorm]:
-    """Whether a module is a norm of which every modality can have its own: a batch norm or an instance norm."""
-    return is_batch_norm_2d(module) or is_instance_norm_2d(module)
-
-
-def is_batch_norm_2d(module: nn.Module) -> TypeGuard[BatchNorm]:
-    """Whether a module is a batch norm over images whose whole computation is known.
-
-    True for `BatchNorm2d`, `SyncBatchNorm`, timm's `BatchNormAct2d` and `SyncBatchNormAct` and subclasses that do not
-    change the computation; False for a subclass with a forward of its own, which could do anything.
-    """
-    if not isinstance(module, BatchNorm):
-        return False
-    forward = type(module).forward
-    return forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or has_activation(module)
-
-
-def is_instance_norm_2d(module: nn.Module) -> TypeGuard[nn.InstanceNorm2d]:
-    """Whether a module is an instance norm that has something to be private: scales, running statistics or both.
-
-    False for a subclass with a forward of its own, and for one without either, which is shared like any other layer.
-    """
-    return (
-        isinstance(module, nn.InstanceNorm2d)
-        and type(module).forward is _InstanceNorm.forward
-        and (module.affine or module.track_running_stats)
-    )
-
-
-def has_activation(module: nn.Module) -> bool:
-    """Whether a batch norm is one of timm's, which drop and activate after normalising.
-
-    Told by the class that the forward comes from, so that timm need not be imported.
-    """
-    computed_by = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return computed_by.__module__.startswith("timm.") and computed_by.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
 
 
 def takes_statistics(module: nn.Module) -> bool:
@@ -74,8 +33,14 @@ class PrivateNorm2d(nn.Module, ABC):
         norm: The plain norm, one that `can_be_private` accepts. It is not changed.
         roster: The network's modalities; None makes a norm that all of them share (M = 1 in the shapes above).
         name: Where the norm stands in the network, for error messages.
-        frozen: Normalise by the running statistics in training, too, and never update them. γ and β are trained.
+        memo: What was made of other norms' tensors, by the ids of these, as `copy.deepcopy` takes it: norms that share
+            a tensor go on sharing what becomes of it.
+
+    Attributes:
+        frozen: Whether it normalises by the running statistics in training, too, and never updates them.
     """
+
+    frozen: ClassVar[bool] = False
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -83,35 +48,37 @@ class PrivateNorm2d(nn.Module, ABC):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def __init__(self, norm: PlainNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, norm: PlainNorm, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None
+    ) -> None:
+        nn.Module.__init__(self)  # PyTorch's norms would make parameters (C,)
         self.roster = roster
         self.name = name
-        self.num_features = norm.num_features
+        self.channels = norm.num_features
         self.eps = norm.eps
         self.momentum = norm.momentum
-        # A norm may hold running statistics that it was told to leave alone.
-        self.tracking = norm.track_running_stats and norm.running_mean is not None
-        self.frozen = frozen
+        self.affine = norm.affine
+        self.track_running_stats = norm.track_running_stats
         copies = 1 if roster is None else len(roster.names)
+        memo = {} if memo is None else memo
         for key in ("weight", "bias"):
-            value = getattr(norm, key)
-            private = None if value is None else nn.Parameter(_rows(value, copies), requires_grad=value.requires_grad)
-            self.register_parameter(key, private)
-        for key in ("running_mean", "running_var"):
-            value = getattr(norm, key)
-            self.register_buffer(key, None if value is None else _rows(value, copies))
-        tracked = norm.num_batches_tracked
-        self.register_buffer("num_batches_tracked", None if tracked is None else tracked.detach().clone())
+            self.register_parameter(key, _rows(getattr(norm, key), copies, memo))
+        for key in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(key, _rows(getattr(norm, key), copies, memo))
         self.fusion: nn.Module | None = None
         self.drop = getattr(norm, "drop", nn.Identity()) if has_activation(norm) else nn.Identity()
         self.act = getattr(norm, "act", nn.Identity()) if has_activation(norm) else nn.Identity()
         self.train(norm.training)
 
     @property
+    @abstractmethod
     def from_input(self) -> bool:
         """Whether it normalises by statistics of its input, in the mode that it is in."""
-        return (self.training and not self.frozen) or self.running_mean is None
+
+    @property
+    def tracking(self) -> bool:
+        """Whether it has running statistics to update; it may hold some that it was told to leave alone."""
+        return self.track_running_stats and self.running_mean is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, fuse, drop, activate: `(B*M, C, H, W)` to the same shape.
@@ -132,7 +99,7 @@ class PrivateNorm2d(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
         copies = "shared" if self.roster is None else ", ".join(self.roster.names)
-        return f"{self.num_features}, {copies}" + (", frozen" if self.frozen else "")
+        return f"{self.channels}, {copies}" + (", frozen" if self.frozen else "")
 
     def _normalise(self, x: Tensor) -> Tensor:
         from_input = self.from_input
@@ -141,7 +108,7 @@ class PrivateNorm2d(nn.Module, ABC):
             self._refuse_single_value(x, modalities)
         mean, var = self._present(self.running_mean), self._present(self.running_var)
         factor = self._update_factor() if from_input and self.tracking else 0.0
-        y = self._function(from_input)(
+        y = self._function()(
             x,
             modalities,
             mean,
@@ -163,30 +130,63 @@ class PrivateNorm2d(nn.Module, ABC):
     def _present(self, per_modality: Tensor | None) -> Tensor | None:
         return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)
 
-    @abstractmethod
-    def _function(self, from_input: bool) -> Callable[..., Tensor]:
-        """What normalises, with the arguments of `private_batch_norm`."""
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """As any module, without what PyTorch's norms add to states from before they counted batches."""
+        nn.Module._load_from_state_dict(self, *arguments)
 
-    @abstractmethod
+    def _function(self) -> Callable[..., Tensor]:
+        """What normalises, with the arguments of `private_batch_norm`."""
+        return private_batch_norm
+
     def _update_factor(self) -> float:
         """The weight of the input's statistics in the running ones, now that they are to be updated."""
+        return self.momentum or 0.0
 
-    @abstractmethod
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
         """Refuse an input that has no statistics."""
 
 
-class PrivateBatchNorm2d(PrivateNorm2d):
-    """A `PrivateNorm2d` whose statistics are those of one modality's whole batch."""
+class PrivateBatchNorm2d(PrivateNorm2d, nn.BatchNorm2d):  # type: ignore[misc]  # its shift may be None
+    """A `PrivateNorm2d` whose statistics are those of one modality's whole batch.
 
-    def __init__(self, norm: BatchNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> None:
-        super().__init__(norm, roster, name=name, frozen=frozen)
+    It is a `BatchNorm2d` to what looks for one, to reset its statistics, freeze it or leave it out of weight decay.
+    What would make a plain norm of it is refused.
+    """
+
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["num_features"]  # tracing reads all others
+
+    def __init__(
+        self, norm: BatchNorm, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None
+    ) -> None:
+        super().__init__(norm, roster, name=name, memo=memo)
         # A synchronised norm brings the processes that share its statistics; None stands for all of them.
         self.synchronised = isinstance(norm, nn.SyncBatchNorm)
         self.process_group = getattr(norm, "process_group", None)
 
-    def _function(self, from_input: bool) -> Callable[..., Tensor]:
-        if self.synchronised and self.training and from_input and _processes(self.process_group) > 1:
+    @property
+    def num_features(self) -> int:  # type: ignore[override]
+        """Refused, as it is what converters ask for first to make a plain norm of another kind.
+
+        Raises:
+            FusionError: Always, with the remedy.
+        """
+        raise FusionError(
+            f"The norm '{self.name}' is private: no plain norm can be made of it, as convert_sync_batchnorm, "
+            "freeze_batch_norm_2d and the like would. Convert the plain network and fuse it then; for frozen "
+            'statistics, fuse it with statistics="frozen".'
+        )
+
+    def __dir__(self) -> list[str]:
+        """Without what is refused, for tools that read every attribute there is."""
+        return [name for name in super().__dir__() if name != "num_features"]
+
+    @property
+    def from_input(self) -> bool:
+        """Whether it normalises by statistics of its input, in the mode that it is in."""
+        return self.training or self.running_mean is None
+
+    def _function(self) -> Callable[..., Tensor]:
+        if self.synchronised and self.training and _processes(self.process_group) > 1:
             return self._normalise_across_processes
         return private_batch_norm
 
@@ -250,24 +250,26 @@ class PrivateBatchNorm2d(PrivateNorm2d):
         return y.to(x.dtype).flatten(0, 1)
 
 
-class PrivateInstanceNorm2d(PrivateNorm2d):
+class PrivateInstanceNorm2d(PrivateNorm2d, nn.InstanceNorm2d):  # type: ignore[misc]  # its shift may be None
     """A `PrivateNorm2d` whose statistics are those of each sample by itself (Ulyanov et al. 2016).
 
     With running statistics it normalises by them in eval mode, and updates them in training by the mean over the
     samples, as PyTorch's instance norm does; unless it was told not to track them, when it does neither.
     """
 
+    def __init__(
+        self, norm: PlainNorm, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None
+    ) -> None:
+        super().__init__(norm, roster, name=name, memo=memo)
+        self.num_features = norm.num_features
+
     @property
     def from_input(self) -> bool:
         """Whether it normalises by statistics of its input, in the mode that it is in."""
-        return super().from_input or not (self.tracking or self.frozen)
+        return self.training or not self.tracking
 
-    def _function(self, from_input: bool) -> Callable[..., Tensor]:
-        del from_input
+    def _function(self) -> Callable[..., Tensor]:
         return private_instance_norm
-
-    def _update_factor(self) -> float:
-        return self.momentum or 0.0
 
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
         del modalities
@@ -278,17 +280,44 @@ class PrivateInstanceNorm2d(PrivateNorm2d):
             )
 
 
-def make_private(norm: PlainNorm, roster: Roster | None, *, name: str, frozen: bool = False) -> PrivateNorm2d:
-    """The private norm of a plain one, see `PrivateNorm2d` for the arguments."""
+class PrivateFrozenNorm2d(PrivateNorm2d):
+    """A `PrivateNorm2d` that always normalises by the running statistics and never updates them; γ and β are trained.
+
+    To what looks for batch norms it is none, like the frozen norms of timm and torchvision: it would be reset.
+    """
+
+    frozen: ClassVar[bool] = True
+    from_input = False
+
+
+def make_private(
+    norm: PlainNorm, roster: Roster | None, *, name: str, memo: dict[int, Tensor], frozen: bool = False
+) -> PrivateNorm2d:
+    """The private norm of a plain one, see `PrivateNorm2d` for the arguments.
+
+    Args:
+        norm: The plain norm.
+        roster: The network's modalities, or None.
+        name: Where it stands.
+        memo: What was made of other norms' tensors.
+        frozen: Normalise by the running statistics in training, too, and never update them.
+    """
+    if frozen:
+        return PrivateFrozenNorm2d(norm, roster, name=name, memo=memo)
     if is_instance_norm_2d(norm):
-        return PrivateInstanceNorm2d(norm, roster, name=name, frozen=frozen)
+        return PrivateInstanceNorm2d(norm, roster, name=name, memo=memo)
     assert is_batch_norm_2d(norm)
-    return PrivateBatchNorm2d(norm, roster, name=name, frozen=frozen)
+    return PrivateBatchNorm2d(norm, roster, name=name, memo=memo)
 
 
-def _rows(value: Tensor, copies: int) -> Tensor:
-    """`(C,)` to `(copies, C)`, in memory of its own."""
-    return value.detach().expand(copies, -1).clone()
+def _rows(value: Any, copies: int, memo: dict[int, Tensor]) -> Any:
+    """`(C,)` to `(copies, C)` in memory of its own, a parameter to a parameter; a count stays one number."""
+    if value is None:
+        return None
+    if id(value) not in memo:
+        own = value.detach().expand(copies, -1).clone() if value.dim() else value.detach().clone()
+        memo[id(value)] = nn.Parameter(own, value.requires_grad) if isinstance(value, nn.Parameter) else own
+    return memo[id(value)]
 
 
 def _processes(group: torch.distributed.ProcessGroup | None) -> int:

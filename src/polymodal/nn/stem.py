@@ -6,6 +6,7 @@ Two ways exist for each modality. *Repeat* tiles its channels up to those of the
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,15 +65,25 @@ class PrivateConv2d(nn.Module):
         roster: The network's modalities.
         channels: The channels C_m of the private modalities.
         width: The channels of the folded images, those of the widest modality.
+        memos: For each modality what was copied of other layers, see `PrivateLayer`.
     """
 
-    def __init__(self, conv: nn.Conv2d, roster: Roster, channels: Mapping[str, int], width: int) -> None:
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        roster: Roster,
+        channels: Mapping[str, int],
+        width: int,
+        memos: Mapping[str, dict[int, Any]],
+    ) -> None:
         super().__init__()
         self.roster = roster
         self.width = width
         self.shared = conv if len(channels) < len(roster.names) else None
         # The prefix lets a modality have any name: "type" or "keys" are attributes of every module dict.
-        self.private = nn.ModuleDict({f"of_{name}": with_in_channels(conv, count) for name, count in channels.items()})
+        self.private = nn.ModuleDict(
+            {f"of_{name}": with_in_channels(conv, count, memos[name]) for name, count in channels.items()}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own.
@@ -96,7 +107,7 @@ class PrivateConv2d(nn.Module):
         return conv
 
 
-def with_in_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+def with_in_channels(conv: nn.Conv2d, channels: int, memo: dict[int, Any] | None = None) -> nn.Conv2d:
     """A copy of a convolution that takes another number of channels and starts from its filters.
 
     With fewer channels, each gets the mean filter; with more, the filters are repeated in turn. They are scaled so
@@ -106,19 +117,22 @@ def with_in_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     Args:
         conv: A convolution with one group.
         channels: The channels of the copy.
+        memo: What was copied before, as `copy.deepcopy` takes it.
 
     Returns:
         A convolution of the same class, padding, stride and output.
     """
+    private = copy.deepcopy(conv, memo)
     filters = conv.weight.detach()
     before = filters.shape[1]
+    if channels == before:
+        return private
     if channels < before:
         filters = filters.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
     else:
         source = torch.arange(channels) % before
         repeated = source.bincount(minlength=before)[source].view(1, -1, 1, 1)
         filters = filters[:, source.to(filters.device)] / repeated.to(filters)
-    private = copy.deepcopy(conv)
     private.in_channels = channels
     private.weight = nn.Parameter(filters.clone(), requires_grad=conv.weight.requires_grad)
     return private

@@ -86,12 +86,14 @@ class Optimiser:
         """The trainable parameters in named groups: encoder, decoder, those two without decay, scales, and ensemble."""
         scales = {id(parameter) for parameter in net.scales().values()} if isinstance(net, Multimodal) else set()
         groups: dict[str, list[nn.Parameter]] = {}
+        seen: set[int] = set()  # a parameter that several layers share is trained once
         for path, module in net.named_modules():
             part = "encoder" if {"encoder", "backbone"} & set(path.split(".")) else "decoder"
             decays = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
             for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad:
+                if not parameter.requires_grad or id(parameter) in seen:
                     continue
+                seen.add(id(parameter))
                 if id(parameter) in scales and self.stages is None:
                     group = "scales"
                 elif isinstance(module, Ensemble) and self.stages is None:
