@@ -13,6 +13,7 @@ from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.utils import freeze
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
 
 from core_tools import NAMES, assert_equal, images, plain_of, randomize_norms
 from polymodal import FusionError, Multimodal, Prediction, fuse
@@ -96,7 +97,7 @@ def test_stochastic_weight_averaging_equals_that_of_plain_networks():
         trainer = Trainer(max_epochs=3, callbacks=[averaging], accelerator="cpu", enable_model_summary=False, **quiet)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(Learner(network, name), batches(2))
+            trainer.fit(Learner(network, name), DataLoader(batches(2), batch_size=None))
     assert net.network[1].num_batches_tracked == 2
     for m, alone in enumerate(plains):
         for index in (1, 4):
