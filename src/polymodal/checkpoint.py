@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from polymodal.errors import CheckpointError, PolymodalError
+from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.fusion import make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.surgery import fuse
@@ -34,8 +35,8 @@ def save(
     Args:
         net: The network.
         folder: Where to; made when it is not there.
-        network: How `polymodal.models.create` makes the plain network: `{"name": ..., "arguments": {...}}`. Without it,
-            `load` must be given the plain network.
+        network: How `polymodal.models.create` makes the plain network: `{"name": ..., "arguments": {...}}`; it is made
+            to see that the weights fit. Without it, `load` must be given the plain network.
         metadata: Anything else in types that JSON knows, such as how inputs were normalised and what the classes are
             called.
 
@@ -43,13 +44,16 @@ def save(
         The folder.
 
     Raises:
+        ConfigError: When `network` makes another network, or JSON knows no such type; nothing is written.
         OSError: When the folder cannot be written.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     config = {"format": _FORMAT, "network": network, "fuse": net.config(), "metadata": dict(metadata or {})}
-    text = json.dumps(config, indent=1, ensure_ascii=False)
+    text = _json(config)
+    if network is not None:
+        _check_network(net, json.loads(text)["network"])
     # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
     existed = folder.exists()
@@ -73,7 +77,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     """Read a multimodal network from a folder that `save` wrote. Nothing in the folder is executed.
 
     Args:
-        folder: Where from.
+        folder: Where from: a model folder, or the run folder that holds one.
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
 
     Returns:
@@ -82,7 +86,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     Raises:
         CheckpointError: When the folder is no model, is corrupted, or its tensors do not fit the network.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     config = read_config(folder)
     if network is None:
         network = _create(folder, config)
@@ -107,13 +111,19 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     return net.eval()
 
 
+def model_folder(folder: str | os.PathLike[str]) -> Path:
+    """The model folder itself, or the one within a run folder."""
+    within = Path(folder) / "model"
+    return within if within.is_dir() else Path(folder)
+
+
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a saved model: `{"format", "network", "fuse", "metadata"}`.
 
     Raises:
         CheckpointError: When the folder holds no configuration that can be read.
     """
-    path = Path(folder) / _CONFIG
+    path = model_folder(folder) / _CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it."
@@ -131,6 +141,33 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
+def _json(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, indent=1, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"network and metadata: expected types that JSON knows, and {error}. Give plain numbers, texts, lists and "
+            "dicts, such as tensor.tolist()."
+        ) from error
+
+
+def _check_network(net: Multimodal, spec: Any) -> None:
+    """Refuse what `load` could not make this network of."""
+    from polymodal.models import create
+
+    if not isinstance(spec, dict) or spec.keys() != {"name", "arguments"}:
+        raise ConfigError(f'network: expected {{"name": ..., "arguments": {{...}}}}, got {spec!r}.')
+    try:
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and thrown away
+            made = fuse(
+                create(spec["name"], **spec["arguments"]), **net.config() | {"fusion": net.fusion}, inplace=True
+            )
+    except (PolymodalError, TypeError) as error:
+        raise ConfigError(f"network: {spec['name']!r} cannot be made into this network again: {error}") from error
+    if problems := _misfits(net.state_dict(), made):
+        raise ConfigError(f"network: {spec['name']!r} with {spec['arguments']} is another network: {problems}.")
+
+
 def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     from polymodal.models import create
 
@@ -143,16 +180,8 @@ def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(f"{folder / _CONFIG}: the network cannot be made: {error}") from error
 
 
-def _load_tensors(net: Multimodal, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
+def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:
+    """Which tensors are not those of a network; empty if they all are."""
     expected = net.state_dict()
     problems = [
         *(f"missing {key}" for key in expected.keys() - tensors.keys()),
@@ -163,9 +192,21 @@ def _load_tensors(net: Multimodal, path: Path) -> None:
             if tensors[key].shape != expected[key].shape
         ),
     ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
-        raise CheckpointError(f"{path} belongs to another network: {shown}.")
+    return "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
+
+
+def _load_tensors(net: Multimodal, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
+    if problems := _misfits(tensors, net):
+        raise CheckpointError(f"{path} belongs to another network: {problems}.")
     for key, value in net.state_dict(keep_vars=True).items():
         value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
     net.load_state_dict(tensors)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from polymodal.errors import DataError, FusionError
@@ -71,6 +73,8 @@ class Multimodal(nn.Module):
             DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
         """
         present = check_inputs(inputs, self.stem.channels, subset=subset)
+        if not torch.compiler.is_compiling():
+            check_tensors(inputs, self.network)
         if len(present) == len(self.modalities):
             return self.ensemble(self.network(self.stem(inputs)))
         with self.roster.only(present):
@@ -155,6 +159,12 @@ def check_inputs(
             f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(modalities)}, or "
             "allow some to be absent with subset=True."
         )
+    for name, image in inputs.items():
+        if not hasattr(image, "shape"):
+            raise DataError(
+                f"Modality {name!r}: expected a tensor (batch, channels, height, width), got a {type(image).__name__}. "
+                "Make one of it, torch.as_tensor(...), with a batch axis in front."
+            )
     shapes = {name: inputs[name].shape for name in inputs}
     open_ended = next((shape for name, shape in shapes.items() if channels[name] is None), None)
     for name, shape in shapes.items():
@@ -173,3 +183,49 @@ def check_inputs(
                 f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
             )
     return present
+
+
+def check_tensors(inputs: Mapping[str, Any], network: nn.Module) -> None:
+    """Refuse images that are no tensors of a network's own kind: its type of numbers, on its device.
+
+    Args:
+        inputs: Images by modality, whose shapes fit.
+        network: The network that is to take them.
+
+    Raises:
+        DataError: With the name of the modality and what to make of the image.
+    """
+
+    def held() -> Iterator[Tensor]:  # the first one is enough, nearly always
+        return (tensor for tensor in chain(network.parameters(), network.buffers()) if tensor.is_floating_point())
+
+    for name, image in inputs.items():
+        if not isinstance(image, Tensor):
+            kind = f"{type(image).__module__}.{type(image).__name__}"
+            raise DataError(
+                f"Modality {name!r}: expected a tensor, got a {kind}. Make one of it, torch.as_tensor(...)."
+            )
+        if not image.is_floating_point():
+            raise DataError(
+                f"Modality {name!r}: expected floating-point values, normalised as in training, got {image.dtype}. "
+                "Convert and scale them first, such as image.float() / 255."
+            )
+        if not any(image.device == tensor.device for tensor in held()):
+            device = next(held()).device
+            raise DataError(
+                f"Modality {name!r}: the image is on {image.device} and the network on {device}. Bring them together, "
+                f"image.to({str(device)!r})."
+            )
+        if not any(_meet(image, tensor.dtype) for tensor in held()):
+            dtype = next(held()).dtype
+            raise DataError(
+                f"Modality {name!r}: the image is of {image.dtype} and the network of {dtype}. Convert it, "
+                f"image.to({dtype})."
+            )
+
+
+def _meet(image: Tensor, dtype: torch.dtype) -> bool:
+    """Whether an image can be computed with in a type of numbers; autocast converts all but double precision."""
+    if image.dtype == dtype:
+        return True
+    return torch.float64 not in (image.dtype, dtype) and torch.is_autocast_enabled(image.device.type)

@@ -104,9 +104,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
         needed = {} if parsed.network == TRANSLATION else {"classes": 2}
         print(inspect(models.create(parsed.network, **needed | typed.values(parsed.arguments, "--arguments"))))
     elif folder.is_dir():
-        from polymodal.tasks.predict import model_folder
-
-        print(inspect(checkpoint.load(model_folder(folder))))
+        print(inspect(checkpoint.load(folder)))
     else:
         raise ConfigError(
             f"{parsed.network} is neither a folder nor a network; the networks are {', '.join(models.names())}."

@@ -16,7 +16,7 @@ from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.images import check_images
 from polymodal.export.streams import Streams
 from polymodal.fusion.aggregation import Aggregate, Average
-from polymodal.multimodal import Multimodal
+from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.nn import Prediction
 
 
@@ -104,6 +104,8 @@ class Folded(nn.Module):
             DataError: When a modality is unknown or missing, or an image does not fit.
         """
         check_images(inputs, self.channels, self.step)
+        if not torch.compiler.is_compiling():
+            check_tensors(inputs, self.graph)
         images = [_tiled(inputs[name], self._tiles[name]) for name in self.modalities]
         streams = [tree_unflatten(list(tensors), self._form) for tensors in self.graph(*images)]
         if not self.outputs:

@@ -6,7 +6,6 @@ from pathlib import Path
 from polymodal import checkpoint, export
 from polymodal.data.files import require_new
 from polymodal.export.formats import format_for
-from polymodal.tasks.predict import model_folder
 
 REFERENCE_SIZE = (480, 640)
 """Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
@@ -33,7 +32,7 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
     kind = format_for(format, out)
     for ending in (kind.ending, *kind.beside):
         require_new(out.with_suffix(ending))
-    folder = model_folder(model)
+    folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)
     if not folded:

@@ -68,7 +68,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         )
     check_out(out, inputs)
     session = None if model.suffix != ONNX else _session(model)
-    folder = model_folder(model)
+    folder = checkpoint.model_folder(model)
     if session is None:
         specs, target, size = read_model_description(checkpoint.read_config(folder).get("metadata"), folder)
     else:
@@ -134,11 +134,6 @@ def _exported(session: "Session") -> Run:
     return lambda images, size: {
         name: output_at(torch.from_numpy(output), size) for name, output in session(images).items()
     }
-
-
-def model_folder(folder: Path) -> Path:
-    """The model folder itself, or the one within a run folder."""
-    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def read_model_description(

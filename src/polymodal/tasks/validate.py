@@ -14,7 +14,7 @@ from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.errors import ConfigError
 from polymodal.tasks.evaluation import score_split, scores_name, split_of
-from polymodal.tasks.predict import model_folder, read_model_description
+from polymodal.tasks.predict import read_model_description
 from polymodal.tasks.protocol import Protocol
 
 SCORES = {
@@ -51,7 +51,7 @@ def validate(
             another kind than the model.
         PolymodalError: The model or the data set cannot be used.
     """
-    model = model_folder(run)
+    model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else _data_settings(run)
     metadata: Any = checkpoint.read_config(model).get("metadata")
     inputs, target, size = read_model_description(metadata, model)
