@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
+from polymodal.tasks.averaging import NetworkFirst, holds_average
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.checkpoints import (
     FOLDER,
@@ -97,8 +98,8 @@ class RecipeCLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         if settings["sync_batchnorm"]:
             raise ConfigError(
-                "trainer.sync_batchnorm would find no norm to synchronise, as they are private by then. Leave the "
-                "setting out; in Python, fuse a network that torch.nn.SyncBatchNorm.convert_sync_batchnorm converted."
+                "trainer.sync_batchnorm cannot synchronise norms that are private by then. Leave the setting out; "
+                "in Python, fuse a network that torch.nn.SyncBatchNorm.convert_sync_batchnorm converted."
             )
         self.recorder = Recorder(self.folder)
         self.best = BestCheckpoint(
@@ -131,6 +132,7 @@ class RecipeCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
             trainer = super().instantiate_trainer(**kwargs, strategy="ddp_find_unused_parameters_true")
+        trainer.callbacks.insert(0, NetworkFirst())  # type: ignore[attr-defined]
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
@@ -241,7 +243,12 @@ def finish(cli: RecipeCLI) -> None:
     folder, model, data = cli.folder, cli.model, cli.datamodule
     best = folder / FOLDER / "best.ckpt"
     selected_on = None
-    if ended_best(cli):
+    averaged = holds_average(cli.trainer, model)
+    if averaged is False:
+        print("the training ended before StochasticWeightAveraging did: the model holds no average")
+    if averaged:
+        print("the averaged weights are kept, as they are at the end: no validation chose among them")
+    elif ended_best(cli):
         selected_on = name_of_split(data, data.val_split)
     elif best.is_file():
         model.load_state_dict(read_checkpoint(best)["state_dict"])
