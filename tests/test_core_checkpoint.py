@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from core_tools import NAMES, assert_equal, assert_same_state, images, randomize_norms, tensors_of
-from polymodal import CheckpointError, Exchange, Multimodal, fuse
+from polymodal import CheckpointError, ConfigError, Exchange, Multimodal, fuse
 from polymodal.checkpoint import load, read_config, save
 from polymodal.fusion import Aggregation, Alignment
 from polymodal.models import create
@@ -442,7 +442,7 @@ def test_folder_that_cannot_be_written(saved, monkeypatch, tmp_path):
 def test_metadata_that_json_does_not_know_changes_nothing(saved):
     """If this breaks, a tensor in the metadata leaves a half-written model."""
     before = content(saved)
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match=r"types that JSON knows.*Tensor"):
         save(rooms(), saved, network=ROOMS, metadata={"mean": torch.zeros(3)})
     assert content(saved) == before
 
