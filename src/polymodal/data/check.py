@@ -16,6 +16,7 @@ from polymodal.data.naming import name_of
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.remarks import Remarks
+from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
@@ -92,7 +93,8 @@ def _sample(
     the size of each sample's target. Its labels are added to what is counted of its splits, and what files say of
     themselves to `remarks`.
     """
-    sizes: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    loose: dict[str, tuple[int, int]] = {}
     for name, modality in _parts(spec):
         try:
             file = spec.file(modality, key)
@@ -111,12 +113,20 @@ def _sample(
                 corner = first.setdefault(name or "", raw[:, :1, :1].copy())
                 problems = _image_problems(raw, honouring(modality, content), corner, file, ranges[name or ""])
             yield from (Defect(file, problem) for problem in problems)
-            sizes[file] = raw.shape[1:]
+            if isinstance(modality, ModalitySpec) and modality.resize:
+                loose[file] = raw.shape[1], raw.shape[2]
+                continue
+            sizes[file] = raw.shape[1], raw.shape[2]
             check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
             if name is None:
                 shapes[key] = raw.shape[1:]
         except DataError as error:
             yield Defect(file, _problem(error, spec.store.where(file), file))
+    for file, size in loose.items() if sizes else ():
+        try:
+            check_ratio(size, next(iter(sizes.values())), file)
+        except DataError as error:
+            yield Defect(file, _problem(error, file))
 
 
 def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpec]]:

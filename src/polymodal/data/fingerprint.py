@@ -10,7 +10,7 @@ from typing import Any
 
 from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
 
-_NO_MATTER = ("folder", "prefix", "suffix", "unit", "mean", "std", "classes", "range")
+_NO_MATTER = ("folder", "prefix", "suffix", "resize", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
 
 _NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels")

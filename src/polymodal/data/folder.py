@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from polymodal.data.content import Content, honouring
 from polymodal.data.inputs import InputSpec, check_sizes, settled
 from polymodal.data.labels import class_numbers
+from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
 from polymodal.data.statistics import input_specs
@@ -107,6 +108,7 @@ class FolderDataset(Dataset[Sample]):
                 named[name] = self.spec.store.where(file)
                 raw[name], specs[name] = settled(self._read(part, file), self.inputs[name], named[name])
         target, meaning, target_file = self._target(index)
+        raw = aligned(raw, specs, named, (target.shape[1], target.shape[2]))
         check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, target_file: target.shape[1:]})
 
         generator = None if seed is None else torch.Generator().manual_seed(seed)

@@ -48,6 +48,8 @@ class InputSpec:
         colors: Of each class, by which files of three channels are read (label).
         layout: Of npy files, see `Reading`.
         pages: Of TIFF files, see `Reading`.
+        resize: How many times as high and as wide as its files the others of a sample are, to whose size it is brought;
+            None where it must have that size.
     """
 
     kind: str
@@ -67,12 +69,14 @@ class InputSpec:
     colors: tuple[Color, ...] = ()
     layout: str | None = None
     pages: str | None = None
+    resize: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
         object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "resize", self.resize and (float(self.resize[0]), float(self.resize[1])))
         object.__setattr__(self, "map", tuple((stored, number) for stored, number in self.map))
         object.__setattr__(self, "colors", tuple((red, green, blue) for red, green, blue in self.colors))
 
@@ -111,6 +115,7 @@ class InputSpec:
             "std": list(self.std),
             "classes": list(self.classes),
             "seen": self.seen and asdict(self.seen),
+            "resize": self.resize and list(self.resize),
             **{name: value for name, value in coded.items() if value},
         }
 
@@ -144,10 +149,11 @@ class InputSpec:
                 and len(spec.colors) in (0, len(spec.classes))
                 and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
                 and min(spec.std) > 0
+                and (spec.resize is None or 0 < min(spec.resize) <= max(spec.resize) < math.inf)
                 and spec.stored in ("", *STORED)
                 and (spec.seen is None or len(spec.seen.low) == len(spec.seen.high) == spec.channels)
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DataError(f"input: expected the values of an InputSpec, got {dict(values)} ({error!r}).") from error
         if not right:
             raise DataError(f"input: expected the values of an InputSpec, got {dict(values)}.")
@@ -261,7 +267,8 @@ def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:
         if other != size:
             raise DataError(
                 f"{file}: expected the size of {first}, {size[1]}x{size[0]} (width x height), "
-                f"got {other[1]}x{other[0]}. All files of one sample must be aligned pixel by pixel."
+                f"got {other[1]}x{other[0]}. All files of one sample must be aligned pixel by pixel; a modality that "
+                "only has another resolution can be declared with `resize: true`."
             )
 
 

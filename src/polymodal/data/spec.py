@@ -17,8 +17,12 @@ says which stored value is which class; where they hold colours, in three channe
 The files of a sample are `folder/KEY.ending`, for example `rgb/000003.jpg` for the key `000003`. A modality or target
 with a `prefix` or a `suffix` has them before and behind the last part of the key: with `prefix: rgb_`, the file of the
 key `town/000003` is `folder/town/rgb_000003.jpg`. `layout: chw` or `hwc` says where the channels of an npy file stand,
-and `pages: bands` that the pages of a TIFF file are channels. A target may be an image instead of a label,
-`target: {folder: albedo, kind: image}`, or one of the modalities, `target: rgb`, which is then no input.
+and `pages: bands` that the pages of a TIFF file are channels. All files of a sample are of one size; a modality of
+another resolution, such as a thermal camera's beside a colour one's, says `resize: true` and is brought to the size of
+the others: by interpolation, or by the nearest pixel for labels, depth and values with holes.
+
+A target may be an image instead of a label, `target: {folder: albedo, kind: image}`, or one of the modalities,
+`target: rgb`, which is then no input.
 """
 
 import math
@@ -48,8 +52,8 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "normal": (*_FILE_KEYS, "bits", "invalid"),
     "raw": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
 }
-_INPUT_KEYS = {kind: (*keys, "mean", "std") for kind, keys in _IMAGE_KEYS.items()} | {
-    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors")
+_INPUT_KEYS = {kind: (*keys, "mean", "std", "resize") for kind, keys in _IMAGE_KEYS.items()} | {
+    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize")
 }
 _READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
 _STORED_KEYS = ("kind", "folder", *_READING_KEYS)
@@ -78,6 +82,7 @@ class ModalitySpec:
         colors: Of each class, by which files of three channels are read (label).
         layout: Of npy files of three axes, "chw" or "hwc"; None takes those whose shape leaves no doubt.
         pages: "bands" where the pages of a TIFF file are channels; None takes files of one image alone.
+        resize: Whether its files may have another resolution than the others, to whose size they are brought.
     """
 
     folder: str
@@ -96,6 +101,7 @@ class ModalitySpec:
     colors: tuple[Color, ...] = ()
     layout: str | None = None
     pages: str | None = None
+    resize: bool = False
 
     @property
     def code(self) -> LabelCode:
@@ -284,6 +290,10 @@ class DatasetSpec:
         if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
+        if part.resize:
+            raise DataError(
+                f"target: {name} is declared with `resize: true`, and a target sets the size. Remove that key."
+            )
         if part.kind == "label":
             labels = _labels(part.folder, part.prefix, part.suffix, part.code)
             return replace(self, target=replace(labels, layout=part.layout, pages=part.pages), target_name=name)
@@ -374,6 +384,7 @@ def _modality(modalities: Section, name: str) -> ModalitySpec:
         suffix=section.get("suffix", values.text, ""),
         bits=section.get("bits", values.bits, None),
         range=section.get("range", values.interval, None),
+        resize=section.get("resize", values.flag, False),
         **_how(section),
     )
     if kind == "label":

@@ -123,7 +123,17 @@ def input_specs(spec: DatasetSpec, modalities: Sequence[str]) -> dict[str, Input
         DataError: When a file or the declared statistics do not fit the kind or the channels.
     """
     kept = _read(spec)
-    return {name: _input_spec(spec, name, kept) for name in modalities}
+    return {name: replace(_input_spec(spec, name, kept), resize=_factors(spec, name)) for name in modalities}
+
+
+def _factors(spec: DatasetSpec, name: str) -> tuple[float, float] | None:
+    """How many times as high and as wide as a modality's first file the target's is, if it is brought to its size."""
+    if not spec.modalities[name].resize:
+        return None
+    key = _training_keys(spec)[0]
+    parts = (spec.modalities[name], spec.target)
+    own, other = (spec.content(part, spec.file(part, key)).array.shape for part in parts)
+    return other[1] / own[1], other[2] / own[2]
 
 
 def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> InputSpec:

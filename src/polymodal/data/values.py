@@ -42,6 +42,13 @@ def positive(value: Any) -> float:
     return float(value)
 
 
+def flag(value: Any) -> bool:
+    """Yes or no."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def integer(value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):

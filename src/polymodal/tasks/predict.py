@@ -17,6 +17,7 @@ from polymodal.data.inputs import settled, to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import range_of
 from polymodal.data.reading import read_content
+from polymodal.data.resizing import aligned
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
@@ -187,7 +188,8 @@ def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.nd
     read = {
         name: settled(read_content(file, specs[name]), specs[name], str(file)) for name, file in scene.files.items()
     }
-    return {name: raw for name, (raw, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
+    raw, meaning = {name: array for name, (array, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
+    return aligned(raw, meaning, {name: str(file) for name, file in scene.files.items()}), meaning
 
 
 def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
