@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fixtures_data import edit, make_archive, make_folder
 from polymodal.data import DatasetSpec, TargetSpec, palette
-from polymodal.data.spec import NO_IGNORE
+from polymodal.data.labels import NO_IGNORE
 from polymodal.errors import DataError
 
 

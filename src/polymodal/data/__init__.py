@@ -11,8 +11,9 @@ from polymodal.data.files import EXTENSIONS, Store
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.inputs import InputSpec, prepare_input
 from polymodal.data.labels import palette
+from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.reading import read_array
-from polymodal.data.spec import KINDS, DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import Moments
 from polymodal.data.target import prepare_target, restore_target, settle_target
 from polymodal.data.transforms import Augment, resize_inputs

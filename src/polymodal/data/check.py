@@ -13,11 +13,12 @@ from polymodal.data.histogram import Counted, Histogram, empty
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
+from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.remarks import Remarks
 from polymodal.data.resizing import check_ratio
-from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
 
 

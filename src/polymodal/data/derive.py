@@ -31,8 +31,9 @@ from polymodal.data.geometry import (
     texture_edges,
 )
 from polymodal.data.inputs import InputSpec, settled, to_values
+from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.progress import track
-from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.errors import DataError
 

@@ -8,7 +8,8 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.parts import ModalitySpec, TargetSpec
+from polymodal.data.spec import FILE, DatasetSpec
 
 _NO_MATTER = ("folder", "prefix", "suffix", "resize", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from polymodal.data.content import Content, honouring
 from polymodal.data.inputs import InputSpec, check_sizes, settled
 from polymodal.data.labels import class_numbers
+from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
-from polymodal.data.spec import DatasetSpec, ModalitySpec, TargetSpec
+from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.target import prepare_target, settle_target, target_scaling

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from polymodal.data.content import LAYOUTS, PAGES, Content, honouring
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
+from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range
-from polymodal.data.spec import KINDS, ModalitySpec, TargetSpec
 from polymodal.errors import DataError
 
 UNITS = ("depth", "raw")

@@ -12,8 +12,9 @@ from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.histogram import Counted, Histogram, count
 from polymodal.data.inputs import InputSpec
+from polymodal.data.parts import TargetSpec
 from polymodal.data.sampler import SeededSampler
-from polymodal.data.spec import DatasetSpec, TargetSpec
+from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted_specs
 from polymodal.data.target import settle_target

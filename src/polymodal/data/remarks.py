@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from polymodal.data.content import Content
-from polymodal.data.spec import FILE, ModalitySpec, TargetSpec
+from polymodal.data.parts import ModalitySpec, TargetSpec
+from polymodal.data.spec import FILE
 
 
 class Remarks:

@@ -25,187 +25,19 @@ A target may be an image instead of a label, `target: {folder: albedo, kind: ima
 `target: rgb`, which is then no input.
 """
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from polymodal.data import values
-from polymodal.data.content import LAYOUTS, PAGES, Content
+from polymodal.data.content import Content
 from polymodal.data.files import Store
-from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
+from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import Section, decoded, listed, nearest, parse
 from polymodal.errors import DataError
 
 FILE = "dataset.yaml"
-KINDS = ("image", "depth", "normal", "label", "raw")
-"""image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
-label: one channel of class numbers; raw: any other measured channels."""
-
-_FILE_KEYS = ("folder", "prefix", "suffix", "kind", "layout", "pages")
-_IMAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "image": (*_FILE_KEYS, "bits", "invalid", "range"),
-    "depth": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
-    "normal": (*_FILE_KEYS, "bits", "invalid"),
-    "raw": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
-}
-_INPUT_KEYS = {kind: (*keys, "mean", "std", "resize") for kind, keys in _IMAGE_KEYS.items()} | {
-    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize")
-}
-_READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
-_STORED_KEYS = ("kind", "folder", *_READING_KEYS)
-_TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
-
-
-@dataclass(frozen=True)
-class ModalitySpec:
-    """One modality as `dataset.yaml` declares it.
-
-    Args:
-        folder: The folder of its files, from the root of the data set.
-        kind: One of `KINDS`.
-        scale: Factor from stored values to `unit` (depth and raw).
-        unit: Of the scaled values, for people to read.
-        invalid: Stored value of a pixel without measurement, in all of its channels.
-        mean: Of each channel, or one for all, in scaled values; None when not declared.
-        std: Like `mean`.
-        classes: Names of the class numbers (label).
-        prefix: What stands before the last part of the key in the names of its files.
-        suffix: What stands behind the key there.
-        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
-        range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
-            None when not declared.
-        map: Pairs of a stored number and its class (label).
-        colors: Of each class, by which files of three channels are read (label).
-        layout: Of npy files of three axes, "chw" or "hwc"; None takes those whose shape leaves no doubt.
-        pages: "bands" where the pages of a TIFF file are channels; None takes files of one image alone.
-        resize: Whether its files may have another resolution than the others, to whose size they are brought.
-    """
-
-    folder: str
-    kind: str
-    scale: float = 1.0
-    unit: str = ""
-    invalid: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    classes: tuple[str, ...] = ()
-    prefix: str = ""
-    suffix: str = ""
-    bits: int | None = None
-    range: tuple[float, float] | None = None
-    map: tuple[tuple[int, int], ...] = ()
-    colors: tuple[Color, ...] = ()
-    layout: str | None = None
-    pages: str | None = None
-    resize: bool = False
-
-    @property
-    def code(self) -> LabelCode:
-        """How label files store classes."""
-        return input_code(self.classes, self.map, self.colors, self.invalid)
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """What is to be predicted.
-
-    Args:
-        kind: One of `KINDS`; segmentation predicts `label`, translation any other.
-        folder: The folder of its files, from the root of the data set.
-        ignore: The number of pixels that do not count, once labels are read; `NO_IGNORE` when no value of the files can
-            be it. Behind `class_numbers` there is no other.
-        classes: Names by class number.
-        colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
-        prefix: What stands before the last part of the key in the names of its files.
-        suffix: What stands behind the key there.
-        scale: Of an image target, as everything below: factor from stored values to `unit` (depth and raw).
-        unit: Of the scaled values, for people to read.
-        invalid: Stored value of a pixel without truth, in all of its channels.
-        bits: Of the stored values, 8 or 16; None takes both.
-        range: The values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
-        channels: Of the files; 0 until `settle_target` has looked at one.
-        labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
-        layout: Of npy files, as that of a modality; of any target.
-        pages: Likewise, of TIFF files.
-    """
-
-    kind: str
-    folder: str
-    ignore: int = NO_IGNORE
-    classes: tuple[str, ...] = ()
-    colors: tuple[Color, ...] = ()
-    prefix: str = ""
-    suffix: str = ""
-    scale: float = 1.0
-    unit: str = ""
-    invalid: float | None = None
-    bits: int | None = None
-    range: tuple[float, float] | None = None
-    channels: int = 0
-    labels: LabelCode | None = field(default=None, compare=False)
-    layout: str | None = None
-    pages: str | None = None
-
-    @property
-    def code(self) -> LabelCode:
-        """How label files store classes."""
-        return self.labels or LabelCode(self.classes, ignored=(self.ignore,) if self.ignore >= 0 else ())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no word for NaN."""
-        files = {"kind": self.kind, "folder": self.folder, "layout": self.layout, "pages": self.pages}
-        if self.kind == "label":
-            return files | {
-                "ignore": self.ignore,
-                "classes": list(self.classes),
-                "colors": [list(color) for color in self.colors],
-            }
-        nan = self.invalid is not None and math.isnan(self.invalid)
-        return files | {
-            "scale": self.scale,
-            "unit": self.unit,
-            "invalid": "nan" if nan else self.invalid,
-            "bits": self.bits,
-            "range": self.range and list(self.range),
-            "channels": self.channels,
-        }
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "TargetSpec":
-        """The inverse of `as_dict`.
-
-        Raises:
-            DataError: When a value is missing or of another type.
-        """
-        section = Section("target", "", plain)
-        kind, folder = section.get("kind", _kind), section.get("folder", values.text)
-        how = _how(section)
-        if kind != "label":
-            section.only((*_STORED_KEYS, "scale", "unit", "invalid", "bits", "range", "channels"))
-            return cls(
-                kind,
-                folder,
-                scale=section.get("scale", values.positive),
-                unit=section.get("unit", str),
-                invalid=section.get("invalid", values.number_or_none),
-                bits=section.get("bits", values.or_none(values.bits)),
-                range=section.get("range", values.or_none(values.interval)),
-                channels=section.get("channels", values.integer),
-                **how,
-            )
-        section.only((*_STORED_KEYS, "ignore", "classes", "colors"))
-        return cls(
-            kind,
-            folder,
-            ignore=section.get("ignore", values.integer),
-            classes=section.get("classes", values.texts_or_none),
-            colors=section.get("colors", values.colors),
-            **how,
-        )
 
 
 @dataclass(frozen=True)
@@ -254,8 +86,8 @@ class DatasetSpec:
         spec = cls(
             name=top.get("name", values.text, store.path.stem),
             store=store,
-            modalities={name: _modality(modalities, name) for name in modalities.names()},
-            target=TargetSpec("label", "") if named else _target(top.section("target")),
+            modalities={name: modality_of(modalities, name) for name in modalities.names()},
+            target=TargetSpec("label", "") if named else target_of(top.section("target")),
             splits=_splits(top.section("splits"), store),
         )
         return spec.with_target(top.values["target"]) if named else spec
@@ -295,7 +127,7 @@ class DatasetSpec:
                 f"target: {name} is declared with `resize: true`, and a target sets the size. Remove that key."
             )
         if part.kind == "label":
-            labels = _labels(part.folder, part.prefix, part.suffix, part.code)
+            labels = label_target(part.folder, part.prefix, part.suffix, part.code)
             return replace(self, target=replace(labels, layout=part.layout, pages=part.pages), target_name=name)
         target = TargetSpec(
             kind=part.kind,
@@ -351,84 +183,6 @@ class DatasetSpec:
                 f"It has {listed(self.splits)}."
             )
         return self.splits[split]
-
-
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError(f"one of {listed(KINDS)}")
-    return value
-
-
-def _modality(modalities: Section, name: str) -> ModalitySpec:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "ensemble":
-        raise DataError(
-            f"{modalities.file}: modalities: expected a name of letters, digits, - and _ other than 'ensemble', "
-            f"got {name!r}."
-        )
-    section = modalities.section(name)
-    section.only({key for keys in _INPUT_KEYS.values() for key in keys})
-    kind = section.get("kind", _kind)
-    section.only(_INPUT_KEYS[kind], f" for kind {kind}")
-    modality = ModalitySpec(
-        folder=section.get("folder", values.folder),
-        kind=kind,
-        scale=section.get("scale", values.positive, 1.0),
-        unit=section.get("unit", values.text, ""),
-        invalid=section.get("invalid", values.number, None),
-        mean=section.get("mean", values.numbers, None),
-        std=section.get("std", values.positives, None),
-        classes=section.get("classes", values.texts) if kind == "label" else (),
-        map=section.get("map", values.pairs, ()),
-        colors=section.get("colors", values.colors, ()),
-        prefix=section.get("prefix", values.text, ""),
-        suffix=section.get("suffix", values.text, ""),
-        bits=section.get("bits", values.bits, None),
-        range=section.get("range", values.interval, None),
-        resize=section.get("resize", values.flag, False),
-        **_how(section),
-    )
-    if kind == "label":
-        modality.code.check(section.at)
-    return modality
-
-
-def _how(section: Section) -> dict[str, Any]:
-    """What is declared of how files are read."""
-    return {key: section.get(key, convert, None) for key, convert in _READING_KEYS.items()}
-
-
-def _target(section: Section) -> TargetSpec:
-    section.only({key for keys in _TARGET_KEYS.values() for key in keys})
-    kind = section.get("kind", _kind)
-    section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
-    folder = section.get("folder", values.folder)
-    prefix, suffix = (section.get(key, values.text, "") for key in ("prefix", "suffix"))
-    if kind != "label":
-        return TargetSpec(
-            kind,
-            folder,
-            prefix=prefix,
-            suffix=suffix,
-            scale=section.get("scale", values.positive, 1.0),
-            unit=section.get("unit", values.text, ""),
-            invalid=section.get("invalid", values.number, None),
-            bits=section.get("bits", values.bits, None),
-            range=section.get("range", values.interval, None),
-            **_how(section),
-        )
-    code = LabelCode(
-        section.get("classes", values.texts),
-        section.get("map", values.pairs, ()),
-        section.get("colors", values.colors, ()),
-        section.get("ignore", values.unlabelled, ()),
-    )
-    code.check(section.at)
-    return replace(_labels(folder, prefix, suffix, code), **_how(section))
-
-
-def _labels(folder: str, prefix: str, suffix: str, code: LabelCode) -> TargetSpec:
-    colors = code.colors or palette(len(code.classes))
-    return TargetSpec("label", folder, code.ignore, code.classes, colors, prefix, suffix, labels=code)
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

@@ -14,9 +14,10 @@ import torch
 from polymodal.data.files import Store, require_new, write_file
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, settled, stored, to_values
+from polymodal.data.parts import ModalitySpec
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
-from polymodal.data.spec import FILE, DatasetSpec, ModalitySpec
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
 
 STATISTICS_FILE = "statistics.json"

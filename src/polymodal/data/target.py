@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from polymodal.data.inputs import InputSpec, prepare_input
-from polymodal.data.spec import FILE, DatasetSpec, TargetSpec
+from polymodal.data.parts import TargetSpec
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from polymodal.data.labels import class_numbers
+from polymodal.data.parts import TargetSpec
 from polymodal.data.prepare import nyu_classes
 from polymodal.data.prepare.writing import IGNORE, LABEL, Content, Plan, read_plane, require
 from polymodal.data.reading import read_array
 from polymodal.data.section import decoded
-from polymodal.data.spec import TargetSpec
 from polymodal.errors import DataError
 
 # Stored values are 1/5000 m and reach the released networks unnormalised.
