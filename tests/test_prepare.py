@@ -76,7 +76,7 @@ def test_nyudv2_comes_back_from_the_folder_as_it_was_in_the_mat(truth, depth, me
             assert (sample["valid"]["depth"][0].numpy() == (metres > 0)).all()
             assert (sample["target"].numpy() == np.vectorize(FORTY.get)(labels)).all()
     assert dataset.spec.target.classes[:3] == ("wall", "floor", "cabinet")
-    assert check(tmp_path / "out") == []
+    assert [defect for defect in check(tmp_path / "out") if not defect.note] == []
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(40, FORTY), (37, THIRTY_SEVEN), (13, THIRTEEN)])

@@ -146,13 +146,14 @@ def _image_problems(
     declared = modality.invalid is not None and math.isnan(modality.invalid)
     if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
+    constant = bool((raw == raw.flat[0]).all())
     if modality.kind in UNITS and stored(raw) != stored(first):
         yield f"{raw.dtype}, where the first file has {first.dtype}: its values cannot mean the same."
-    elif modality.kind in UNITS and (found := range_of(values, valid)):
+    elif modality.kind in UNITS and not constant and (found := range_of(values, valid)):
         ranges[file] = found
     if not valid.any():
         yield "no pixel holds a measurement."
-    elif modality.kind != "label" and (raw == raw.flat[0]).all():
+    elif modality.kind != "label" and constant:
         yield f"constant: every value is {raw.flat[0]}."
     elif isinstance(modality, TargetSpec) and modality.range is not None:
         low, high = modality.range

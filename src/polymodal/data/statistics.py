@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -219,8 +220,15 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
 
 
 def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]) -> Range | None:
-    """Between which values the files lie; None where nothing was measured."""
-    return reduce(joined, (range_of(*found) for found in _values(spec, name, plain, keys)), None)
+    """Between which values the files lie; None where nothing was measured.
+
+    Declared statistics need no file, so one that cannot be read is refused when its turn comes, not here.
+    """
+    found: Range | None = None
+    for key in keys:
+        with suppress(DataError):
+            found = reduce(joined, (range_of(*values) for values in _values(spec, name, plain, [key])), found)
+    return found
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
