@@ -29,8 +29,9 @@ def accelerate(net: Network, speed: Speed = "auto") -> Network:
         net: A network, on its device and in the mode, training or eval, in which it will be used. It is changed in
             place; its parameters and the keys of its state stay what they are.
         speed: "auto" for what was measured to be fastest without compiling, see docs/performance.md: on a CPU,
-            channels-last memory where no norm takes statistics from its input; elsewhere nothing. "compile" for that
-            and `torch.compile`, whose first steps take minutes. "off" for nothing at all.
+            channels-last memory where no norm takes statistics from its input, and not for training on a processor
+            whose widest instructions are AVX2; elsewhere nothing. "compile" for that and `torch.compile`, whose first
+            steps take minutes. "off" for nothing at all.
 
     Returns:
         The network.
@@ -45,11 +46,20 @@ def accelerate(net: Network, speed: Speed = "auto") -> Network:
     device = next((parameter.device.type for parameter in net.parameters()), "cpu")
     if speed == "compile" and device == "cpu":
         _check_compiler()
-    if device == "cpu" and not any(map(takes_statistics, net.modules())):
+    if device == "cpu" and not any(map(takes_statistics, net.modules())) and not (net.training and _spoils_memory()):
         net.to(memory_format=torch.channels_last)
     if speed == "compile":
         net.compile()
     return net
+
+
+def _spoils_memory() -> bool:
+    """Whether gradients in channels-last memory end the process.
+
+    PyTorch 2.15's oneDNN writes beyond its buffers there, seen as "double free or corruption" with a few channels: the
+    AVX2 kernels pad them to eight. Those of AVX-512 do not.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _check_compiler() -> None:
