@@ -195,7 +195,7 @@ def test_batch_size_1_is_refused_before_the_run_begins(data, tmp_path):
 
 def test_norms_that_would_not_be_synchronised_are_refused(data, tmp_path):
     """Else several GPUs train on statistics of their own while the recipe says otherwise."""
-    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm cannot synchronise norms"):
+    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm true: it cannot synchronise norms"):
         train(data, tmp_path / "run", 1, "--trainer.sync_batchnorm=true")
 
 

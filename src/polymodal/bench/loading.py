@@ -37,7 +37,6 @@ def bench_data(
     Raises:
         ConfigError: A number is out of its range, or a setting cannot be used.
         DataError: The data set is not what its description says.
-        SystemExit: The recipe cannot be parsed; the parser has said why.
     """
     from polymodal.tasks.training import quieten
 

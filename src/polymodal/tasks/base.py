@@ -147,6 +147,11 @@ class Task(LightningModule):
                 "trainer.max_epochs and trainer.max_steps leave open how long the training is, and learning rates fall "
                 "along its whole length. Set one of them; trainer.max_time may end it earlier."
             )
+        if steps < (self.trainer.min_steps or 0):
+            raise ConfigError(
+                f"--trainer.min_steps {self.trainer.min_steps}: the training has {int(steps)} steps; raise "
+                "--trainer.max_epochs or --trainer.max_steps."
+            )
         return int(steps)
 
     def check_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:

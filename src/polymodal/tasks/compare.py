@@ -114,7 +114,6 @@ def compare(
         ConfigError: A method, a seed or a setting cannot be used, or the folder belongs to something else; nothing was
             trained.
         PolymodalError: A run failed; all others are done.
-        SystemExit: The recipe cannot be parsed; the parser has said why.
     """
     quieten()
     _check(seeds, jobs, overrides)
@@ -274,8 +273,6 @@ def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[st
             left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
             if name in named or len(left_out) == of:
                 raise ConfigError(left_out[name]) from error
-        except SystemExit as error:
-            raise ConfigError(f"the method {name!r} cannot be used with this recipe; see above") from error
     for reason in left_out.values():
         print(f"left out: {reason}")
     return list(left_out)

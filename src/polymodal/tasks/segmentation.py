@@ -164,11 +164,13 @@ class Segmentation(Task):
     def _weight_of(self, target: Tensor) -> Tensor:
         """The weights of all labelled pixels together."""
         known = target != self._ignored
-        return self.class_weight[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
+        return self.class_weight.float()[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, total_weight: Tensor) -> Tensor:
         # Not reduction="mean", which is 0 / 0 in a batch without any labelled pixel.
-        total = F.cross_entropy(logits.float(), target, self.class_weight, ignore_index=self._ignored, reduction="sum")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        weight = self.class_weight.to(logits.dtype)  # which a trainer of another precision has converted
+        total = F.cross_entropy(logits, target, weight, ignore_index=self._ignored, reduction="sum")
         return total / total_weight
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:

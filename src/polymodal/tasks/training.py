@@ -4,15 +4,17 @@ import logging
 import signal
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -33,11 +35,16 @@ from polymodal.tasks.checkpoints import (
     read_checkpoint,
 )
 from polymodal.tasks.classes import Classes
+from polymodal.tasks.epochs import EpochLines, LastEpochValidated
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
 from polymodal.tasks.files import check_run_folder
 from polymodal.tasks.interrupt import Signals, Stopped
+from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
+from polymodal.tasks.parsing import RecipeParser, refusal
 from polymodal.tasks.recorder import Recorder
+from polymodal.tasks.refusals import while_made, while_trained
 from polymodal.tasks.seeds import EpochSeeds
+from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_seed, check_trainer, listed
 
 _KNOWN = (
     "args parameter is intended",
@@ -69,6 +76,7 @@ class RecipeCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "runs/run"},
             parser_kwargs={"prog": "polymodal"},
+            parser_class=RecipeParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=["fit", *arguments],
@@ -79,14 +87,26 @@ class RecipeCLI(LightningCLI):
         """`fit`, without what this class decides itself."""
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in one line what cannot be parsed."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ConfigError(refusal(str(error), self._subcommand_parsers["fit"])) from error
+
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: the recipe says them, and a checkpoint may come from anyone."""
 
     def _set_seed(self) -> None:
         """Every run has a seed; `true` draws one, and config.yaml says which."""
-        if self._get(self.config, "seed_everything") is False:
-            raise ConfigError("seed_everything is false; a run has a seed: give a number, or true to have one drawn")
+        check_seed(self._get(self.config, "seed_everything"))
         super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Make everything, and say in one line what cannot be made."""
+        check_trainer(self._get(self.config, "trainer"))
+        with while_made():
+            super().instantiate_classes()
 
     @property
     def folder(self) -> Path:
@@ -96,11 +116,8 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the callbacks that write the run folder."""
         settings = self._get(self.config_init, "trainer")
-        if settings["sync_batchnorm"]:
-            raise ConfigError(
-                "trainer.sync_batchnorm cannot synchronise norms that are private by then. Leave the setting out; "
-                "in Python, fuse a network that torch.nn.SyncBatchNorm.convert_sync_batchnorm converted."
-            )
+        given = listed(settings["callbacks"])
+        check_callbacks(given, settings, self.folder)
         self.recorder = Recorder(self.folder)
         self.best = BestCheckpoint(
             self.folder / FOLDER,
@@ -119,19 +136,23 @@ class RecipeCLI(LightningCLI):
             self.best,
             Resumption(self.folder, files, self.signals),
         ]
-        watched = sys.stdout.isatty()
-        if watched and settings["enable_progress_bar"] is not False:
-            callbacks.append(RichProgressBar())
-        elif settings["enable_progress_bar"] is not False:
-            callbacks.append(EpochLines())
-            kwargs["enable_progress_bar"] = False
+        bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if settings["enable_progress_bar"] is not False:
+            if not sys.stdout.isatty():
+                callbacks.append(EpochLines())
+                kwargs["enable_progress_bar"] = bar
+            elif not bar:
+                callbacks.append(RichProgressBar())
         self.trainer_defaults["callbacks"] = callbacks
-        kwargs["enable_model_summary"] = False
+        kwargs["enable_model_summary"] = bool(settings["enable_model_summary"])
         kwargs["plugins"] = with_files(settings["plugins"], files)
-        kwargs["logger"] = Events(self.folder, name="", version="")
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
-            trainer = super().instantiate_trainer(**kwargs, strategy="ddp_find_unused_parameters_true")
+        kwargs["logger"] = loggers_of(settings["logger"], self.folder)
+        build = super().instantiate_trainer
+        with while_made(partial(blamed, settings)):
+            # A list of its own for each: Lightning adds to it.
+            trainer = build(**kwargs, callbacks=list(given))
+            if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
+                trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
         trainer.callbacks.insert(0, NetworkFirst())  # type: ignore[attr-defined]
         return trainer
 
@@ -145,7 +166,8 @@ class RecipeCLI(LightningCLI):
             check_free(self.folder)
             check_run_folder(self.folder)
         self.scored = scored_splits(self.datamodule)
-        self.trainer.fit(weights_only=True, **kwargs)
+        with while_trained():
+            self.trainer.fit(weights_only=True, **kwargs)
 
 
 class ConfigFile(SaveConfigCallback):
@@ -160,44 +182,11 @@ class ConfigFile(SaveConfigCallback):
         self.config["ckpt_path"] = None
         super().setup(trainer, pl_module, "fit")
 
-
-class Events(TensorBoardLogger):
-    """TensorBoard's events alone; config.yaml says the settings."""
-
-    def save(self) -> None:
-        """Write the events, and no hparams.yaml beside them."""
-        self.experiment.flush()
-
-
-class LastEpochValidated(Callback):
-    """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the epoch that is resumed: its start was before."""
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask for a validation after every epoch from the last one on."""
-        del pl_module
-        if trainer.check_val_every_n_epoch is not None and trainer.current_epoch + 1 == trainer.max_epochs:
-            trainer.check_val_every_n_epoch = 1
-
-
-class EpochLines(Callback):
-    """One line of text for every epoch, where no progress bar can be drawn."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's losses and scores."""
-        if not trainer.is_global_zero:
-            return
-        scores = f"val/{pl_module.chosen_by}/"
-        shown = {
-            name.removeprefix(scores): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name == "train/loss" or name.startswith((scores, "exchanged/"))
-        }
-        texts = [f"{name} {value:.3g}" for name, value in shown.items()]
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(texts)}", flush=True)
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the settings to the recipe's loggers, too."""
+        del pl_module, stage
+        if trainer.enable_autolog_hparams:
+            log_recipe(trainer.loggers, yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
 
 def fit(arguments: Sequence[str]) -> Path:
@@ -211,8 +200,8 @@ def fit(arguments: Sequence[str]) -> Path:
 
     Raises:
         PolymodalError: Anything that a user can mend.
-        SystemExit: The arguments cannot be parsed; the parser has said why. Or SIGTERM or SIGINT has come: the training
-            has ended after its step, with a checkpoint, and the status is 143 or 130.
+        SystemExit: SIGTERM or SIGINT has come: the training has ended after its step, with a checkpoint, and the status
+            is 143 or 130.
     """
     quieten()
     with Signals() as signals:
@@ -232,7 +221,7 @@ def fit(arguments: Sequence[str]) -> Path:
 
 def with_files(plugins: Any, files: WholeFiles) -> list[Any]:
     """The recipe's plugins and what writes checkpoints, unless they bring their own."""
-    given = [] if plugins is None else list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    given = listed(plugins)
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, files]
 
 
@@ -267,10 +256,11 @@ def finish(cli: RecipeCLI) -> None:
         "selected_on": selected_on,
         **model.scoring,
     }
-    save_model(model.fused, model.network, model.arguments, data, facts, folder / "model")
+    # In the precision that it is scored in and predicts with, whatever it was trained in.
+    save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / "model")
     cli.recorder.write_scales(model.fused)
-    for split in cli.scored:
-        score_split(folder / "model", data, split, folder)
+    scores = [score_split(folder / "model", data, split, folder) for split in cli.scored]
+    log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
     write_scenes(folder / "model", data, folder)
     print(f"report: {write_report([folder], folder / 'report.html')}")
 
@@ -329,9 +319,18 @@ def recipe(name: str) -> Path:
     raise ConfigError(f"there is no recipe {name!r} with this installation")
 
 
+def _is_asked_for(record: logging.LogRecord) -> bool:
+    """Whether a message that passes through one logger of Lightning's for all is more than chatter."""
+    return record.levelno > logging.INFO or Path(record.pathname).parent.name in ("callbacks", "profilers")
+
+
 def quieten() -> None:
     """Leave out what Lightning tells every user every time."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What callbacks and profilers say was asked for by whoever added them.
+    for name in ("callbacks", "profilers", "utilities.rank_zero"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_asked_for)
     for message in _KNOWN:
         warnings.filterwarnings("ignore", f".*{message}.*")

@@ -1,0 +1,34 @@
+"""What happens at the ends of epochs: the last is validated, and each is told where nobody watches a progress bar."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class LastEpochValidated(Callback):
+    """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the epoch that is resumed: its start was before."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for a validation after every epoch from the last one on."""
+        del pl_module
+        if trainer.check_val_every_n_epoch is not None and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
+class EpochLines(Callback):
+    """One line of text for every epoch, where no progress bar can be drawn."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's losses and scores."""
+        if not trainer.is_global_zero:
+            return
+        scores = f"val/{pl_module.chosen_by}/"
+        shown = {
+            name.removeprefix(scores): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name == "train/loss" or name.startswith((scores, "exchanged/"))
+        }
+        texts = [f"{name} {value:.3g}" for name, value in shown.items()]
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(texts)}", flush=True)

@@ -1,0 +1,165 @@
+"""What is wrong with a setting, in one line, where jsonargparse tells how it came to think so.
+
+jsonargparse tries every type that a setting may have and reports every attempt, nested as the types are. Of these
+attempts the first one and what it stumbled over are of use.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+
+_UNKNOWN = re.compile(
+    r"(?:Option '(?P<option>[^']+)' is not accepted"
+    r"|(?:Group '(?P<group>[^']+)'|Subcommand '[^']+') does not accept option '(?P<member>[^']+)'"
+    r"|unrecognized arguments: (?P<word>\S+))"
+)
+_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<path>\S+)|has no attribute '(?P<name>\w+)'")
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_ATTEMPT = (
+    "Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given", "Subclass types",
+    "Not a valid subclass", "a class path", "a dict with", "Expected a path but",
+)  # fmt: skip
+"""How the lines begin that tell what was tried."""
+_TYPE = re.compile(r"Expected an? (<class|typing\.|collections\.|list\[|tuple\[|dict\[)")
+
+
+class RecipeParser(LightningArgumentParser):
+    """Raises what cannot be parsed, and takes a setting's whole name alone, at every depth."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"exit_on_error": False, "allow_abbrev": False} | settings)
+
+
+def refusal(message: str, parser: ArgumentParser) -> str:
+    """Why a command line or a recipe cannot be parsed, in one line.
+
+    Args:
+        message: What jsonargparse says.
+        parser: Of all settings; it knows their names.
+    """
+    message = _first_attempt(message)
+    keys = _KEY.findall(message)
+    where = f"--{'.'.join(keys)}: " if keys else ""
+    if unknown := _UNKNOWN.search(message):
+        owner = ([None, *_CLASS.findall(message[: unknown.start()])])[-1]
+        name = unknown["option"] or ".".join(filter(None, (unknown["group"], unknown["member"]))) or unknown["word"]
+        return _unknown(name, keys, owner, parser)
+    if missing := re.match(r"the following arguments are required: (.*)", message):
+        return f"expected --config RECIPE.yaml, or the settings {missing[1].replace('fit.', '')}."
+    if absent := _NO_CLASS.search(message):
+        name = (absent["path"] or absent["name"]).rpartition(".")[2]
+        return f"{where}there is no class {absent['path'] or name}{_instead(name, _classes_for(message))}"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    said = [line for line in lines if line and not line.startswith(_ATTEMPT) and not _TYPE.match(line)]
+    if file := re.search(r"File does not exist: '(.*)'", message):
+        return f"--config: there is no file {file[1]}."
+    if not said:
+        return f"{where}{_expected(message)}"
+    made = "".join(f"{path.rpartition('.')[2]}: " for path in _CLASS.findall(message)[-1:])
+    return f"{where}{made}{' '.join(said).rstrip('.')}."
+
+
+def _first_attempt(message: str) -> str:
+    """The message without the attempts at other classes, once one was tried."""
+    kept: list[str] = []
+    tried: set[int] = set()
+    left_out: int | None = None
+    for line in message.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if left_out is not None and depth > left_out:
+            continue
+        left_out = None
+        if line.lstrip().startswith("- Problem with"):
+            if depth in tried:
+                left_out = depth
+                continue
+            tried.add(depth)
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def _unknown(name: str, keys: Sequence[str], owner: str | None, parser: ArgumentParser) -> str:
+    """That a setting is not there, and the nearest one that is.
+
+    Args:
+        name: As it was given, below `keys`, perhaps as `--name=value`.
+        keys: Where it stands.
+        owner: The class that was given it; None for the settings of all.
+        parser: Of all settings.
+    """
+    if owner is None and not keys and not name.startswith("-") and "." not in name:
+        return f"{name!r}: expected settings as --NAME VALUE."
+    name = name.lstrip("-").partition("=")[0]
+    prefix = "".join(f"{key}." for key in keys)
+    known = _names(parser if owner is None else _parser_of(owner))
+    found = f"--{prefix}{name}: there is no such setting"
+    if owner is not None:
+        return found + _instead(name, known, f"--{prefix}", owner.rpartition(".")[2])
+    head, dot, rest = name.partition(".")
+    near = get_close_matches(name, known, 1)
+    if not near and (heads := get_close_matches(head, {other.partition(".")[0] for other in known}, 1)):
+        near = [f"{heads[0]}{dot}{rest}"] if heads[0] != head else []
+    advice = f"did you mean --{near[0]}?" if near else "all of them: polymodal fit --config RECIPE.yaml --print_config."
+    return f"{found}; {advice}"
+
+
+def _instead(name: str, known: Sequence[str], prefix: str = "", owner: str = "") -> str:
+    """The nearest of the names that could be meant, or all of them."""
+    if near := get_close_matches(name, known, 1):
+        return f"; did you mean {prefix}{near[0]}?"
+    return f"; {owner or 'there'} {'has' if owner else 'are'} {', '.join(known)}." if known else "."
+
+
+def _names(parser: ArgumentParser) -> list[str]:
+    options = [option for action in parser._actions for option in action.option_strings]
+    return [option.removeprefix("--") for option in options if option.startswith("--") and option[-1] != "+"]
+
+
+def _parser_of(path: str) -> ArgumentParser:
+    """Of the settings of a class alone."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser.add_class_arguments(_class(path), fail_untyped=False)
+    return parser
+
+
+def _class(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def _classes_for(message: str) -> list[str]:
+    """The names of all classes that the innermost setting could be of."""
+    types = message.rpartition("Subtypes:")[2].partition("\n")[0]
+    paths = dict.fromkeys(re.findall(r"(?:lightning|polymodal)(?:\.\w+)+", types))
+    kinds = {kind: base for base in map(_class, paths) for kind in _below(base)}
+    # What every run has from this package anyway is no choice.
+    return sorted(
+        kind.__name__
+        for kind, base in kinds.items()
+        if not kind.__name__.startswith("_")
+        and not (base.__module__.startswith("lightning") and kind.__module__.startswith("polymodal.tasks"))
+    )
+
+
+def _below(base: type) -> Iterator[type]:
+    kind: type
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _below(kind)
+
+
+def _expected(message: str) -> str:
+    """Which types or values the innermost setting could have, and what was given."""
+    inner = message.rpartition('Parser key "')[2]
+    types = re.search(r"Subtypes: \[(.*)\]\n", inner) or re.search(r"Expected an? (.*?)(?:\. Got value|\n|$)", inner)
+    given = re.search(r"(?:Given|Got) value: (.*)", inner)
+    names = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", types[1] if types else "another value")
+    names = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", names).replace("NoneType", "null").replace("typing.", "")
+    return f"expected {' or'.join(names.rsplit(',', 1))}, got {given[1] if given else 'nothing'}."
