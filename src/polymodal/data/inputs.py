@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal.data.content import LAYOUTS, PAGES, Content, honouring
+from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range
@@ -173,9 +174,12 @@ def settled(content: Content, spec: InputSpec, file: str) -> tuple[np.ndarray, I
         is declared.
 
     Raises:
-        DataError: When pixels are transparent that must not be.
+        DataError: When pixels are transparent that must not be, or labels are stored as they cannot be.
     """
-    return content.channels(1 if spec.kind == "label" else spec.channels, file), honouring(spec, content)
+    if spec.kind != "label":
+        return content.channels(spec.channels, file), honouring(spec, content)
+    LabelFiles(spec.code).check(content, file)
+    return content.channels(1, file), honouring(spec, content)
 
 
 def prepare_input(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:

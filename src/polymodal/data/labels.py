@@ -129,9 +129,10 @@ def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
         red, green, blue = array.astype(np.int32)
         return _translated(red << 16 | green << 8 | blue, _packed(code, file), _unknown_colors, code, file)
     if array.shape[0] != 1:
-        painted = "" if code.colors else " or, with `colors` declared, three of 8 bits, a colour for each class"
+        declared = "" if code.colors else "with `colors` declared, "
         raise DataError(
-            f"{file}: expected one channel of whole class numbers{painted}, got {array.shape[0]} channel(s) of "
+            f"{file}: expected one channel of whole class numbers or, {declared}three of 8 bits, a colour for each "
+            f"class, got {array.shape[0]} channel(s) of "
             f"{array.dtype}."
         )
     return _translated(array[0], code.numbers, _unknown_numbers, code, file)

@@ -49,8 +49,10 @@ def decode_png(data: bytes, reading: Reading) -> Content:
             orientation = _orientation(PngImageFile, data)
     if color == _PALETTE:
         image: Image.Image = PngImageFile(io.BytesIO(data))
-        if seen(reading):
-            image = image.convert("RGBA" if transparent else "RGB")
+        if not seen(reading):
+            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            return Content(channels_first(np.array(image)), orientation=orientation, palette=palette)
+        image = image.convert("RGBA" if transparent else "RGB")
         return Content(channels_first(np.array(image)), image.mode == "RGBA", orientation=orientation)
     level = int.from_bytes(transparent, "big") if transparent and color == _GREY else None
     if bits < 8:
@@ -102,7 +104,7 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
         array = imagecodecs.jpeg8_decode(data)
     else:
         raise RefusedError(f"{colors} colours, and grey, RGB and CMYK are read. Save it as PNG")
-    return Content(channels_first(array), notes=notes, orientation=orientation)
+    return Content(channels_first(array), notes=notes, orientation=orientation, lossy=True)
 
 
 CMYK_NOTE = "CMYK: its inks are read as RGB, without a colour profile"

@@ -26,12 +26,13 @@ A target may be an image instead of a label, `target: {folder: albedo, kind: ima
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from polymodal.data import values
 from polymodal.data.content import Content
 from polymodal.data.files import Store
+from polymodal.data.label_files import LabelFiles
 from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import Section, decoded, listed, nearest, parse
@@ -59,6 +60,9 @@ class DatasetSpec:
     target: TargetSpec
     splits: dict[str, tuple[str, ...]]
     target_name: str = ""
+    _labels: dict[ModalitySpec | TargetSpec, LabelFiles] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def load(cls, root: str | Path) -> "DatasetSpec":
@@ -169,7 +173,11 @@ class DatasetSpec:
         Raises:
             DataError: When it cannot be read, or leaves in doubt what it means.
         """
-        return decode(self.store.read(file), self.store.where(file), part)
+        where = self.store.where(file)
+        content = decode(self.store.read(file), where, part)
+        if part.kind == "label":
+            self._labels.setdefault(part, LabelFiles(part.code)).check(content, where)
+        return content
 
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.

@@ -1,6 +1,7 @@
 """TIFF: which page is the image, which of its numbers are colours, and which value is none."""
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from xml.etree import ElementTree
@@ -14,6 +15,9 @@ from polymodal.data.content import Content, Reading, RefusedError, check_pixels,
 from polymodal.data.pictures import CMYK_NOTE
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Of tags that it cannot follow itself it would print lines of its own between ours; what they mean is judged here.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ORIENTATION, _NODATA, _METADATA = 274, 42113, 42112
 _ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
@@ -46,7 +50,10 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
             raise RefusedError(f"its no-data value {nodata:g} stands for a colour. Save it as RGB or grey")
         nodata = colors[hidden][0].item() if hidden.any() else None
     orientation = page.tags.valueof(_ORIENTATION, default=1)
-    return Content(colors, alpha, nodata, (*_scaled_note(page), *notes), int(orientation))
+    indices = page.photometric == PHOTOMETRIC.PALETTE and not seen(reading)
+    palette = _palette(page.colormap).T if indices and page.colormap is not None else None
+    notes = (*_scaled_note(page), *notes)
+    return Content(colors, alpha, nodata, notes, int(orientation), palette, page.compression in _JPEG)
 
 
 def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:
@@ -85,7 +92,7 @@ def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: Readin
     series = file.series[0]
     # Of one array, tifffile notes the shape and microscopes which axis the channels are.
     declared = series.axes in ("QYX", "CYX", "SYX") and series.kind != "generic" and series.size >= _size(pages)
-    count = max(len(pages), series.shape[0] if series.ndim > 2 else 1)
+    count = max(len(pages), series.size // pages[0].size)
     if reading.pages is None and not declared:
         raise RefusedError(
             f"{count} pages of equal size, and one image is expected. Declare `pages: bands` in dataset.yaml if they "
@@ -155,9 +162,12 @@ def _inverted(array: np.ndarray, page: TiffPage, reading: Reading) -> np.ndarray
 def _looked_up(array: np.ndarray, page: TiffPage) -> np.ndarray:
     if len(array) != 1 or page.colormap is None:
         raise RefusedError(f"a palette for {len(array)} channels. Save it as RGB")
-    # The table has 16 bits; some programs fill in 8.
-    table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
-    return table.astype(np.uint8)[:, array[0].astype(np.intp)]
+    return _palette(page.colormap)[:, array[0].astype(np.intp)]
+
+
+def _palette(table: np.ndarray) -> np.ndarray:
+    """(3, n) of 8 bits; the table in the file has 16, of which some programs fill in 8."""
+    return (table if table.max() < 256 else table >> 8).astype(np.uint8)
 
 
 def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
@@ -166,14 +176,13 @@ def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
     if not text:
         return None
     try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
+        value: float = int(text) if text.lstrip("-").isdecimal() else float(text)
     except ValueError as error:
         raise ValueError(f"its no-data value is {text!r}, which is no number") from error
-    if dtype.kind != "f" or math.isnan(value):
+    if dtype.kind in "bui":  # what no whole number of this type is, no pixel holds
+        limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+        return int(value) if limits.min <= value <= limits.max and value == int(value) else None
+    if math.isnan(value):
         return value
     # Written with 15 digits, the lowest number of either length is a little lower than any.
     lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)

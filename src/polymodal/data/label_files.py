@@ -1,0 +1,62 @@
+"""Label files whose numbers cannot be classes: saved with losses, or as indices that each file numbers anew."""
+
+import numpy as np
+
+from polymodal.data.content import Content
+from polymodal.data.labels import Color, LabelCode
+from polymodal.errors import DataError
+
+
+class LabelFiles:
+    """What the label files of a data set say of themselves, held against each other.
+
+    Programs that save few colours often number them anew in every file: one class is then shown in one colour, and has
+    another index in each.
+
+    Args:
+        code: How the files store classes.
+    """
+
+    def __init__(self, code: LabelCode) -> None:
+        self._code = code
+        self._known: dict[Color, tuple[int, str]] = {
+            color: (number, "`colors`") for number, color in enumerate(code.colors) if code.colors.count(color) == 1
+        }
+        self._known |= {value: (code.ignore, f"`{code.key}`") for value in code.ignored if isinstance(value, tuple)}
+
+    def check(self, content: Content, file: str) -> None:
+        """Compare a file with what is known, and remember it.
+
+        Args:
+            content: The file.
+            file: Its name, for messages.
+
+        Raises:
+            DataError: It is compressed as JPEG, or its palette has a class in the colour of another one.
+        """
+        if content.lossy:
+            raise DataError(
+                f"{file}: compressed as JPEG, which changes numbers near every edge to those of other classes. Store "
+                "labels without loss, as PNG, from their source."
+            )
+        if content.palette is None:
+            return
+        colors = [(red, green, blue) for red, green, blue in content.palette.tolist()]
+        numbers = self._code.numbers
+        found: dict[Color, tuple[int, str]] = {}
+        for index in np.flatnonzero(np.bincount(content.array.ravel())).tolist():
+            # A colour that a palette has twice tells nothing, and what is no class is refused where classes are read.
+            if index < len(colors) and index in numbers and colors.count(colors[index]) == 1:
+                found[colors[index]] = numbers[index], file
+        for color, (number, _) in found.items():
+            other, source = self._known.get(color, (number, file))
+            if other != number:
+                raise DataError(
+                    f"{file}: its palette shows {self._name(number)} in the colour {list(color)}, which by {source} is "
+                    f"{self._name(other)}: its indices seem to be numbered anew. Save it with the indices of the "
+                    "others; or as RGB, to be read by `colors`; or without a palette if the indices are right."
+                )
+        self._known = found | self._known
+
+    def _name(self, number: int) -> str:
+        return "what is ignored" if number == self._code.ignore else f"the class {self._code.classes[number]!r}"
