@@ -187,10 +187,11 @@ def test_file_runs_without_this_library(format, folded, tmp_path):
     assert sorted(written) == sorted(tmp_path.iterdir())
     about, predict = opened(format, written[0])
     assert about == {
-        "format": 1,
+        "format": 2,
         "modalities": {"a": 2, "b": 2},
         "outputs": ["a", "b", "ensemble"],
         "step": 1,
+        "size": None,
         "folded": folded,
         "metadata": {"note": "é"},
     }
@@ -304,8 +305,8 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
         export.Session(stamped(tmp_path / "foreign.onnx", None))
     with pytest.raises(CheckpointError, match="or it is damaged: 'modalities'"):
         export.Session(stamped(tmp_path / "short.onnx", json.dumps({"format": 1})))
-    with pytest.raises(CheckpointError, match=r"has format 2, .* up to 1: .*by a newer polymodal\. Update polymodal"):
-        export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 2})))
+    with pytest.raises(CheckpointError, match=r"has format 3, .* up to 2: .*by a newer polymodal\. Update polymodal"):
+        export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 3})))
     monkeypatch.setattr("onnxruntime.InferenceSession", Mock(side_effect=RuntimeError()))
     with pytest.raises(CheckpointError, match=r"or it is damaged: RuntimeError\(\)"):
         export.Session(tmp_path / "net.onnx")

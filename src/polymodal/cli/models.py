@@ -36,6 +36,9 @@ def add(commands: Any) -> None:
     export.add_argument("out", type=Path, metavar="OUT", help="the file: .onnx, .pt2, or .xml for openvino")
     export.add_argument("--format", default="onnx", help="onnx, pt2 or openvino (%(default)s)")
     export.add_argument("--fold", action="store_true", help="fold norms and exchange into the convolutions")
+    export.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="for images of this height and width alone (any size)"
+    )
     export.set_defaults(run=_export)
 
     import_cen = commands.add_parser("import-cen", help="turn a released checkpoint of CEN or AsymFusion into a model")
@@ -85,7 +88,8 @@ def _predict(parsed: argparse.Namespace) -> None:
 def _export(parsed: argparse.Namespace) -> None:
     from polymodal.tasks.export import export_model
 
-    print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold))
+    size = None if parsed.size is None else (parsed.size[0], parsed.size[1])
+    print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold, size=size))
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:

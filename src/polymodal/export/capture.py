@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from polymodal.errors import ExportError
 from polymodal.export.program import captured
+from polymodal.export.trials import Size, Trial
 from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.fusion.alignment import Watch
 from polymodal.fusion.asymmetric import Meeting
@@ -67,6 +68,8 @@ class Capture:
         private: The values that each present modality has of a parameter or buffer, by its name in the program.
         channels: The channels of each present modality's image as the network takes it.
         step: What height and width must be multiples of.
+        size: Height and width where they are fixed.
+        trials: The images on which what is made of it must be compared with the network.
     """
 
     program: ExportedProgram
@@ -74,14 +77,17 @@ class Capture:
     private: dict[str, list[Tensor]]
     channels: list[int]
     step: int
+    size: Size | None
+    trials: list[Trial]
 
 
-def capture(net: Multimodal, present: Sequence[int]) -> Capture:
+def capture(net: Multimodal, present: Sequence[int], size: Size | None = None) -> Capture:
     """Capture the network of the present modalities in eval mode. It is not changed.
 
     Args:
         net: A multimodal network.
         present: The indices of the modalities.
+        size: Height and width, if the graph is to be for these alone.
 
     Raises:
         ExportError: When a module knows of modalities in a way that has no static form, or the network has no static
@@ -93,13 +99,19 @@ def capture(net: Multimodal, present: Sequence[int]) -> Capture:
     names = [net.modalities[m] for m in present]
     channels = [image_channels(net, name) * net.stem.tiles[name] for name in names]
     like = next(p for p in net.network.parameters() if p.is_floating_point())
-    program, step = captured(plain.network, lambda size: (like.new_zeros(2, channels[0], *size),), ({0: Dim.DYNAMIC},))
+
+    def example(trial: Trial) -> tuple[Tensor]:
+        batch, sides = trial
+        return (like.new_zeros(batch, channels[0], *sides),)
+
+    found = captured(plain.network, example, ({0: Dim.DYNAMIC},), size)
     private = {
         name: plain.private[id(tensor)]
         for name, tensor in plain.network.state_dict(keep_vars=True).items()
         if id(tensor) in plain.private
     }
-    return Capture(program.run_decompositions({}), plain.places, private, channels, step)
+    program = found.program.run_decompositions({})
+    return Capture(program, plain.places, private, channels, found.step, size, found.trials)
 
 
 def image_channels(net: Multimodal, name: str) -> int:

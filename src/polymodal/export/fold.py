@@ -4,6 +4,7 @@ Each modality's norms are folded into its convolutions, the exchange is a choice
 at every image, and channels that nobody reads are not computed.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +14,22 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
+from polymodal.export.comparison import compare, remedy
 from polymodal.export.images import check_images
 from polymodal.export.streams import Streams
+from polymodal.export.trials import Size, Trial
 from polymodal.fusion.aggregation import Aggregate, Average
 from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.nn import Prediction
 
+TOLERANCE = 1e-3
+"""Of a folded network's predictions against the network's, relative to the largest value: they round differently."""
 
-def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
+TOLERANCES = {torch.float16: 0.03, torch.bfloat16: 0.1}
+"""Likewise, by type of number."""
+
+
+def fold(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size | None = None) -> "Folded":
     """The network as it is at inference, without norms, exchange and all that nobody reads.
 
     For modality m, with the frozen statistics μ, σ² and the scales γ, β of a norm behind a convolution W, b:
@@ -35,6 +44,7 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
         net: The network. It is not changed; what is exchanged is decided by its scales as they are now.
         modalities: The modalities that there will be, in the network's order; all of them if not given. An absent one
             exchanges nothing, as in `Multimodal.forward` with `subset`.
+        size: Height and width, for a network for images of this size alone.
 
     Returns:
         A network for inference alone, on the device and in the dtype of `net`.
@@ -53,8 +63,40 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None) -> "Folded":
     if len(present) < len(net.modalities):
         _check_some_suffice(net, chosen)
     with torch.no_grad(), net.roster.only(present):
-        seen = capture(net, present)
-        return Folded(net, seen, Streams(seen, net.roster).module())
+        seen = capture(net, present, size)
+        folded = Folded(net, seen, Streams(seen, net.roster).module())
+        _check(net, folded, seen.trials)
+        return folded
+
+
+def _check(net: Multimodal, folded: "Folded", trials: Sequence[Trial]) -> None:
+    """Refuse a folded network that is another one than the network at some size."""
+    own = copy.deepcopy(net).eval()
+    like = next(p for p in own.parameters() if p.is_floating_point())
+    random = torch.Generator().manual_seed(0)
+    for batch, size in trials:
+        images = {
+            name: torch.randn(batch, channels, *size, generator=random).to(like)
+            for name, channels in folded.channels.items()
+        }
+        compare(
+            lambda inputs: _named(own(inputs, subset=True)),
+            lambda inputs: _named(folded(inputs)),
+            images,
+            "The folded network",
+            TOLERANCES.get(like.dtype, TOLERANCE),
+            remedy(folded.size),
+        )
+
+
+def _named(prediction: Prediction) -> dict[str, Tensor]:
+    """The tensors of a prediction by their names."""
+    return {
+        f"{name} {i}".removesuffix(" 0"): tensor
+        for name, output in {**prediction.per_modality, "ensemble": prediction.ensemble}.items()
+        for i, tensor in enumerate(tree_leaves(output))
+        if isinstance(tensor, Tensor)
+    }
 
 
 def _check_some_suffice(net: Multimodal, chosen: Sequence[str]) -> None:
@@ -76,6 +118,7 @@ class Folded(nn.Module):
         outputs: Those that have a prediction of their own: all, or none where the fusion makes one stream.
         channels: The channels that each modality has.
         step: What height and width must be multiples of.
+        size: Height and width where they are fixed; else None.
     """
 
     weights: Tensor
@@ -85,7 +128,7 @@ class Folded(nn.Module):
         self.modalities = tuple(net.modalities[m] for m in net.roster.present)
         self.outputs = tuple(name for name in self.modalities if name in net.outputs)
         self.channels = {name: image_channels(net, name) for name in self.modalities}
-        self.step = seen.step
+        self.step, self.size = seen.step, seen.size
         self._tiles = {name: net.stem.tiles[name] for name in self.modalities}
         self._form = seen.program.call_spec.out_spec
         self.graph = graph
@@ -103,7 +146,7 @@ class Folded(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, or an image does not fit.
         """
-        check_images(inputs, self.channels, self.step)
+        check_images(inputs, self.channels, self.step, self.size)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.graph)
         images = [_tiled(inputs[name], self._tiles[name]) for name in self.modalities]

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +17,14 @@ from torch.export import Dim, ExportedProgram
 
 from polymodal.errors import ExportError
 from polymodal.export.capture import image_channels
+from polymodal.export.comparison import Run, compare, remedy
 from polymodal.export.fold import Folded
-from polymodal.export.program import captured, example_size
+from polymodal.export.pooling import without_adaptive_pooling
+from polymodal.export.program import captured
 from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
 from polymodal.export.settled import settled
+from polymodal.export.trials import Size, Trial, said
 from polymodal.multimodal import Multimodal
 from polymodal.nn.ensemble import main_output
 
@@ -30,27 +33,28 @@ ENSEMBLE = "ensemble"
 TOLERANCE = 1e-4
 """Of an exported network's predictions against those of the network itself, relative to the largest value."""
 
-Run = Callable[[dict[str, Tensor]], dict[str, Any]]
-"""From images by modality to predictions by name."""
-
 
 def save(
     net: Multimodal | Folded,
     path: str | os.PathLike[str],
     *,
     format: str = "onnx",
+    size: Size | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Export a network in eval mode, check the file against it, and only then put it in its place.
 
     The file takes one image `(B, C_m, H, W)` for every modality, under its name, of any B, and any H and W that the
-    network takes. It returns what every modality predicts and their ensemble, at the network's own resolution, under
-    the names `prediction_<modality>` and `prediction_ensemble`; where the fusion makes one stream, the latter alone.
+    network takes, or of one size alone. It returns what every modality predicts and their ensemble, at the network's
+    own resolution, under the names `prediction_<modality>` and `prediction_ensemble`; where the fusion makes one
+    stream, the latter alone. It is compared with the network on images that differ in kind, see `trials`.
 
     Args:
         net: A multimodal network, or what `fold` made of one.
         path: The file; its name ends in `.onnx`, `.pt2` or `.xml`, as the format wants it.
         format: `"onnx"`; `"pt2"`, which `torch.export.load` reads; `"openvino"`, an .xml with a .bin beside it.
+        size: Height and width, for a file of images of this size alone, such as of a network whose computation depends
+            on the size in ways that no graph has; that of the folding if not given.
         metadata: Anything in types that JSON knows, kept in the file, such as how inputs were normalised.
 
     Returns:
@@ -59,13 +63,14 @@ def save(
 
     Raises:
         ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, a
-            modality's name is that of an output, or the file does not predict what the network does. Nothing is
-            written then.
+            modality's name is that of an output, the size is not that of the folding, or the file does not predict what
+            the network does. Nothing is written then.
         OSError: The file cannot be written.
     """
     path = Path(path)
     writer = format_for(format, path)
     _check_names(net)
+    size = _size(net, size)
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
         raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
@@ -75,27 +80,41 @@ def save(
     module = _Named(own).eval()
     channels = {name: _channels(net, name) for name in net.modalities}
 
-    def example(size: tuple[int, int]) -> tuple[dict[str, Tensor]]:
-        return ({name: torch.zeros(2, count, *size) for name, count in channels.items()},)
+    def example(trial: Trial) -> tuple[dict[str, Tensor]]:
+        batch, sides = trial
+        return ({name: torch.zeros(batch, count, *sides) for name, count in channels.items()},)
 
-    shapes = ({name: {0: Dim.DYNAMIC} for name in channels},)
-    program, step = captured(module, example, shapes)
+    found = captured(module, example, ({name: {0: Dim.DYNAMIC} for name in channels},), size)
     description = {
         "format": DESCRIPTION_FORMAT,
         "modalities": channels,
         "outputs": [*net.outputs, ENSEMBLE],
-        "step": step,
+        "step": found.step,
+        "size": None if size is None else list(size),
         "folded": isinstance(net, Folded),
         "metadata": dict(metadata or {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
         file = Path(scratch, path.name)
-        run = writer.write(program, file, description)
+        try:
+            run = writer.write(found.program, file, description)
+        except (ExportError, OSError):
+            raise
+        except Exception as error:  # the converters' own, of no common class
+            raise ExportError(
+                f"The network cannot be written in format {format}: {first_line(error)} Nothing was written. "
+                f"{remedy(size)}"
+            ) from error
+
+        def expected(images: dict[str, Tensor]) -> dict[str, Tensor]:
+            predictions = module(images)
+            return {name: predictions[output_name(name)] for name in (*net.outputs, ENSEMBLE)}
+
         random = torch.Generator().manual_seed(0)
-        for batch, size in ((1, example_size(step)), (3, example_size(step, smaller=True))):
-            images = {name: torch.randn(batch, count, *size, generator=random) for name, count in channels.items()}
-            _check(module, run, images, format)
+        for trial in found.trials:
+            images = {name: torch.randn(image.shape, generator=random) for name, image in example(trial)[0].items()}
+            compare(expected, run, images, f"The file of format {format}", TOLERANCE, remedy(size))
         beside = sorted(written for written in Path(scratch).iterdir() if written != file)
         # The file that others are opened by comes last.
         for written in (*beside, file):
@@ -138,7 +157,7 @@ class Onnx(Format):
             warnings.simplefilter("ignore")
             try:
                 made = torch.onnx.export(
-                    program,
+                    without_adaptive_pooling(program),
                     dynamo=True,
                     input_names=list(description["modalities"]),
                     output_names=[output_name(name) for name in description["outputs"]],
@@ -152,8 +171,7 @@ class Onnx(Format):
         assert made is not None
         made.model.metadata_props[DESCRIPTION] = json.dumps(description)
         made.save(file, external_data=False)
-        session = Session(file)
-        return lambda images: dict(session(images))
+        return Session(file)
 
 
 class Pt2(Format):
@@ -263,17 +281,12 @@ def _channels(net: Multimodal | Folded, name: str) -> int:
     return image_channels(net, name) if isinstance(net, Multimodal) else net.channels[name]
 
 
-def _check(module: _Named, run: Run, images: dict[str, Tensor], format: str) -> None:
-    """Refuse a file that does not predict what the network does."""
-    with torch.no_grad():
-        expected = module(images)
-    for name, got in run(images).items():
-        ours = expected[output_name(name)]
-        theirs = torch.as_tensor(got)
-        off = float((theirs - ours).abs().max() / ours.abs().max()) if theirs.shape == ours.shape else float("inf")
-        if not off <= TOLERANCE:
-            raise ExportError(
-                f"The file of format {format} does not predict what the network does: {name!r} differs by {off:.1e} of "
-                f"its largest value, where {TOLERANCE:.0e} is allowed. Nothing was written. Choose another of "
-                f"{', '.join(FORMATS)}, or predict with the model folder."
-            )
+def _size(net: Multimodal | Folded, size: Size | None) -> Size | None:
+    """The fixed height and width of a file; None where they are free."""
+    if size is not None and (len(size) != 2 or any(side < 1 for side in size)):
+        raise ExportError(f"size: expected height and width of at least one pixel, got {size}.")
+    if not isinstance(net, Folded) or net.size is None:
+        return size if size is None else (size[0], size[1])
+    if size is not None and tuple(size) != net.size:
+        raise ExportError(f"size: the network was folded for images of {said(net.size)}, got {said(size)}.")
+    return net.size

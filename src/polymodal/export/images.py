@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from polymodal.errors import DataError
+from polymodal.export.trials import Size, said
 from polymodal.multimodal import check_inputs
 
 
-def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: int) -> None:
+def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: int, size: Size | None) -> None:
     """Refuse images that a graph cannot take.
 
     Args:
         inputs: Images by modality, tensors or arrays.
         channels: Those of every modality.
         step: What height and width must be multiples of.
+        size: Height and width where they are fixed.
 
     Raises:
         DataError: A modality is unknown or missing, or an image does not fit; with the nearest size that does.
@@ -27,9 +29,15 @@ def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: i
         )
     check_inputs(inputs, channels)
     height, width = next(iter(inputs.values())).shape[-2:]
+    if size is not None and (height, width) != size:
+        raise DataError(
+            f"An image of {said((height, width))} is no input of this exported network, which was fixed to "
+            f"{said(size)}. Resize it, export the network for its size (--size {height} {width}), or predict with the "
+            "model folder."
+        )
     if height % step or width % step:
         near = [max(1, round(side / step)) * step for side in (height, width)]
         raise DataError(
-            f"An image of {width}x{height} (width x height) is no input of this exported network, whose sides must be "
+            f"An image of {said((height, width))} is no input of this exported network, whose sides must be "
             f"multiples of {step}. Resize or pad it, such as to {near[1]}x{near[0]}, or predict with the model folder."
         )

@@ -14,11 +14,12 @@ from torch import Tensor
 from polymodal.errors import CheckpointError, DataError, ExportError
 from polymodal.export.images import check_images
 from polymodal.export.reason import first_line
+from polymodal.export.trials import Size
 
 DESCRIPTION = "polymodal"
 """The key under which an exported file describes itself, in JSON."""
 
-DESCRIPTION_FORMAT = 1
+DESCRIPTION_FORMAT = 2
 """Which keys the description has; a newer polymodal may write others, under a higher number."""
 
 
@@ -33,6 +34,7 @@ class Session:
         modalities: The channels of each modality.
         outputs: The names of the predictions: the modalities' and "ensemble".
         step: What height and width must be multiples of.
+        size: Height and width where they are fixed; else None.
         folded: Whether the network was folded.
         metadata: What `save` was given.
 
@@ -54,6 +56,8 @@ class Session:
             self.modalities: dict[str, int] = dict(described["modalities"])
             self.outputs: tuple[str, ...] = tuple(described["outputs"])
             self.step: int = described["step"]
+            fixed = described.get("size")  # files of format 1 never are
+            self.size: Size | None = None if fixed is None else (fixed[0], fixed[1])
             self.folded: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
         except CheckpointError:
@@ -92,7 +96,7 @@ class Session:
         if isinstance(inputs, Mapping):
             for name, image in inputs.items():
                 _check_floats(name, image)
-        check_images(inputs, self.modalities, self.step)
+        check_images(inputs, self.modalities, self.step, self.size)
 
 
 def _check_floats(name: str, image: Any) -> None:

@@ -11,7 +11,7 @@ REFERENCE_SIZE = (480, 640)
 """Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
 
 
-def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
+def export_model(model: Path, out: Path, format: str, *, folded: bool, size: tuple[int, int] | None = None) -> str:
     """Export a trained network with all that `predict` must know of it.
 
     Args:
@@ -19,6 +19,7 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
         out: The file.
         format: One of `polymodal.export.FORMATS`.
         folded: Whether to fold norms and exchange into the convolutions first.
+        size: Height and width, for a file for images of this size alone.
 
     Returns:
         What was written, a sentence for people.
@@ -36,9 +37,9 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool) -> str:
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)
     if not folded:
-        return _written(export.save(net, out, format=format, metadata=metadata))
-    plain = export.fold(net)
-    height, width = metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
+        return _written(export.save(net, out, format=format, size=size, metadata=metadata))
+    plain = export.fold(net, size=size)
+    height, width = size or metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
     saved = export.saving(net, plain, (height, width))
     written = _written(export.save(plain, out, format=format, metadata=metadata))
     return f"{written}, folded; for {width}x{height} (width x height) {saved}"

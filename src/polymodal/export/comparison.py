@@ -1,0 +1,63 @@
+"""What was made of a network against the network itself, on images that it may go wrong on."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymodal.errors import ExportError
+from polymodal.export.reason import first_line
+from polymodal.export.trials import Size, said
+
+Run = Callable[[dict[str, Tensor]], Mapping[str, Any]]
+"""From images by modality to predictions by name."""
+
+
+def compare(net: Run, made: Run, images: dict[str, Tensor], what: str, tolerance: float, remedy: str) -> None:
+    """Refuse what does not predict what the network does. Images that the network itself does not take tell nothing.
+
+    Args:
+        net: The network.
+        made: What was made of it.
+        images: By modality.
+        what: How messages call it.
+        tolerance: Relative to the largest value of a prediction.
+        remedy: What to do instead, a sentence.
+
+    Raises:
+        ExportError: A prediction is another one, or there is none.
+    """
+    batch, _, height, width = next(iter(images.values())).shape
+    where = f"{batch} images of {said((height, width))}"
+    with torch.no_grad():
+        try:
+            expected = net(images)
+        except Exception:  # whatever a network of somebody else's raises
+            return
+        try:
+            found = made(images)
+        except Exception as error:  # the runtimes' own, of no common class
+            raise ExportError(
+                f"{what} fails on {where}, which the network takes: {first_line(error)} Nothing was written. {remedy}"
+            ) from error
+    for name, ours in expected.items():
+        theirs = torch.as_tensor(found[name])
+        off = float("inf")
+        if theirs.shape == ours.shape:
+            off = float((theirs - ours).abs().max() / ours.abs().max().clamp_min(torch.finfo(ours.dtype).tiny))
+        if not off <= tolerance:
+            raise ExportError(
+                f"{what} does not predict what the network does: {name!r} differs by {off:.1e} of its largest value on "
+                f"{where}, where {tolerance:.0e} is allowed. Nothing was written. {remedy}"
+            )
+
+
+def remedy(size: Size | None) -> str:
+    """What to do where a network cannot leave Python as it was asked to."""
+    if size is not None:
+        return "Choose another format, or predict with the model folder."
+    return (
+        "What depends on the size of the images may be right for one: fix it with --size HEIGHT WIDTH, in Python "
+        "size=(height, width). Or choose another format, or predict with the model folder."
+    )
