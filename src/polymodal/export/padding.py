@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from torch import SymInt
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -28,5 +27,8 @@ def quick_same_padding() -> Iterator[None]:
             return max((kernel - 1) * dilation + 1 - stride, 0)
         return by_size(side, kernel, stride, dilation)
 
-    with patch.object(timm, "get_same_padding", padding):
+    timm.get_same_padding = padding  # type: ignore[attr-defined]
+    try:
         yield
+    finally:
+        timm.get_same_padding = by_size  # type: ignore[attr-defined]
