@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from core_tools import assert_equal, randomize_norms
 from polymodal import Exchange, export, fuse, models
 from polymodal.errors import DataError, ExportError
-from polymodal.export.capture import capture
 from polymodal.export.pooling import adaptive_avg_pool2d
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'polymodal[export]'")
@@ -54,14 +53,42 @@ def test_pooling_in_words_of_onnx_is_that_of_pytorch():
                 assert torch.allclose(adaptive_avg_pool2d(image, places), expected, rtol=0, atol=1e-13)
 
 
+class Pyramid(nn.Module):
+    """Adds what a few places of the whole image say, as the context modules of PSPNet and ESANet do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for places in (1, 3):
+            x = x + F.interpolate(F.adaptive_avg_pool2d(x, places), x.shape[-2:], mode="bilinear")
+        return x
+
+
+def assert_right_at_ten_random_sizes(net, folded, path) -> None:
+    session = export.Session(export.save(export.fold(net) if folded else net, path)[0], threads=1)
+    sides = np.random.default_rng(0).integers(1, max(2, 384 // session.step), (10, 2)) * session.step
+    assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
+
+
 @pytest.mark.parametrize("folded", [False, True])
 def test_pyramid_pooling_is_right_at_ten_random_sizes(folded, tmp_path):
-    """If this breaks, the files of PSPNet are wrong by some percent, at most sizes and without a word."""
-    network = models.create("smp/PSPNet", classes=3, encoder_name="resnet18", encoder_depth=3)
+    """If this breaks, the files of such networks are wrong by some percent, at most sizes and without a word."""
+    assert_right_at_ten_random_sizes(fused(layered(Pyramid())), folded, tmp_path / "net.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("smp/PSPNet", {"encoder_name": "resnet18", "encoder_depth": 3}),
+        ("refinenet", {}),
+        ("rooms-unet", {}),
+    ],
+)
+def test_networks_of_recipes_are_right_at_ten_random_sizes(name, arguments, folded, tmp_path):
+    """If this breaks, what people train by our own recipes cannot be deployed, or is another network there."""
+    network = models.create(name, classes=3, **arguments)
     net = randomize_norms(fuse(network, {"rgb": 3, "depth": 1}, Exchange(share=0.3))).eval()
-    session = export.Session(export.save(export.fold(net) if folded else net, tmp_path / "net.onnx")[0], threads=1)
-    sides = np.random.default_rng(0).integers(1, 24, (10, 2)) * session.step
-    assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
+    assert_right_at_ten_random_sizes(net, folded, tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize(
@@ -106,22 +133,3 @@ def test_runtime_that_fails_on_a_file_is_told_in_one_line(tmp_path, monkeypatch)
     with pytest.raises(ExportError, match=r"onnx fails on 3 images of 33x33 .*takes: node 7 Nothing was written"):
         export.save(fused(layered()), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_same_padding_of_timm_is_a_number_where_sizes_are_multiples(tmp_path):
-    """If this breaks, networks that came from TensorFlow take many minutes to export, or are shifted by a pixel."""
-    from timm.layers import Conv2dSame
-
-    class Even(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert x.shape[-2] % 4 == x.shape[-1] % 4 == 0, "expected multiples of 4"
-            return super().forward(x)
-
-    halving = [Conv2dSame(4, 4, 3, stride=2), Conv2dSame(4, 4, 3, stride=2)]
-    net = fused(Even(nn.Conv2d(2, 4, 3, 1, 1), nn.BatchNorm2d(4), *halving, nn.Conv2d(4, 2, 1)))
-    seen = capture(net, (0, 1))
-    pads = [node.args[1] for node in seen.program.graph.nodes if "pad" in str(node.target)]
-    assert pads == [[0, 1, 0, 1]] * 2
-    session = export.Session(export.save(net, tmp_path / "net.onnx")[0], threads=1)
-    assert session.step == seen.step == 4
-    assert_predicts(net, session, [(12, 20), (36, 8), (64, 28)])

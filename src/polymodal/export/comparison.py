@@ -1,6 +1,6 @@
 """What was made of a network against the network itself, on images that it may go wrong on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,27 +14,44 @@ Run = Callable[[dict[str, Tensor]], Mapping[str, Any]]
 """From images by modality to predictions by name."""
 
 
-def compare(net: Run, made: Run, images: dict[str, Tensor], what: str, tolerance: float, remedy: str) -> None:
-    """Refuse what does not predict what the network does. Images that the network itself does not take tell nothing.
+def compare(net: Run, made: Run, images: Iterable[dict[str, Tensor]], what: str, tolerance: float, remedy: str) -> None:
+    """Refuse what does not predict what the network does. Images that the network itself refuses tell nothing.
 
     Args:
         net: The network.
         made: What was made of it.
-        images: By modality.
+        images: By modality, several times.
         what: How messages call it.
         tolerance: Relative to the largest value of a prediction.
         remedy: What to do instead, a sentence.
 
     Raises:
-        ExportError: A prediction is another one, or there is none.
+        ExportError: A prediction is another one, or there is none; or the network takes none of the images.
     """
+    refusal: Exception | None = None
+    compared = 0
+    for one in images:
+        with torch.no_grad():
+            try:
+                expected = net(one)
+            except Exception as error:  # whatever a network of somebody else's raises
+                refusal = error
+                continue
+        _compare(expected, made, one, what, tolerance, remedy)
+        compared += 1
+    if not compared:
+        raise ExportError(
+            f"{what} cannot be compared with the network, which takes none of the sizes that were tried: "
+            f"{first_line(refusal) if refusal else 'there are none'} Nothing was written. {remedy}"
+        )
+
+
+def _compare(
+    expected: Mapping[str, Any], made: Run, images: dict[str, Tensor], what: str, tolerance: float, remedy: str
+) -> None:
     batch, _, height, width = next(iter(images.values())).shape
     where = f"{batch} images of {said((height, width))}"
     with torch.no_grad():
-        try:
-            expected = net(images)
-        except Exception:  # whatever a network of somebody else's raises
-            return
         try:
             found = made(images)
         except Exception as error:  # the runtimes' own, of no common class

@@ -74,19 +74,21 @@ def _check(net: Multimodal, folded: "Folded", trials: Sequence[Trial]) -> None:
     own = copy.deepcopy(net).eval()
     like = next(p for p in own.parameters() if p.is_floating_point())
     random = torch.Generator().manual_seed(0)
-    for batch, size in trials:
-        images = {
+    images = (
+        {
             name: torch.randn(batch, channels, *size, generator=random).to(like)
             for name, channels in folded.channels.items()
         }
-        compare(
-            lambda inputs: _named(own(inputs, subset=True)),
-            lambda inputs: _named(folded(inputs)),
-            images,
-            "The folded network",
-            TOLERANCES.get(like.dtype, TOLERANCE),
-            remedy(folded.size),
-        )
+        for batch, size in trials
+    )
+    compare(
+        lambda inputs: _named(own(inputs, subset=True)),
+        lambda inputs: _named(folded(inputs)),
+        images,
+        "The folded network",
+        TOLERANCES.get(like.dtype, TOLERANCE),
+        remedy(folded.size),
+    )
 
 
 def _named(prediction: Prediction) -> dict[str, Tensor]:

@@ -112,9 +112,11 @@ def save(
             return {name: predictions[output_name(name)] for name in (*net.outputs, ENSEMBLE)}
 
         random = torch.Generator().manual_seed(0)
-        for trial in found.trials:
-            images = {name: torch.randn(image.shape, generator=random) for name, image in example(trial)[0].items()}
-            compare(expected, run, images, f"The file of format {format}", TOLERANCE, remedy(size))
+        images = (
+            {name: torch.randn(image.shape, generator=random) for name, image in example(trial)[0].items()}
+            for trial in found.trials
+        )
+        compare(expected, run, images, f"The file of format {format}", TOLERANCE, remedy(size))
         beside = sorted(written for written in Path(scratch).iterdir() if written != file)
         # The file that others are opened by comes last.
         for written in (*beside, file):

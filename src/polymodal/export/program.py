@@ -12,7 +12,6 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
 from polymodal.errors import ExportError
-from polymodal.export.padding import quick_same_padding
 from polymodal.export.reason import first_line
 from polymodal.export.trials import Example, Size, Trial, said, trials
 
@@ -95,7 +94,7 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size:
     elif step > 1:
         sides = {2: step * Dim("h"), 3: step * Dim("w")}
     dynamic = tree_map(lambda dims: dims | sides, shapes, is_leaf=lambda node: isinstance(node, dict) and 0 in node)
-    with warnings.catch_warnings(), torch.no_grad(), quick_same_padding():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         arguments = example((2, size or example_size(step)))
         return torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
