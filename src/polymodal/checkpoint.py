@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
-from polymodal.fusion import make_fusion
+from polymodal.fusion import Fusion, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.surgery import fuse
 
@@ -91,12 +91,12 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     if network is None:
         network = _create(folder, config)
     settings = config["fuse"]
+    fusion = _make_fusion(folder, settings)
     try:
-        fusion = dict(settings["fusion"])
         net = fuse(
             network,
             settings["modalities"],
-            make_fusion(fusion.pop("name"), fusion),
+            fusion,
             sites=settings["sites"],
             stems=settings["stems"],
             norms=settings["norms"],
@@ -178,6 +178,15 @@ def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
         return create(spec["name"], **spec["arguments"])
     except (PolymodalError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / _CONFIG}: the network cannot be made: {error}") from error
+
+
+def _make_fusion(folder: Path, settings: Mapping[str, Any]) -> Fusion:
+    """The fusion of a configuration; a user's own is found if its module is imported, and never imported here."""
+    try:
+        fusion = dict(settings["fusion"])
+        return make_fusion(fusion.pop("name"), class_path=fusion.pop("class_path", None), settings=fusion)
+    except (PolymodalError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / _CONFIG}: the fusion cannot be made: {error}") from error
 
 
 def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:

@@ -77,6 +77,7 @@ def fuse(
         torch.Size([1, 2, 7, 7])
     """
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
+    method.as_config()  # refused now if it cannot be saved, not after a training
     names = checked_names(modalities)
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")

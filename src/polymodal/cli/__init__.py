@@ -4,13 +4,16 @@ Exit status: 0 when all went well, 1 when `data check` found defects or somethin
 something has to be mended by the user.
 """
 
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from polymodal.allocator import keep_freed_memory
 from polymodal.cli.parser import make_parser
+from polymodal.errors import ConfigError, PolymodalError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     keep_freed_memory()
     try:
+        words = _import_modules(words)
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
         if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):
             from polymodal.tasks.training import fit
@@ -58,10 +62,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if to_mend else 1
 
 
+def _import_modules(words: Sequence[str]) -> list[str]:
+    """Import what `--import MODULE` names, from the current folder, too; the words without it."""
+    here = str(Path.cwd())
+    # --import and recipes name a user's classes, which lie there. At the end, so that they hide nothing.
+    named = words[:1] in (["fit"], ["compare"], ["bench"]) or any(word.startswith("--import") for word in words)
+    if named and here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    left: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, module = word.partition("=")
+        if option != "--import":
+            left.append(word)
+            continue
+        module = module if equals else next(rest, "")
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"--import {module or 'MODULE'}: {error}. Expected the name of a module, such as my_fusion for "
+                "my_fusion.py in this folder."
+            ) from error
+    return left
+
+
 def _is_for_the_user(error: Exception) -> bool:
     from pickle import UnpicklingError
-
-    from polymodal.errors import PolymodalError
 
     # A checkpoint that would have executed something is refused as an UnpicklingError.
     return isinstance(error, PolymodalError | OSError | UnpicklingError)

@@ -12,6 +12,12 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; what it parses has the function to call as `run`."""
     parser = argparse.ArgumentParser("polymodal", description=DESCRIPTION)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
+    parser.add_argument(
+        "--import",
+        action="append",
+        metavar="MODULE",
+        help="import a module of your own first, such as the one that holds a model's fusion; may be given repeatedly",
+    )
     parser.add_argument("--version", action="version", version=f"polymodal {polymodal.__version__}")
     parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -59,6 +59,11 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size
         raise ExportError(
             f"modalities: expected some of {', '.join(net.modalities)}, got {', '.join(unknown) or 'none of them'}."
         )
+    if not type(net.fusion).install.__module__.startswith("polymodal."):
+        raise ExportError(
+            f"The fusion {net.fusion.name!r} has no static form, as it installs modules of its own: export the network "
+            "as it is, without folding."
+        )
     present = tuple(m for m, name in enumerate(net.modalities) if name in chosen)
     if len(present) < len(net.modalities):
         _check_some_suffice(net, chosen)

@@ -1,8 +1,9 @@
 """What every fusion is: settings, the places where it acts, what it puts there, and what it adds to the loss."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -42,6 +43,9 @@ class Fusion(ABC):
     A fusion holds settings alone, so that it can be written to a file and used for many networks. Its state lives in
     the modules that it installs. It sees a network as a plain tree of modules whose names it is given, never a
     particular model.
+
+    A subclass is known by existing. One of your own, outside of this package, is saved with the path of its class;
+    loading imports nothing, so whoever loads imports its module first. Without a `name` it is called like its class.
     """
 
     name: ClassVar[str]
@@ -82,9 +86,63 @@ class Fusion(ABC):
         del network, sites
         return {}
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not is_own(cls):
+            return
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
+        named = {getattr(known, "name", None): known for known in _subclasses(Fusion) if not is_own(known)}
+        taken = named.get(cls.name)
+        if taken is not None:
+            raise FusionError(
+                f"{class_path(cls)}: the name {cls.name!r} is that of {class_path(taken)}; give the class another "
+                '`name`, such as name: ClassVar[str] = "mine".'
+            )
+
     def as_config(self) -> dict[str, Any]:
-        """The settings as a plain dict, with the fusion's `name`."""
-        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+        """The settings as a plain dict, with the fusion's `name`, and its `class_path` where the class is your own.
+
+        Raises:
+            FusionError: When the settings cannot be written to a file.
+        """
+        own = {"class_path": class_path(type(self))} if is_own(type(self)) else {}
+        if not is_dataclass(self):
+            if vars(self):
+                raise FusionError(
+                    f"{class_path(type(self))}: its settings ({', '.join(vars(self))}) cannot be saved, as they are no "
+                    "fields of a dataclass. Write @dataclass(frozen=True) above the class and declare them as fields."
+                )
+            return {"name": self.name, **own}
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        try:
+            json.dumps(settings)
+        except (TypeError, ValueError) as error:
+            raise FusionError(
+                f"{class_path(type(self))}: its settings cannot be saved ({error}). Let them be numbers, texts, lists "
+                "and dicts."
+            ) from error
+        return {"name": self.name, **own, **settings}
+
+
+def is_own(fusion: type[Fusion]) -> bool:
+    """Whether a class of fusions is a user's, not one of this package's."""
+    return fusion.__module__.partition(".")[0] != __name__.partition(".")[0]
+
+
+def class_path(fusion: type[Fusion]) -> str:
+    """The module and the name of a class of fusions, with a dot between."""
+    return f"{fusion.__module__}.{fusion.__qualname__}"
+
+
+def known_fusions() -> list[type[Fusion]]:
+    """Every class of fusions with a name; of those that were defined again, as in a notebook, the last one."""
+    return list({class_path(known): known for known in _subclasses(Fusion) if hasattr(known, "name")}.values())
+
+
+def _subclasses(fusion: Any) -> list[type[Fusion]]:
+    direct: list[type[Fusion]] = fusion.__subclasses__()
+    return [known for below in direct for known in (below, *_subclasses(below))]
 
 
 def select(

@@ -17,20 +17,19 @@ from torch import Tensor, nn
 
 from polymodal import functional
 from polymodal.errors import FusionError
-from polymodal.fusion.auto import scaled_norms, spatial_norms
-from polymodal.fusion.base import Fusion, Sites, SiteState, describe_candidates, select
+from polymodal.fusion.base import SiteState
+from polymodal.fusion.norms import NormFusion
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
 
 
-class ChannelFusion(Fusion):
+class ChannelFusion(NormFusion):
     """Exchanging after private norms and before the activation, however the channels are chosen.
 
     Attributes:
         within: `"part"` when a modality exchanges in its own part alone, `"all"` when anywhere.
     """
 
-    needs_private_norms: ClassVar[bool] = True
     within: Literal["part", "all"]
 
     def __post_init__(self) -> None:
@@ -41,25 +40,6 @@ class ChannelFusion(Fusion):
     @abstractmethod
     def exchanges(self) -> bool:
         """Whether these settings can exchange anything at all."""
-
-    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
-        """The norms after which channels are exchanged: those chosen among all that have scales.
-
-        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
-        `spatial_norms`.
-
-        Raises:
-            FusionError: When nothing matches; the message lists the candidates.
-        """
-        candidates = scaled_norms(network)
-        chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
-        chosen = [name for name in chosen if name in candidates]
-        if not chosen:
-            raise FusionError(
-                'sites="auto" found no residual or inverted-residual block in the encoder: say where to exchange.'
-                + describe_candidates(candidates)
-            )
-        return tuple(chosen)
 
     def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
         """What is exchanged now, by site, on the CPU."""

@@ -1,0 +1,104 @@
+"""Fusions that act after private norms and before the activation: where they stand, and what a user's own needs."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from polymodal import functional
+from polymodal.errors import FusionError
+from polymodal.fusion.auto import scaled_norms, spatial_norms
+from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
+from polymodal.nn.norm import PrivateNorm2d
+from polymodal.nn.roster import Roster
+
+
+class NormFusion(Fusion):
+    """What modalities do with each other's features after private norms and before the activation.
+
+    A fusion of your own is a frozen dataclass with its settings and the method `meet`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Blend(NormFusion):
+        ...     share: float = 0.1
+        ...
+        ...     def meet(self, x):
+        ...         return x.lerp(x.mean(1, keepdim=True), self.share)
+    """
+
+    needs_private_norms: ClassVar[bool] = True
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The norms after which modalities meet: those chosen among all that have scales.
+
+        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
+        `spatial_norms`.
+
+        Raises:
+            FusionError: When nothing matches; the message lists the candidates.
+        """
+        candidates = scaled_norms(network)
+        chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
+        chosen = [name for name in chosen if name in candidates]
+        if not chosen:
+            raise FusionError(
+                'sites="auto" found no residual or inverted-residual block in the encoder: say where to exchange.'
+                + describe_candidates(candidates)
+            )
+        return tuple(chosen)
+
+    def meet(self, x: Tensor) -> Tensor:
+        """What the modalities have after they met.
+
+        Args:
+            x: Normalised features `(B, K, C, H, W)` of the K modalities that are present; not to be changed in place.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither `meet` nor an `install` of its own.")
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Let the private norms at the sites call `meet`."""
+        for name in sites:
+            norm = network.get_submodule(name)
+            assert isinstance(norm, PrivateNorm2d)
+            norm.fusion = Meet(self, roster).train(norm.training)
+
+
+class Meet(nn.Module):
+    """Calls `NormFusion.meet` at one site.
+
+    Args:
+        rule: The fusion's settings.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, rule: NormFusion, roster: Roster) -> None:
+        super().__init__()
+        self.rule = rule
+        self.roster = roster
+
+    def forward(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """Normalised features, folded, `(B*K, C, H, W)`, to a tensor like it.
+
+        Raises:
+            FusionError: When `meet` returns something else.
+        """
+        del scale
+        if not self.roster.fusing:
+            return x
+        before = functional.unfold(x, len(self.roster.present))
+        after = self.rule.meet(before)
+        if not isinstance(after, Tensor) or after.shape != before.shape:
+            got = f"shape {tuple(after.shape)}" if isinstance(after, Tensor) else f"a {type(after).__name__}"
+            raise FusionError(
+                f"{type(self.rule).__name__}.meet: expected a tensor of shape {tuple(before.shape)} (samples, "
+                f"modalities, channels, height, width) as it was given, got {got}."
+            )
+        return after.flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """The rule, for `print(model)`."""
+        return str(self.rule)
