@@ -144,3 +144,25 @@ def test_what_cannot_be_described_is_refused_and_nothing_written(tmp_path, files
     with pytest.raises(DataError, match=said):
         propose(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_lower_resolution_is_proposed_to_be_resized_and_nan_to_be_ignored(tmp_path):
+    """If this breaks, the first command after `data init` refuses what it has written."""
+    for key in range(3):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        write(tmp_path, f"thermal/{key}.png", millimetres()[::2, ::2])
+        write(tmp_path, f"label/{key}.npy", np.where(np.eye(*SIZE), np.nan, labels(0, 1)))
+    content, said = proposed(tmp_path)
+    assert content["modalities"]["thermal"]["resize"]
+    assert "resize" not in content["modalities"]["rgb"]
+    assert "thermal: of another resolution than label" in said
+    assert np.isnan(content["target"]["ignore"])
+    assert not [defect for defect in check(tmp_path) if not defect.note]
+
+
+def test_masks_in_jpeg_are_refused_and_no_classes_made_of_their_blur(tmp_path):
+    for key in range(3):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        write(tmp_path, f"mask/{key}.jpg", labels(0, 255))
+    with pytest.raises(DataError, match=r"mask/0\.jpg: compressed as JPEG"):
+        propose(tmp_path)

@@ -34,11 +34,7 @@ class LabelFiles:
         Raises:
             DataError: It is compressed as JPEG, or its palette has a class in the colour of another one.
         """
-        if content.lossy:
-            raise DataError(
-                f"{file}: compressed as JPEG, which changes numbers near every edge to those of other classes. Store "
-                "labels without loss, as PNG, from their source."
-            )
+        require_lossless(content, file)
         if content.palette is None:
             return
         colors = [(red, green, blue) for red, green, blue in content.palette.tolist()]
@@ -60,3 +56,16 @@ class LabelFiles:
 
     def _name(self, number: int) -> str:
         return "what is ignored" if number == self._code.ignore else f"the class {self._code.classes[number]!r}"
+
+
+def require_lossless(content: Content, file: str) -> None:
+    """Refuse labels that are compressed as JPEG.
+
+    Raises:
+        DataError: With the remedy.
+    """
+    if content.lossy:
+        raise DataError(
+            f"{file}: compressed as JPEG, which changes numbers near every edge to those of other classes. Store "
+            "labels without loss, as PNG, from their source."
+        )

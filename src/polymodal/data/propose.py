@@ -3,6 +3,7 @@
 Nothing here is sure; `data check` and a person's eye come after it.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from polymodal.data.content import PlainReading
 from polymodal.data.files import write_file
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
+from polymodal.data.label_files import require_lossless
 from polymodal.data.progress import track
-from polymodal.data.reading import read_array
+from polymodal.data.reading import read_array, read_content
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
 
@@ -81,11 +84,13 @@ def propose(root: Path) -> Proposal:
     names = _names(groups)
     modalities: dict[str, Any] = {}
     target: Any = None
+    sizes: dict[str, tuple[int, ...]] = {}
     labelled = _labels(groups, keys)
     for name, group in zip(names, groups, strict=True):
         files = [group.files[key] for key in keys]
         entry, said = _label(group, files) if group is labelled else _image(group, files)
         guesses.append(f"{name}: {said}")
+        sizes[name] = read_array(files[0], labels=True).shape[1:]
         place = {key: value for key in ("folder", "prefix", "suffix") if (value := getattr(group, key))}
         if group is labelled:
             target = place | entry
@@ -98,6 +103,11 @@ def propose(root: Path) -> Proposal:
             raise DataError(f"{root}: one modality alone was found, {names[0]}, and nothing to be predicted.")
         target = names[-1]
         guesses.append(f"target: no folder looks like labels, so {target} is what is predicted")
+    reference = names[groups.index(labelled)] if labelled else target
+    for name, entry in modalities.items():
+        if sizes[name] != sizes[reference]:
+            entry["resize"] = True
+            guesses.append(f"{name}: of another resolution than {reference}, to whose size it is brought")
     splits, said = _splits(keys)
     guesses.append(said)
     content = {
@@ -180,9 +190,14 @@ def _label(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
     """What dataset.yaml would say of the labels beside their place, and what was guessed."""
     some = files[:: -(-len(files) // LABELS)]
     values: set[tuple[int, ...]] = set()
+    nan = False
     for file in track(some, f"labels in {group.folder}"):
-        array = read_array(file, labels=True)
-        pixels = array.reshape(len(array), -1).T.astype(np.int64)
+        content = read_content(file, PlainReading("label"))
+        require_lossless(content, str(file))
+        array = content.channels(None, str(file))
+        unlabelled = np.isnan(array).any(0)
+        nan = nan or bool(unlabelled.any())
+        pixels = array[:, ~unlabelled].T.astype(np.int64)
         # One number a pixel: rows would be sorted a hundred times as slowly.
         _, first = np.unique(pixels @ (1 << 16) ** np.arange(len(array)), return_index=True)
         values.update(map(tuple, pixels[first].tolist()))
@@ -193,18 +208,22 @@ def _label(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
             )
     counted = f"{len(some)} of {len(files)} files read" if len(some) < len(files) else f"{len(files)} files read"
     found = sorted(values)
+    if not found:
+        raise DataError(
+            f"{some[0].parent}: no pixel is labelled: all are NaN. Put labels there, or take the folder away."
+        )
     if len(found[0]) == 3:
         entry = {"kind": "label", "classes": _classes(len(found)), "colors": [list(color) for color in found]}
         return entry, f"labels of {len(found)} colours ({counted}); name the classes in this order"
-    return _numbers([value for (value,) in found], counted)
+    return _numbers([value for (value,) in found], counted, [math.nan] if nan else [])
 
 
-def _numbers(found: list[int], counted: str) -> tuple[dict[str, Any], str]:
+def _numbers(found: list[int], counted: str, nan: Sequence[float]) -> tuple[dict[str, Any], str]:
     """`_label`, of class numbers."""
-    if found == [0, 255]:
+    if found == [0, 255] and not nan:
         masks = {"kind": "label", "map": {0: 0, 255: 1}, "classes": ["background", "foreground"]}
         return masks, f"masks of 0 and 255 ({counted}), taken for two classes"
-    ignored = [value for value in found if value < 0 or (value == 255 and value > len(found))]
+    ignored = [*(value for value in found if value < 0 or (value == 255 and value > len(found))), *nan]
     classes = [value for value in found if value not in ignored]
     entry: dict[str, Any] = {"kind": "label"}
     if ignored:
