@@ -1,6 +1,10 @@
 """What a user sets of a training is obeyed or refused: in one line, before anything is trained."""
 
+import contextlib
+import csv
 import inspect
+import io
+import json
 import logging
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from fixtures_data import make_folder
 from polymodal.cli import main
+from polymodal.data import progress
 from polymodal.errors import ConfigError, DataError, FusionError, PolymodalError
 from polymodal.tasks.refusals import while_made, while_trained
 from polymodal.tasks.training import RecipeCLI, fit, recipe
@@ -229,3 +234,69 @@ def test_a_recipe_is_parsed_without_being_trained(data, tmp_path):
     trainer = Untrained(words(data, tmp_path / "run", *more, "--trainer.logger=false")).trainer
     assert (trainer.gradient_clip_val, trainer.num_sanity_val_steps, trainer._detect_anomaly) == (0.5, 1, True)
     assert trainer.loggers == []
+
+
+@pytest.fixture(scope="module")
+def part(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that is scored on the first scene of val and on two thirds of test, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "part"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        fit(words(data, run, "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=0.7"))
+    return run, said.getvalue()
+
+
+def test_the_limits_of_batches_hold_for_the_scores_at_the_end(part):
+    """If this breaks, a trial on one batch scores a large set for an hour; or figures of a part pass for all."""
+    run, _ = part
+    scores = {split: json.loads((run / f"scores.{split}.json").read_text()) for split in ("val", "test")}
+    assert [(found["samples"], found["split_samples"]) for found in scores.values()] == [(1, 3), (2, 3)]
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    best = float(rows[0]["val/mean_iou/ensemble"])
+    assert scores["val"]["predictions"]["ensemble"]["mean_iou"] == pytest.approx(best), "the same scene as in training"
+
+
+def test_the_page_and_the_lines_say_that_only_a_part_was_scored(part):
+    run, said = part
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "test, the first 2 of 3 scenes" in page
+    assert "val, the first 1 of 3 scenes" in page
+    assert said.index("epoch 1/1") < said.index("scores on val, batches: 0 of 1") < said.index("scores on test")
+
+
+def test_the_whole_is_scored_when_asked_for_afterwards(part):
+    run, _ = part
+    assert main(["validate", str(run)]) == 0
+    assert json.loads((run / "scores.val.json").read_text())["samples"] == 3
+
+
+def test_a_limit_of_0_leaves_a_split_unscored(data, tmp_path, capsys):
+    more = ["--trainer.limit_val_batches=0", "--trainer.limit_test_batches=0", "--trainer.enable_progress_bar=false"]
+    run = fit(words(data, tmp_path / "run", *more))
+    said = capsys.readouterr().out
+    assert f"nothing was scored, as the limits say; score the model with: polymodal validate {run}" in said
+    assert "scores on" not in said
+    assert "epoch 1/1" not in said
+    assert not list(run.glob("scores.*"))
+    with pytest.raises(ConfigError, match=r"limit_test_batches 0.1: no batch of 3 is left"):
+        fit(words(data, tmp_path / "other", "--trainer.limit_test_batches=0.1"))
+    assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+def test_a_comparison_of_a_split_that_no_run_would_score_is_refused(data, tmp_path, capsys):
+    given = ["--config", str(recipe("folder")), "--data.root", str(data), "--out", str(tmp_path / "out")]
+    assert main(["compare", *given, "--methods", "none", "--trainer.limit_val_batches", "0", *SMALL]) == 2
+    assert "--split: expected one that is scored (test), got 'val'" in capsys.readouterr().err
+
+
+def test_a_long_scoring_tells_how_far_it_is(monkeypatch, capsys):
+    """If this breaks, a training seems to hang after its last epoch."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    assert list(progress.track(iter("abc"), "scores", 3, lines=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().out.splitlines() == [
+        "scores: 0 of 3",
+        "scores: 0 of 3",
+        "scores: 1 of 3",
+        "scores: 2 of 3",
+    ]
+    assert list(progress.track(iter("abc"), "scores", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from polymodal.errors import ConfigError
+from polymodal.report.scores import counted
 
 SPLITS = ("test", "val")  # what counts comes first
 
@@ -25,7 +26,7 @@ class Scores:
     """
 
     split: str
-    samples: int | None
+    scenes: str | None
     modalities: list[str]
     classes: list[str]
     predictions: dict[str, dict[str, Any]]
@@ -160,7 +161,7 @@ def _scores(file: Path, split: str) -> Scores:
         raise _broken(file, "expected the scores of at least one prediction under the key 'predictions'")
     return Scores(
         split=split,
-        samples=content.get("samples"),
+        scenes=counted(content.get("samples"), content.get("split_samples")),
         modalities=content.get("modalities") or [name for name in predictions if name != "ensemble"],
         classes=content.get("classes") or [],
         predictions=predictions,

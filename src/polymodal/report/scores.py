@@ -5,6 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 
+def counted(samples: int | None, of: int | None) -> str | None:
+    """How many scenes were scored, in words that say it where these are not all of the split.
+
+    Args:
+        samples: Those that were scored; None where nobody counted them.
+        of: Those of the split; None in files of a time when all were scored.
+    """
+    if samples is None:
+        return None
+    return str(samples) if of is None or samples == of else f"the first {samples} of {of}"
+
+
 @dataclass(frozen=True)
 class Score:
     """One figure of a prediction.

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from polymodal.errors import PolymodalError
+from polymodal.tasks.evaluation import SCORES_ON
 
 LAST_LINES = 12
-EPOCH = "epoch "
-"""How a line begins that says what an epoch brought."""
+TOLD = ("epoch ", SCORES_ON)
+"""How lines begin that say how far a training is."""
 
 Child = subprocess.Popen[str]
 
@@ -44,7 +45,7 @@ def follow(
         command: The process.
         environment: Its environment.
         children: Where it is noted, for `end`.
-        on_epoch: Called with every line about an epoch.
+        on_epoch: Called with every line about an epoch, or the scoring after the last one.
 
     Raises:
         PolymodalError: It failed; with its last lines.
@@ -63,7 +64,7 @@ def follow(
         assert child.stdout is not None
         for line in child.stdout:
             last.append(line.rstrip())
-            if line.startswith(EPOCH):
+            if line.startswith(TOLD):
                 on_epoch(line.rstrip())
         # Before its standard input is closed, which would end it.
         child.wait()

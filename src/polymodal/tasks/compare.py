@@ -26,12 +26,14 @@ from rich.table import Table
 from polymodal.data.files import write_file
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
+from polymodal.report.scores import counted
 from polymodal.tasks import children
 from polymodal.tasks.checkpoints import check_resumable
 from polymodal.tasks.files import write_json
 from polymodal.tasks.methods import Method, applied, choose, methods
 from polymodal.tasks.progress import Progress
-from polymodal.tasks.training import RecipeCLI, quieten, scored_splits
+from polymodal.tasks.scored import scored_splits
+from polymodal.tasks.training import RecipeCLI, quieten
 
 RECORD = "comparison.json"
 LOCK = "comparison.lock"
@@ -119,9 +121,9 @@ def compare(
     _check(seeds, jobs, overrides)
     prepared = Prepared(["--config", str(config), *overrides])
     prepared.datamodule.setup()
-    splits = scored_splits(prepared.datamodule)
+    splits = scored_splits(prepared.datamodule, prepared.trainer)
     if split not in splits:
-        raise ConfigError(f"--split: expected one that is scored ({', '.join(splits)}), got {split!r}.")
+        raise ConfigError(f"--split: expected one that is scored ({', '.join(splits) or 'none is'}), got {split!r}.")
     settings, modalities = prepared.settings, list(prepared.datamodule.inputs)
     known = methods(modalities)
     chosen = choose(words, known)
@@ -151,7 +153,7 @@ def compare(
             return _comparison(record, modalities, known, runs, split, failures)
 
         _write_tables(out, results())
-        for _ in _train(asked, pending, jobs, settings, failures):
+        for _ in _train(asked, pending, jobs, settings, split, failures):
             _write_tables(out, results())
     comparison = results()
     _show(comparison)
@@ -283,6 +285,7 @@ def _train(
     pending: Sequence[Run],
     jobs: int | None,
     settings: Mapping[str, Any],
+    split: str,
     failures: dict[Run, str],
 ) -> Iterator[Run]:
     """Train what is pending and yield every run when it has ended; `failures` receives those that failed."""
@@ -305,7 +308,7 @@ def _train(
             try:
                 command = children.fit_command(_words(run))
                 children.follow(str(run), command, environment | place, started, lambda line: progress.epoch(run, line))
-                if not run.scores("val").is_file():
+                if not run.scores(split).is_file():
                     raise PolymodalError(f"the training {str(run)!r} ended without scores")
             except PolymodalError as error:
                 failures[run] = str(error)
@@ -373,7 +376,7 @@ def _comparison(
     facts = {
         "command": record["command"],
         "data": f"{root or '–'}, {', '.join(modalities)}",
-        f"scenes of {split}": _listed(scores.get("samples") for scores in scored),
+        f"scenes of {split}": _listed(counted(scores.get("samples"), scores.get("split_samples")) for scores in scored),
         "checkpoint": _listed(_chosen(scores) for scores in scored),
         "epochs": _listed(scores.get("epochs") for scores in scored),
         "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from polymodal.tasks.files import write_arrays, write_json
 from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.recorder import exchanged_shares
+from polymodal.tasks.scored import part
+
+SCORES_ON = "scores on "
+"""How a line begins that says how far the scoring is, before the split."""
 
 SCENES = 8
 """How many validation scenes a run shows."""
@@ -50,6 +55,8 @@ def score_split(
     folder: Path,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     elsewhere: str = "",
+    limit: int | float = 1.0,
+    lines: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model folder on a split and write `scores.<split>.json`.
 
@@ -66,11 +73,14 @@ def score_split(
         protocol: How it is tested.
         elsewhere: What the data set is called when it is not the one that the model was trained with, a name that no
             other has.
+        limit: How many of the split's first batches are scored, or what share of them; see `part`.
+        lines: Whether to print how far it is where no bar can be drawn.
 
     Returns:
         What was written.
 
     Raises:
+        ConfigError: The limit leaves nothing.
         DataError: A sample cannot be predicted or scored; with its key.
     """
     kind = kind_of(data.target)
@@ -80,10 +90,11 @@ def score_split(
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     counts: Any = kind.scores([*net.outputs, ENSEMBLE], config["metadata"]["training"]).to(best_device())
+    batches = part(len(loader), limit, split)
     samples = 0
     size: Sequence[int] = ()
     with torch.inference_mode():
-        for batch in track(loader, f"scores on {split}"):
+        for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
             shape = next(iter(inputs.values())).shape[-2:]
             truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
@@ -100,6 +111,7 @@ def score_split(
         "identity": data.identity(own),
         "protocol": protocol.as_dict(),
         "samples": samples,
+        "split_samples": len(loader.dataset),
         "modalities": list(net.modalities),
         "classes": list(data.target.classes),
         "predictions": counts.compute(),

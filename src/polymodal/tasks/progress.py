@@ -65,7 +65,7 @@ class Progress:
                 self.tasks[run] = self.bars.add_task(self._name(run), total=1, note="starts")
 
     def epoch(self, run: Named, line: str) -> None:
-        """A run has finished an epoch and says `epoch 3/12: its scores`."""
+        """A run has finished an epoch and says `epoch 3/12: its scores`, or how far the scoring after it is."""
         with self.lock:
             said = re.match(r"epoch (\d+)/(\d+)", line)
             self.done[run] = int(said[1]) / max(1, int(said[2])) if said else self.done[run]

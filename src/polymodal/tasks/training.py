@@ -43,6 +43,7 @@ from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
 from polymodal.tasks.parsing import RecipeParser, refusal
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.refusals import while_made, while_trained
+from polymodal.tasks.scored import scored_parts, scored_splits
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_seed, check_trainer, listed
 
@@ -165,7 +166,7 @@ class RecipeCLI(LightningCLI):
         else:
             check_free(self.folder)
             check_run_folder(self.folder)
-        self.scored = scored_splits(self.datamodule)
+        self.scored = scored_splits(self.datamodule, self.trainer)
         with while_trained():
             self.trainer.fit(weights_only=True, **kwargs)
 
@@ -259,10 +260,17 @@ def finish(cli: RecipeCLI) -> None:
     # In the precision that it is scored in and predicts with, whatever it was trained in.
     save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / "model")
     cli.recorder.write_scales(model.fused)
-    scores = [score_split(folder / "model", data, split, folder) for split in cli.scored]
+    limits = scored_parts(cli.trainer)
+    lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
+    scores = [
+        score_split(folder / "model", data, split, folder, limit=limits[split], lines=lines) for split in cli.scored
+    ]
     log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
     write_scenes(folder / "model", data, folder)
-    print(f"report: {write_report([folder], folder / 'report.html')}")
+    if scores:
+        print(f"report: {write_report([folder], folder / 'report.html')}")
+    else:
+        print(f"nothing was scored, as the limits say; score the model with: polymodal validate {folder}")
 
 
 def ended_best(cli: RecipeCLI) -> bool:
@@ -286,24 +294,6 @@ def part_processes() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-def scored_splits(data: Any) -> tuple[str, ...]:
-    """The splits that a finished model is scored on: "val", and "test" where there is one with any truth.
-
-    Benchmarks withhold the labels of their test images; prepared, all of them are ignored.
-
-    Raises:
-        DataError: The data set cannot be read, or a label of its test split.
-    """
-    if data.test_split not in DatasetSpec.load(data.root).splits:
-        return ("val",)
-    data.setup("test")
-    if data.target.kind != "label":
-        return ("val", "test")
-    dataset = data.test_dataloader().dataset
-    labelled = any((dataset.label(index) != data.target.ignore).any() for index in range(len(dataset)))
-    return ("val", "test") if labelled else ("val",)
 
 
 def recipe(name: str) -> Path:
