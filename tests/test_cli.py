@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+import polymodal
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse
 from polymodal.cli import main, models
@@ -74,12 +75,45 @@ def test_help_comes_at_once_because_torch_is_not_loaded(words):
     assert float(seconds) < 2
 
 
-def test_unknown_command_and_missing_argument_end_with_status_2(capsys):
-    for words in (["fly"], ["predict"], []):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fitt"], "there is no 'fitt'; did you mean fit?"),
+        (["data", "chek", "rooms"], "there is no 'chek'; did you mean check?"),
+        (["predict"], "the following arguments are required: --model"),
+        (["predict", "--modle", "run"], "there is no option --modle; did you mean --model?"),
+        (["validate", "run", "--splt=val"], "there is no option --splt; did you mean --split?"),
+        (["validate", "run", "--split", "vall"], "there is no 'vall'; did you mean val?"),
+        (["bench", "scaling", "--sizee", "3"], "there is no option --sizee; did you mean --size?"),
+        (
+            ["compare", "--config", "r.yaml", "--method", "exchange"],
+            "there is no option --method; did you mean --methods?",
+        ),
+        (["demo", "--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["data", "rooms", "here", "there"], "'there' is one word too many"),
+    ],
+)
+def test_what_cannot_be_parsed_is_told_in_one_line_with_what_was_meant(words, said, capsys):
+    """If this breaks, the reason of a misspelt flag stands below a screen of usage."""
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+def test_no_command_lists_the_commands_and_ends_with_status_2(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr().err
+    assert "usage: polymodal" in shown
+    assert "compare" in shown
+
+
+def test_the_version_and_the_methods_are_told_without_anything_else(capsys):
+    for words, said in ((["--version"], polymodal.__version__), (["compare", "--list-methods"], "exchange (")):
         with pytest.raises(SystemExit) as end:
             main(words)
-        assert end.value.code == 2
-        assert "usage: polymodal" in capsys.readouterr().err
+        assert end.value.code == 0
+        assert said in capsys.readouterr().out
 
 
 def test_a_bug_shows_its_traceback_and_ends_with_status_1_a_mistake_ends_with_2(monkeypatch, capsys):

@@ -326,10 +326,8 @@ def test_what_cannot_work_ends_with_status_2_before_anything_trains(more, expect
 
 
 def test_other_commands_still_refuse_what_they_do_not_know(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["demo", "--trainer.max_epochs", "3"])
-    assert end.value.code == 2
-    assert "unrecognized arguments: --trainer.max_epochs 3" in capsys.readouterr().err
+    assert main(["demo", "--trainer.max_epochs", "3"]) == 2
+    assert "there is no option --trainer.max_epochs" in capsys.readouterr().err
 
 
 def test_every_run_has_a_gpu_of_its_own_unless_the_recipe_says_otherwise(monkeypatch):

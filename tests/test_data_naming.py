@@ -1,5 +1,7 @@
 """What files are called: prefixes and suffixes around a key, and what a user is told where a file is missing."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,3 +106,19 @@ def test_a_missing_file_is_told_with_what_is_there_and_what_would_match(key, par
     assert said in str(refused.value)
     assert "would match" in said or "would match" not in str(refused.value)
     assert not files or f"{sorted(files)[-1]}.png" in str(refused.value)
+
+
+def test_names_that_only_look_the_same_are_told_apart_in_words(tmp_path):
+    """If this breaks, a folder from another system has a file of the very name that is said to be missing."""
+    root = make_folder(tmp_path / "data", modalities=("rgb",))
+    composed, apart = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    for folder in ("rgb", "label"):
+        (file,) = (root / folder).glob("0002.*")
+        file.rename(file.with_name(f"{apart}{file.suffix}"))
+    keys = (root / "splits/train.txt").read_text().replace("0002", composed)
+    (root / "splits/train.txt").write_text(keys, encoding="utf-8")
+    spec = DatasetSpec.load(root)
+    with pytest.raises(DataError, match=r"only looks the same.* NFD of Unicode, those of the key in NFC"):
+        spec.file(spec.modalities["rgb"], composed)
+    (root / "splits/val.txt").write_text(f"{apart}\n", encoding="utf-8")
+    assert any("looks the same as another key" in defect.problem for defect in check(root))

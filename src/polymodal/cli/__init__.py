@@ -38,12 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit(words[1:])
             return 0
         parser = make_parser()
+        if not words:
+            parser.print_help(sys.stderr)
+            return 2
         parsed, settings = parser.parse_known_args(words)
         # The tool's own defaults have replaced what was given before it.
         if words[0] == "bench" and parsed.tool and words[1] != parsed.tool:
             parser.error(f"bench {parsed.tool}: expected its options behind it, got {words[1]!r} before it")
         if settings and not parsed.takes_settings:
-            parser.error(f"unrecognized arguments: {' '.join(settings)}")
+            parser.refuse(settings, words)
         parsed.settings = settings
         return int(parsed.run(parsed) or 0)
     except KeyboardInterrupt:

@@ -1,16 +1,80 @@
 """The parser of the command line: each group of commands adds its own, with what it calls."""
 
 import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import polymodal
 from polymodal.cli import bench, data, models, training
+from polymodal.errors import ConfigError
 
 DESCRIPTION = "Several aligned images of one scene in, one dense map out: any batch-norm CNN made multimodal."
 
 
-def make_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and what may have been meant; a screen of usage would hide it."""
+
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of any parser; `error` is not told the words otherwise."""
+        self.words = args or ()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: Always.
+        """
+        known = [option for action in self._actions for option in action.option_strings]
+        typed = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+        # What is missing may be there under a misspelt name.
+        if misspelt := [word for word in typed if word not in known and _meant(word, known) != "."]:
+            self.refuse(misspelt, ())
+        choice = re.fullmatch(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            choices = choice[3].replace("'", "")
+            message = (
+                f"{choice[1]}: there is no {choice[2]!r}{_meant(choice[2], choices.split(', '))} There are {choices}"
+            )
+        raise ConfigError(f"{message.removeprefix('argument ')}. See {self.prog} --help.")
+
+    def refuse(self, left: Sequence[str], words: Sequence[str]) -> NoReturn:
+        """Refuse words that no command takes.
+
+        Args:
+            left: These words, an unknown option first if there is one.
+            words: The whole command line.
+
+        Raises:
+            ConfigError: Always.
+        """
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                named = next((i for i, word in enumerate(words) if word in action.choices), None)
+                if named is not None:
+                    below: Parser = action.choices[words[named]]
+                    below.refuse(left, words[named + 1 :])
+        word = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
+        known = [option for action in self._actions for option in action.option_strings]
+        if word.startswith("-"):
+            raise ConfigError(f"there is no option {word}{_meant(word, known)} See {self.prog} --help.")
+        raise ConfigError(f"{word!r} is one word too many. See {self.prog} --help.")
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence on an unknown word: the known one that is most like it."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+def make_parser() -> Parser:
     """The parser of all commands; what it parses has the function to call as `run`."""
-    parser = argparse.ArgumentParser("polymodal", description=DESCRIPTION)
+    parser = Parser("polymodal", description=DESCRIPTION)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     parser.add_argument(
         "--import",

@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
         "Started again, it goes on where it was. Every setting of the recipe can be overridden by its dotted name.",
         allow_abbrev=False,
     )
+    compare.add_argument("--list-methods", action=ListMethods, nargs=0, help="what can be compared, a line each")
     compare.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what all methods share")
     compare.add_argument("--methods", required=True, metavar="NAMES", help="ablation, baselines, all, or names")
     compare.add_argument("--seeds", default="0,1,2", metavar="S,S", help="each method runs with each (%(default)s)")
@@ -46,6 +47,23 @@ def add(commands: Any) -> None:
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at a time; one on each GPU if not given")
     compare.add_argument("--split", choices=("val", "test"), default="val", help="which scores (%(default)s)")
     compare.set_defaults(run=_compare, takes_settings=True)
+
+
+class ListMethods(argparse.Action):
+    """Prints the methods and ends, whatever else is missing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        """List them."""
+        del arguments
+        from polymodal.tasks.methods import methods
+
+        example = ("rgb", "depth")
+        print(
+            f"Methods of a recipe with the modalities {' and '.join(example)}, behind each the groups that choose it:"
+        )
+        for name, method in methods(example).items():
+            print(f"{name} ({', '.join((*method.groups, 'all'))}): {method.title}. {method.about}")
+        parser.exit()
 
 
 def _demo(parsed: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import numpy as np
 
@@ -200,6 +201,10 @@ def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:
             if key in home:
                 yield Defect(key, f"listed in two splits, {home[key]!r} and {split!r}: scores would not count.")
             home.setdefault(key, split)
+    seen: dict[str, str] = {}
+    for key in home:
+        if (twin := seen.setdefault(normalize("NFC", key), key)) != key:
+            yield Defect(key, f"looks the same as another key, {twin!a}; this one is {key!a}. Keep one of them.")
 
 
 def _sizes(spec: DatasetSpec, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Defect]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
+from unicodedata import is_normalized, normalize
 
 SHOWN = 4
 """How many names of files a message lists."""
@@ -54,15 +55,29 @@ def advice(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:
     """
     if not files:
         return "There is no file in this folder that can be read as an image or an array."
+    wanted, names = name_of(key, part), sorted(files)
+    if twin := next((name for name in names if looks_like(name, wanted)), None):
+        return (
+            f"The folder has {twin}, which only looks the same: its accents are written in the form {_form(twin)} of "
+            f"Unicode, those of the key in {_form(wanted)}. Rename the file, or write the key as the file is called."
+        )
     # Where other files are called as declared, the declaration is right, and this one's name alone may be wrong.
     right = bool(part.prefix + part.suffix) and any(key_of(name, part) is not None for name in files)
     match = ("" if right else _other_name(key, part, files)) or _other_key(key, part, files)
-    wanted, names = name_of(key, part), sorted(files)
     # Where the missing one would stand, its neighbours say best how the others are called.
     start = max(0, min(bisect(names, wanted) - SHOWN // 2, len(names) - SHOWN))
     shown = [name + PurePosixPath(files[name][0]).suffix for name in names[start : start + SHOWN]]
     count = f"{len(files)} files, among them " if len(files) > SHOWN else ""
     return f"The folder has {count}{', '.join(shown)}.{match}"
+
+
+def looks_like(one: str, other: str) -> bool:
+    """Whether two names differ in nothing but how Unicode writes their accents, which nobody sees."""
+    return one != other and normalize("NFC", one) == normalize("NFC", other)
+
+
+def _form(name: str) -> str:
+    return next((form for form in ("NFC", "NFD") if is_normalized(form, name)), "of neither NFC nor NFD")
 
 
 def _other_name(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:

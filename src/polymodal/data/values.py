@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from unicodedata import normalize
 
 T = TypeVar("T")
 
@@ -140,8 +141,9 @@ def texts(value: Any) -> tuple[str, ...]:
     """Different texts, at least one."""
     if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
         raise ValueError("a list of texts (in quotes where YAML would read a number, yes or no)")
-    if len(set(value)) < len(value):
-        raise ValueError("different names")
+    if len({normalize("NFC", item) for item in value}) < len(value):
+        same = "" if len(set(value)) < len(value) else " (two look the same and differ in how accents are written)"
+        raise ValueError(f"different names{same}")
     return tuple(value)
 
 

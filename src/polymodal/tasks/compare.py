@@ -129,7 +129,7 @@ def compare(
     chosen = choose(words, known)
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with _locked(out):
-        command = shlex.join(["polymodal", "compare", "--config", str(config), *overrides])
+        command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
         record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
         asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
@@ -196,7 +196,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _record(
-    out: Path, command: str, settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
+    out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """What comparison.json says, with methods and seeds added; nothing is written.
 
@@ -204,7 +204,7 @@ def _record(
         ConfigError: The folder belongs to another recipe, or to something that is no comparison.
     """
     file = out / RECORD
-    record: dict[str, Any] = {"command": command, "recipe": dict(settings), "methods": {}}
+    record: dict[str, Any] = {"command": "", "recipe": dict(settings), "methods": {}}
     if file.is_file():
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -232,6 +232,9 @@ def _record(
             "overrides": dict(method.overrides),
             "seeds": sorted({*given, *seeds}),
         }
+    all_seeds = sorted({seed for method in record["methods"].values() for seed in method["seeds"]})
+    chosen = ("--methods", ",".join(record["methods"]), "--seeds", ",".join(map(str, all_seeds)))
+    record["command"] = shlex.join([*command, *chosen])
     return record
 
 
