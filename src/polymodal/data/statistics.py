@@ -76,7 +76,7 @@ def place(root: str | Path, output: str | Path | None = None) -> Path:
             f"and put it into the archive as {STATISTICS_FILE}, beside {FILE}."
         )
     path = Path(output) if output is not None else root / STATISTICS_FILE
-    if output is not None:
+    if output is not None and not path.is_dir():
         require_new(path, own=_is_own)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,9 @@ def validate(
     own = split_of(data, split)
     identity = data.identity(own)
     known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol))
-    moved = bool(settings) and Path(data.root).resolve() != Path(settings["root"]).resolve()
-    stranger = identity != known if known else moved
-    elsewhere = f"{DatasetSpec.load(data.root).name}-{identity[:8]}" if stranger else ""
+    name = DatasetSpec.load(data.root).name
+    stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
+    elsewhere = f"{name}-{identity[:8]}" if stranger else ""
     scores = score_split(model, data, split, run, protocol, elsewhere)
     _show(scores, protocol)
     if elsewhere:
@@ -84,6 +85,14 @@ def validate(
             f"{run / scores_name(split, protocol, elsewhere)}"
         )
     return scores
+
+
+def _may_be_own(root: str, name: str, settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether a data set is where a run of an earlier version had its own, or may have been moved from there."""
+    own = Path(settings["root"])
+    if Path(root).resolve() == own.resolve():
+        return True
+    return not own.exists() and name == metadata["training"].get("data_set", name)
 
 
 def _scored(file: Path) -> str | None:
