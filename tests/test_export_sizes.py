@@ -80,7 +80,7 @@ def test_pyramid_pooling_is_right_at_ten_random_sizes(folded, tmp_path):
     ("name", "arguments"),
     [
         ("smp/PSPNet", {"encoder_name": "resnet18", "encoder_depth": 3}),
-        ("refinenet", {}),
+        ("refinenet", {"encoder_name": "resnet18", "light": True}),
         ("rooms-unet", {}),
     ],
 )
