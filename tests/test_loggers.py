@@ -103,4 +103,7 @@ def test_a_logger_whose_package_is_missing_is_told_before_anything_is_trained(da
     with pytest.raises(ConfigError, match=package) as refusal:
         train(data, tmp_path / "run", {"class_path": logger})
     assert "\n" not in str(refusal.value)
+    other = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    with pytest.raises(ConfigError, match=f"^Requirement '{package}.*met"):
+        train(data, tmp_path / "run", other, {"class_path": logger})
     assert not (tmp_path / "run").exists()

@@ -55,14 +55,19 @@ def refusal(message: str, parser: ArgumentParser) -> str:
     if absent := _NO_CLASS.search(message):
         name = (absent["path"] or absent["name"]).rpartition(".")[2]
         return f"{where}there is no class {absent['path'] or name}{_instead(name, _classes_for(message))}"
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    said = [line for line in lines if line and not line.startswith(_ATTEMPT) and not _TYPE.match(line)]
+    said = essence(message)
     if file := re.search(r"File does not exist: '(.*)'", message):
         return f"--config: there is no file {file[1]}."
     if not said:
         return f"{where}{_expected(message)}"
     made = "".join(f"{path.rpartition('.')[2]}: " for path in _CLASS.findall(message)[-1:])
-    return f"{where}{made}{' '.join(said).rstrip('.')}."
+    return f"{where}{made}{said.rstrip('.')}."
+
+
+def essence(message: str) -> str:
+    """What is said beside which types were tried; "" where that is all."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_ATTEMPT) and not _TYPE.match(line))
 
 
 def _first_attempt(message: str) -> str:

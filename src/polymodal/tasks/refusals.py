@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from polymodal.errors import ConfigError, PolymodalError
+from polymodal.tasks.parsing import essence
 
 
 @contextmanager
@@ -28,7 +29,9 @@ def while_made(blame: Callable[[str], str] = lambda message: "") -> Iterator[Non
         ours = next((cause for cause in chain if isinstance(cause, PolymodalError)), None)
         if ours is not None:
             raise ours from error
-        message = _reason(next((cause for cause in chain if not _is_of(cause, "jsonargparse")), chain[-1]))
+        below = next((cause for cause in chain if not _is_of(cause, "jsonargparse")), None)
+        # It hands on the error of the first type that it tried; of a list, the others are in its text alone.
+        message = _reason(below or ValueError(essence(str(error)) or str(chain[-1])))
         raise ConfigError(blame(message) + message) from error
 
 
