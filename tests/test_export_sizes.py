@@ -76,17 +76,9 @@ def test_pyramid_pooling_is_right_at_ten_random_sizes(folded, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("smp/PSPNet", {"encoder_name": "resnet18", "encoder_depth": 3}),
-        ("refinenet", {"encoder_name": "resnet18", "light": True}),
-        ("rooms-unet", {}),
-    ],
-)
-def test_networks_of_recipes_are_right_at_ten_random_sizes(name, arguments, folded, tmp_path):
+def test_pspnet_is_right_at_ten_random_sizes(folded, tmp_path):
     """If this breaks, what people train by our own recipes cannot be deployed, or is another network there."""
-    network = models.create(name, classes=3, **arguments)
+    network = models.create("smp/PSPNet", classes=3, encoder_name="resnet18", encoder_depth=3)
     net = randomize_norms(fuse(network, {"rgb": 3, "depth": 1}, Exchange(share=0.3))).eval()
     assert_right_at_ten_random_sizes(net, folded, tmp_path / "net.onnx")
 

@@ -31,7 +31,8 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         typed = [word.partition("=")[0] for word in self.words if word.startswith("--")]
         # What is missing may be there under a misspelt name.
-        if misspelt := [word for word in typed if word not in known and _meant(word, known) != "."]:
+        missing = message.startswith("the following arguments are required")
+        if missing and (misspelt := [word for word in typed if word not in known and _meant(word, known) != "."]):
             self.refuse(misspelt, ())
         choice = re.fullmatch(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:

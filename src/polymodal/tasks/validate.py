@@ -73,7 +73,7 @@ def validate(
     data.inputs = {name: _as_trained(data.inputs[name], spec, f"{data.root}: {name}") for name, spec in inputs.items()}
     own = split_of(data, split)
     identity = data.identity(own)
-    known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol))
+    known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol), own)
     name = DatasetSpec.load(data.root).name
     stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
     elsewhere = f"{name}-{identity[:8]}" if stranger else ""
@@ -95,10 +95,11 @@ def _may_be_own(root: str, name: str, settings: Mapping[str, Any], metadata: Map
     return not own.exists() and name == metadata["training"].get("data_set", name)
 
 
-def _scored(file: Path) -> str | None:
-    """What the scores in a file were counted on; None where there are none, or those of an earlier version."""
+def _scored(file: Path, split: str) -> str | None:
+    """What the scores of a split in a file were counted on; None where there are none, or of an earlier version."""
     try:
-        identity: str | None = json.loads(file.read_text(encoding="utf-8")).get("identity")
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        identity: str | None = scores.get("identity") if scores.get("scored_on", "").endswith(f"/{split}") else None
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:
