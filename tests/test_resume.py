@@ -38,17 +38,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(root, size=(16, 24), splits={"train": 11, "val": 3}, modalities=("rgb", "grey"))
 
 
+FORWARD = Task.forward
+
+
+def with_dropout(self: Task, inputs):
+    if self.training:
+        factor = 1 + 0.01 * (random.random() + np.random.random())
+        inputs = {name: factor * F.dropout(image) for name, image in inputs.items()}
+    return FORWARD(self, inputs)
+
+
 @pytest.fixture(autouse=True)
 def dropout(monkeypatch):
     """Random numbers are drawn in every step, by all three generators."""
-    forward = Task.forward
-
-    def with_dropout(self, inputs):
-        if self.training:
-            factor = 1 + 0.01 * (random.random() + np.random.random())
-            inputs = {name: factor * F.dropout(image) for name, image in inputs.items()}
-        return forward(self, inputs)
-
     monkeypatch.setattr(Task, "forward", with_dropout)
 
 
@@ -316,13 +318,20 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def killed(data: Path, run: Path, step: int, *settings: str) -> None:
-    """Train in a process that SIGKILL ends in a step."""
+def train_until_killed(step: int, *arguments) -> None:
+    """What the process of `killed` runs."""
+    Task.forward = with_dropout
     Signal.step, Signal.number = step, signal.SIGKILL
-    child = multiprocessing.get_context("fork").Process(target=train, args=(data, run, *settings))
+    train(*arguments)
+
+
+def killed(data: Path, run: Path, step: int, *settings: str) -> None:
+    """Train in a process that SIGKILL ends in a step; not a fork of this one, which autograd refuses."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Task.__module__, "polymodal.tasks.training"])
+    child = context.Process(target=train_until_killed, args=(step, data, run, *settings))
     child.start()
     child.join()
-    Signal.step, Signal.number = None, signal.SIGTERM
     assert child.exitcode == -signal.SIGKILL
 
 
