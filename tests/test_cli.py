@@ -345,10 +345,12 @@ def test_demo_replaces_only_a_demo_and_shows_why_a_training_failed(tmp_path, cap
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "no demo made" in refused(capsys, "demo", "--out", tmp_path / "mine")
     out = tmp_path / "demo"
-    demo.make_room(out, list(demo.RUNS))
+    with demo.room(out, list(demo.RUNS)):
+        pass
     (out / "exchange").mkdir()
     (out / "exchange" / "metrics.csv").write_text("")
-    demo.make_room(out, list(demo.RUNS))
+    with demo.room(out, list(demo.RUNS)):
+        pass
     assert [file.name for file in out.iterdir()] == [demo.MADE_BY_DEMO]
     failing = [sys.executable, "-c", "print('all is lost'); raise SystemExit(3)"]
     waiting = [sys.executable, "-c", "import time; time.sleep(600)"]

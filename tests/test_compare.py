@@ -12,16 +12,16 @@ import time
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures_data import make_folder
 from polymodal.cli import main
 from polymodal.errors import ConfigError, PolymodalError
+from polymodal.locks import LOCK, locked
 from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table, to_csv, to_html, to_markdown
 from polymodal.tasks import children
-from polymodal.tasks.compare import LOCK, _gpus, compare
+from polymodal.tasks.compare import _gpus, compare
 from polymodal.tasks.training import fit, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -294,7 +294,7 @@ def test_a_folder_of_something_else_or_in_use_is_refused(words, pretend, tmp_pat
     with pytest.raises(ConfigError, match="no comparison made"):
         run(words, tmp_path / "thesis")
     (tmp_path / "used").mkdir()
-    with FileLock(tmp_path / "used" / LOCK), pytest.raises(ConfigError, match="another comparison that still runs"):
+    with locked(tmp_path / "used"), pytest.raises(ConfigError, match="another command that still runs"):
         run(words, tmp_path / "used")
     assert not trained(tmp_path / "used")
 

@@ -217,8 +217,9 @@ def test_a_scene_that_was_only_begun_is_written_again(tmp_path, monkeypatch):
 def test_nothing_that_is_there_is_overwritten(tmp_path, capsys):
     words = ["data", "prepare", "nyudv2", tmp_path / "source", tmp_path / "out"]
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").touch()
     assert "in the way" in refused(capsys, *words)
-    (tmp_path / "out.partial").rmdir()
+    (tmp_path / "out.partial" / "thesis.txt").unlink()  # an empty folder is what a killed command leaves
     (tmp_path / "out").mkdir()
     assert main([str(word) for word in words]) == 0
     before = files(tmp_path / "out")

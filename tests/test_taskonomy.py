@@ -8,9 +8,9 @@ from PIL import Image
 
 from polymodal.cli import main
 from polymodal.data import FolderDataset, check, restore_target
-from polymodal.data.files import write_file
 from polymodal.data.taskonomy import DOMAINS, describe
 from polymodal.errors import DataError
+from polymodal.files import write_file
 
 
 def scene(rng: np.random.Generator, domain: str, size: tuple[int, int]) -> np.ndarray:

@@ -1,10 +1,10 @@
 """A model is a folder of `model.safetensors` and `config.json`, never a pickle."""
 
+import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.files import publish, workplace
 from polymodal.fusion import Fusion, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.surgery import fuse
@@ -31,6 +32,7 @@ def save(
     """Write a multimodal network to a folder.
 
     Both files are complete before either takes the place of an earlier one, so a full disk leaves the folder as it was.
+    The configuration says what the weights add up to: `load` refuses those of another call.
 
     Args:
         net: The network.
@@ -47,28 +49,35 @@ def save(
         ConfigError: When `network` makes another network, or JSON knows no such type; nothing is written.
         OSError: When the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    config = {"format": _FORMAT, "network": network, "fuse": net.config(), "metadata": dict(metadata or {})}
-    text = _json(config)
+    config: dict[str, Any] = {
+        "format": _FORMAT,
+        "network": network,
+        "fuse": net.config(),
+        "metadata": dict(metadata or {}),
+    }
+    plain = json.loads(_json(config))
     if network is not None:
-        _check_network(net, json.loads(text)["network"])
+        _check_network(net, plain["network"])
     # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
     existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-            save_file(tensors, Path(scratch, _WEIGHTS), metadata={"format": "pt"})
-            Path(scratch, _CONFIG).write_text(text, encoding="utf-8")
-            for name in (_WEIGHTS, _CONFIG):
-                Path(scratch, name).replace(folder / name)
-    except BaseException as error:
+        with workplace(folder / _WEIGHTS) as place:
+            try:
+                save_file(tensors, place / _WEIGHTS, metadata={"format": "pt"})
+            except SafetensorError as error:  # how the library reports a full disk
+                raise OSError(f"{folder / _WEIGHTS}: cannot be written: {error}") from error
+            config["weights"] = _digest(place / _WEIGHTS)
+            (place / _CONFIG).write_text(_json(config), encoding="utf-8")
+            publish(place, _WEIGHTS, _CONFIG)
+    except BaseException:
         if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
-        if type(error).__name__ == "SafetensorError":  # how the library reports a full disk
-            raise OSError(f"Could not write {folder / _WEIGHTS}: {error}") from error
+            with suppress(OSError):
+                folder.rmdir()
         raise
     return folder
 
@@ -107,7 +116,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
         raise CheckpointError(
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
-    _load_tensors(net, folder / _WEIGHTS)
+    _load_tensors(net, folder / _WEIGHTS, config.get("weights"))
     return net.eval()
 
 
@@ -204,7 +213,13 @@ def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:
     return "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
 
 
-def _load_tensors(net: Multimodal, path: Path) -> None:
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
+    """Read the weights; `digest` is what they must add up to, None in models of earlier versions."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -216,6 +231,11 @@ def _load_tensors(net: Multimodal, path: Path) -> None:
         raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
     if problems := _misfits(tensors, net):
         raise CheckpointError(f"{path} belongs to another network: {problems}.")
+    if digest is not None and _digest(path) != digest:
+        raise CheckpointError(
+            f"{path} is not what {_CONFIG} beside it was written with: saving was interrupted between the two, or one "
+            "was replaced or damaged. Save the model again, or take both files from one source."
+        )
     for key, value in net.state_dict(keep_vars=True).items():
         value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
     net.load_state_dict(tensors)

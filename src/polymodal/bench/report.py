@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.bench.timing import Timing
-from polymodal.data.files import write_file
+from polymodal.files import write_file
 
 NONE = "–"
 

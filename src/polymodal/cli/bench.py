@@ -106,8 +106,8 @@ def _tasks(parsed: argparse.Namespace) -> Any:
 def _make_folder(out: Path | None) -> None:
     """Make the folder of a benchmark's files, or refuse it: after hours of measuring is too late."""
     from polymodal.bench.report import FILES
-    from polymodal.data.files import require_new
     from polymodal.errors import ConfigError
+    from polymodal.files import require_new
 
     if out is None:
         return

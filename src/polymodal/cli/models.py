@@ -116,7 +116,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
 
 
 def _report(parsed: argparse.Namespace) -> None:
-    from polymodal.data.files import require_new
+    from polymodal.files import require_new
     from polymodal.report import is_report, write_report
 
     if parsed.out:

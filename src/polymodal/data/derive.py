@@ -17,7 +17,6 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from polymodal.data.files import write_file
 from polymodal.data.geometry import (
     KINECT,
     KINECT_SIZE,
@@ -36,6 +35,8 @@ from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.errors import DataError
+from polymodal.files import is_empty, write_file
+from polymodal.locks import locked
 
 RECORD = "derived.json"
 """What the domains of a folder were computed from, so that a continued run cannot mix two sources or cameras."""
@@ -126,6 +127,12 @@ def derive(
     # What is wrong with the camera or the depth is wrong in the first sample: refused before the folder is begun, the
     # command can be given again with what was missing.
     _images(spec, next(iter(spec.splits.values()))[0], list(domains), camera)
+    with locked(out):
+        return _derived(spec, out, domains, camera)
+
+
+def _derived(spec: DatasetSpec, out: Path, domains: Sequence[str], camera: Camera | None) -> list[Path]:
+    """The files of domains that were written, with everything else that the folder needs."""
     _begin(spec, out, camera)
     if camera is None and any(DOMAINS[name].image for name in domains):
         print(
@@ -163,7 +170,7 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         raise DataError(f"{out}: the new data set needs another folder than the one it is derived from.")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: expected a folder to write, got a file.")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+    if out.is_dir() and not is_empty(out) and not (out / RECORD).is_file():
         raise DataError(f"{out} is not empty and was not written by `polymodal data derive`; name a new folder.")
 
 
@@ -279,14 +286,35 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _content(text: bytes, file: Path) -> dict[str, Any]:
+    """What a dataset.yaml says.
+
+    Raises:
+        DataError: It has no modalities to add to.
+    """
+    try:
+        content: dict[str, Any] = yaml.safe_load(text.decode("utf-8-sig"))
+        dict(content["modalities"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: domains cannot be added to what it says ({error!r}). Mend or remove it.") from error
+    return content
+
+
 def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
-    """The splits, what was measured, and dataset.yaml: that of the source, and every domain that the folder now has."""
-    content = yaml.safe_load(spec.store.read(FILE).decode("utf-8-sig"))
-    begun = yaml.safe_load((out / FILE).read_text(encoding="utf-8"))["modalities"] if (out / FILE).exists() else {}
-    for name, domain in DOMAINS.items():
-        if name in domains or name in begun:
-            content["modalities"][name] = {"folder": name, **domain.entry}
-    for split, keys in spec.splits.items():
+    """The splits, what was measured, and dataset.yaml: that of the source, and every domain that the folder now has.
+
+    Once there is a dataset.yaml, the splits are the user's, and so is all that it says: domains alone are added.
+    """
+    described = (out / FILE).exists()
+    content = _content((out / FILE).read_bytes() if described else spec.store.read(FILE), out / FILE)
+    added = [name for name in DOMAINS if name in domains and name not in content["modalities"]]
+    if described and DatasetSpec.load(out).splits != spec.splits:
+        print(f"{out}: its splits stay as they are, though those of {spec.store.path} are others")
+    if described and not added:
+        return
+    for name in added:
+        content["modalities"][name] = {"folder": name, **DOMAINS[name].entry}
+    for split, keys in {} if described else spec.splits.items():
         write_file(out / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in keys).encode())
         content["splits"][split] = f"splits/{split}.txt"
     if spec.store.exists(STATISTICS_FILE) and not (out / STATISTICS_FILE).exists():

@@ -1,16 +1,15 @@
-"""Files: a folder or a zip archive of them as one `Store`, and writing."""
+"""Files: a folder or a zip archive of them as one `Store`."""
 
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from polymodal.data.naming import Affixes, Plain, advice, name_of
-from polymodal.errors import ConfigError, DataError, PolymodalError
+from polymodal.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
@@ -146,48 +145,3 @@ def _embedded_rooms() -> Path:
             "Install polymodal again, or give the folder of another data set."
         )
     return path
-
-
-@contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to, which takes its place when the block ends without an error.
-
-    Its name ends like that of `path`, as some libraries choose the format by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def require_empty(folder: Path, error: type[PolymodalError] = ConfigError) -> None:
-    """Refuse to write among files of another command or of a person's.
-
-    Raises:
-        PolymodalError: The folder holds anything, or is a file; of the class `error`.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise error(f"{folder} is not empty; name a new or an empty folder.")
-
-
-def require_new(file: Path, own: Callable[[bytes], bool] | None = None) -> None:
-    """Refuse to replace a file of another command or of a person's.
-
-    Args:
-        file: What is to be written.
-        own: Whether a content is that of an earlier call, which may be replaced; none is if not given.
-
-    Raises:
-        ConfigError: It is there, and not `own`.
-    """
-    if file.is_dir() or (file.exists() and not (own and own(file.read_bytes()))):
-        raise ConfigError(f"{file} is there already; name another file, or remove it first.")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and the folders above it."""
-    with complete_file(path) as file:
-        file.write_bytes(content)

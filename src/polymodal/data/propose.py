@@ -15,13 +15,13 @@ import numpy as np
 import yaml
 
 from polymodal.data.content import PlainReading
-from polymodal.data.files import write_file
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
 from polymodal.data.label_files import require_lossless
 from polymodal.data.progress import track
 from polymodal.data.reading import read_array, read_content
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
+from polymodal.files import write_file
 
 LOOKED_AT = 20
 """So many files of each modality are read to see what they hold; of labels, all up to `LABELS`."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polymodal.data.files import Store, require_new, write_file
+from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, settled, stored, to_values
 from polymodal.data.parts import ModalitySpec
@@ -20,6 +20,7 @@ from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
+from polymodal.files import require_new, write_file
 
 STATISTICS_FILE = "statistics.json"
 

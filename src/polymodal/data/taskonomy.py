@@ -10,15 +10,15 @@ import hashlib
 import re
 from copy import deepcopy
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from polymodal.data.files import Store, write_file
+from polymodal.data.files import Store
 from polymodal.data.section import decoded
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
+from polymodal.files import workplace, write_file
 
 # 1/512 m to 128 m, where nothing was hit; the ends of the range are 8000 steps, where the data set's authors clip.
 _DEPTH = {"kind": "depth", "bits": 16, "scale": 1 / 512, "unit": "m", "invalid": 65535, "range": [0, 15.625]}
@@ -104,8 +104,8 @@ def _lines(file: Path) -> list[str]:
 
 def _write(splits: dict[str, list[str]], folder: Path) -> None:
     """Write all files under one rename: any without the others would be taken for given by the next call."""
-    with TemporaryDirectory(prefix=".splits.", dir=folder.parent) as temporary:
-        whole = Path(temporary) / folder.name
+    with workplace(folder) as place:
+        whole = place / folder.name
         for name, keys in splits.items():
             write_file(whole / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
         try:

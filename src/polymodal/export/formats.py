@@ -1,9 +1,9 @@
 """Writing a network to a file that runs without polymodal: ONNX, PyTorch's own exported programs, and OpenVINO."""
 
 import copy
+import io
 import json
 import os
-import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -25,6 +25,8 @@ from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
 from polymodal.export.settled import settled
 from polymodal.export.trials import Size, Trial, said
+from polymodal.files import publish, workplace
+from polymodal.locks import LOCK
 from polymodal.multimodal import Multimodal
 from polymodal.nn.ensemble import main_output
 
@@ -94,9 +96,8 @@ def save(
         "folded": isinstance(net, Folded),
         "metadata": dict(metadata or {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
-        file = Path(scratch, path.name)
+    with workplace(path) as place:
+        file = place / path.name
         try:
             run = writer.write(found.program, file, description)
         except (ExportError, OSError):
@@ -117,11 +118,10 @@ def save(
             for trial in found.trials
         )
         compare(expected, run, images, f"The file of format {format}", TOLERANCE, remedy(size))
-        beside = sorted(written for written in Path(scratch).iterdir() if written != file)
+        beside = sorted(written.name for written in place.iterdir() if written.name not in (file.name, LOCK))
         # The file that others are opened by comes last.
-        for written in (*beside, file):
-            written.replace(path.parent / written.name)
-    return [path, *(path.parent / written.name for written in beside)]
+        publish(place, *beside, file.name)
+    return [path, *(path.parent / name for name in beside)]
 
 
 class Format(ABC):
@@ -184,7 +184,10 @@ class Pt2(Format):
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
-        torch.export.save(program, file, extra_files={f"{DESCRIPTION}.json": json.dumps(description)})
+        # In memory first: on a full disk, torch's own writer ends the process.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={f"{DESCRIPTION}.json": json.dumps(description)})
+        file.write_bytes(content.getbuffer())
         module = torch.export.load(file).module()
 
         def run(images: dict[str, Tensor]) -> dict[str, Any]:
@@ -207,8 +210,8 @@ class OpenVino(Format):
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
         openvino = needed_package("openvino", "format openvino", self.extra)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            onnx = Path(scratch, "network.onnx")
+        with workplace(file.with_suffix(Onnx.ending)) as place:
+            onnx = place / "network.onnx"
             Onnx().write(program, onnx, description)
             model = openvino.convert_model(onnx)
         model.set_rt_info(json.dumps(description), [DESCRIPTION])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from polymodal.data.files import write_file
 from polymodal.errors import ConfigError
+from polymodal.files import write_file
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
 from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
 from polymodal.report.load import Run, Scales, Scenes, Scores, load_run

@@ -1,6 +1,6 @@
 """The checkpoints of a run: written whole, continued from exactly."""
 
-import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import save
 
 from polymodal.data import FolderData
-from polymodal.data.files import complete_file
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.files import write_file
 from polymodal.tasks.interrupt import Signals
 from polymodal.tasks.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.weight_files import load_tensors
@@ -112,10 +112,9 @@ class WholeFiles(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with complete_file(Path(path)) as file, file.open("wb") as stream:
-            save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        content = BytesIO()  # on a full disk, torch's own writer fails without a reason
+        save(checkpoint, content)
+        write_file(Path(path), content.getbuffer())
         position = checkpoint.get(POSITION, {})
         if position.get("unfinished") or position.get("validation_due"):
             self.early.append((str(path), checkpoint["global_step"]))

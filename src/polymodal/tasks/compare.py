@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,8 +22,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from polymodal.data.files import write_file
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.files import is_empty, write_file
+from polymodal.locks import locked
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
 from polymodal.report.scores import counted
 from polymodal.tasks import children
@@ -36,7 +36,6 @@ from polymodal.tasks.scored import scored_splits
 from polymodal.tasks.training import RecipeCLI, quieten
 
 RECORD = "comparison.json"
-LOCK = "comparison.lock"
 OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
 """What a comparison gives every run itself."""
 
@@ -128,7 +127,7 @@ def compare(
     known = methods(modalities)
     chosen = choose(words, known)
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
-    with _locked(out):
+    with locked(out):
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
         record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
         asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
@@ -178,23 +177,6 @@ def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> 
             raise ConfigError(f"{word.partition('=')[0]}: a comparison sets it for each of its runs; leave it out.")
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """The folder, for this process alone; the lock is gone when the process is."""
-    from filelock import FileLock, Timeout
-
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"{out} is written by another comparison that still runs; wait for it, or end it.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _record(
     out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
 ) -> dict[str, Any]:
@@ -223,7 +205,7 @@ def _record(
                 f"{out}: {', '.join(changed)} meant something else in the version of polymodal that began it; choose "
                 "another folder with --out."
             )
-    elif any(entry.name != LOCK for entry in out.iterdir()):
+    elif not is_empty(out):
         raise ConfigError(f"{out} holds something that no comparison made; choose another folder with --out.")
     for name, method in added.items():
         given = record["methods"].get(name, {"seeds": []})["seeds"]
@@ -351,7 +333,8 @@ def _words(run: Run) -> list[str]:
         check_resumable(last)
         return [*words, "--ckpt_path", str(last)]
     except CheckpointError:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        with locked(run.folder):
+            shutil.rmtree(run.folder)
         return words
 
 

@@ -3,8 +3,9 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from polymodal.errors import ConfigError
+from polymodal.files import is_empty
+from polymodal.locks import locked
 from polymodal.report import write_report
 from polymodal.report.render import count, duration, share
 from polymodal.tasks import children
@@ -57,42 +60,45 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         ConfigError: The folder holds something that no demo made.
         PolymodalError: A training failed; with its last lines.
     """
-    make_room(out, list(RUNS))
-    commands = {
-        name: children.fit_command(
-            [
-                *("--config", str(recipe("rooms"))),
-                *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
-                *settings,
-                *overrides,
-            ]
-        )
-        for name, settings in RUNS.items()
-    }
-    train_all(commands)
+    with room(out, list(RUNS)):
+        commands = {
+            name: children.fit_command(
+                [
+                    *("--config", str(recipe("rooms"))),
+                    *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
+                    *settings,
+                    *overrides,
+                ]
+            )
+            for name, settings in RUNS.items()
+        }
+        train_all(commands)
 
-    scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in RUNS}
-    _show(scores)
-    summary = {name: _figures(scored) for name, scored in scores.items()}
-    write_json(out / "summary.json", summary)
-    print(f"the page: {write_report([out / name for name in RUNS], out / 'report.html', notes=NOTES).resolve()}")
+        scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in RUNS}
+        _show(scores)
+        summary = {name: _figures(scored) for name, scored in scores.items()}
+        write_json(out / "summary.json", summary)
+        print(f"the page: {write_report([out / name for name in RUNS], out / 'report.html', notes=NOTES).resolve()}")
     return summary
 
 
-def make_room(out: Path, runs: Sequence[str]) -> None:
-    """Clear a folder for a demo's runs.
+@contextmanager
+def room(out: Path, runs: Sequence[str]) -> Iterator[None]:
+    """A folder that is cleared for a demo's runs, for this process alone.
 
     Raises:
         ConfigError: It holds something that no demo made.
     """
-    if out.exists() and not (out / MADE_BY_DEMO).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / MADE_BY_DEMO).is_file() and not (out.is_dir() and is_empty(out)):
         raise ConfigError(f"{out} holds something that no demo made; choose another folder with --out.")
-    for name in runs:
-        if (out / name).exists():
-            shutil.rmtree(out / name)
-    for file in ("summary.json", "report.html"):
-        (out / file).unlink(missing_ok=True)
-    write_json(out / MADE_BY_DEMO, {"runs": list(runs)})
+    with locked(out):
+        for name in runs:
+            if (out / name).exists():
+                shutil.rmtree(out / name)
+        for file in ("summary.json", "report.html"):
+            (out / file).unlink(missing_ok=True)
+        write_json(out / MADE_BY_DEMO, {"runs": list(runs)})
+        yield
 
 
 def train_all(commands: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ from polymodal.report import write_report
 from polymodal.report.render import count, duration, fixed
 from polymodal.report.scores import headlines, known_scores
 from polymodal.tasks import children
-from polymodal.tasks.demo import make_room, train_all
+from polymodal.tasks.demo import room, train_all
 from polymodal.tasks.files import write_json
 from polymodal.tasks.training import recipe
 
@@ -65,22 +65,22 @@ def run_translation_demo(out: Path, seed: int, overrides: Sequence[str] = ()) ->
         for target, inputs in TRANSLATIONS.items()
         for given in (inputs, *((name,) for name in inputs))
     }
-    make_room(out, list(runs))
-    common = ("--config", str(recipe("rooms-translation")), "--seed_everything", str(seed), *SHORT)
-    commands = {
-        name: children.fit_command(
-            [*common, "--trainer.default_root_dir", str(out / name), *_settings(*run), *overrides]
-        )
-        for name, run in runs.items()
-    }
-    # Two modalities take twice as long as one: begun last, they would leave cores idle at the end.
-    train_all({name: commands[name] for name in sorted(runs, key=lambda name: len(runs[name][1]), reverse=True)})
-    scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in runs}
-    _show(scores)
-    summary = {name: scored["predictions"] for name, scored in scores.items()}
-    write_json(out / "summary.json", summary)
-    page = write_report([out / name for name in runs], out / "report.html", notes=NOTES)
-    print(f"the page: {page.resolve()}")
+    with room(out, list(runs)):
+        common = ("--config", str(recipe("rooms-translation")), "--seed_everything", str(seed), *SHORT)
+        commands = {
+            name: children.fit_command(
+                [*common, "--trainer.default_root_dir", str(out / name), *_settings(*run), *overrides]
+            )
+            for name, run in runs.items()
+        }
+        # Two modalities take twice as long as one: begun last, they would leave cores idle at the end.
+        train_all({name: commands[name] for name in sorted(runs, key=lambda name: len(runs[name][1]), reverse=True)})
+        scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in runs}
+        _show(scores)
+        summary = {name: scored["predictions"] for name, scored in scores.items()}
+        write_json(out / "summary.json", summary)
+        page = write_report([out / name for name in runs], out / "report.html", notes=NOTES)
+        print(f"the page: {page.resolve()}")
     return summary
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polymodal import checkpoint, export
-from polymodal.data.files import require_new
 from polymodal.export.formats import format_for
+from polymodal.files import half_published, require_new
 
 REFERENCE_SIZE = (480, 640)
 """Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
@@ -32,7 +32,8 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool, size: tup
     """
     kind = format_for(format, out)
     for ending in (kind.ending, *kind.beside):
-        require_new(out.with_suffix(ending))
+        if not half_published(out):
+            require_new(out.with_suffix(ending))
     folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from polymodal.data.files import complete_file, write_file
 from polymodal.errors import ConfigError
+from polymodal.files import complete_file, write_file
 
 _OF_RUN = ("config.yaml", "checkpoints", "model", "samples.npz", "scales.npz", "report.html")
 """What a training leaves in its folder under names that a person may use, too."""

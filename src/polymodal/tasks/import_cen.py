@@ -14,10 +14,10 @@ from torch import Tensor
 
 from polymodal import checkpoint, models
 from polymodal.data import InputSpec, TargetSpec, palette
-from polymodal.data.files import require_empty
 from polymodal.data.prepare.nyu_classes import NYU40, SUN37
 from polymodal.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from polymodal.errors import CheckpointError
+from polymodal.files import new_folder
 from polymodal.fusion import Exchange, Fusion, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.surgery import fuse
@@ -78,7 +78,12 @@ def import_cen(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"] 
         CheckpointError: The file cannot be read or is no such checkpoint, or the folder holds something.
         OSError: The folder cannot be written.
     """
-    require_empty(out, CheckpointError)
+    with new_folder(out, f"import-cen {file.resolve()} --fusion {fusion}", CheckpointError):
+        return _written(file, out, fusion)
+
+
+def _written(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"]) -> str:
+    """What was found, once it is saved."""
     content = read_released(file)
     tensors = content["segmenter"]
     arguments = _arguments(tensors, file)

@@ -1,7 +1,9 @@
 """From files to predictions and pictures of them, with a model folder alone."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,13 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec, resize_inputs
-from polymodal.data.files import complete_file
 from polymodal.data.inputs import settled, to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import range_of
 from polymodal.data.reading import read_content
 from polymodal.data.resizing import aligned
 from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.files import complete_file, new_folder
 from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
 from polymodal.tasks.kinds import kind_of
@@ -90,19 +92,19 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
             except DataError as error:
                 raise DataError(f"{scene.stem}: {error}") from error
 
-    out.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    for scene in track(scenes, "predicting"):
-        raw, meanings = _read(scene, specs)
-        tensors = _tensors(raw, meanings, scene, size)
-        picture = _picture(raw, meanings, scene)
-        try:
-            predictions = run({name: image[None] for name, image in tensors.items()}, picture.shape[:2])
-        except DataError as error:
-            raise DataError(f"{scene.stem}: {error}") from error
-        for name, logits in predictions.items():
-            for ending, image in kind.files(logits, picture, title=name).items():
-                written.append(_write(image, out / picture_name(scene, name, ending)))
+    with new_folder(out, _work(model, scenes)):
+        written: list[Path] = []
+        for scene in track(scenes, "predicting"):
+            raw, meanings = _read(scene, specs)
+            tensors = _tensors(raw, meanings, scene, size)
+            picture = _picture(raw, meanings, scene)
+            try:
+                predictions = run({name: image[None] for name, image in tensors.items()}, picture.shape[:2])
+            except DataError as error:
+                raise DataError(f"{scene.stem}: {error}") from error
+            for name, logits in predictions.items():
+                for ending, image in kind.files(logits, picture, title=name).items():
+                    written.append(_write(image, out / picture_name(scene, name, ending)))
     for name in specs:
         if absent := [scene.stem for scene in scenes if name not in scene.files]:
             print(
@@ -110,6 +112,12 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
                 f"{', ...' if len(absent) > SHOWN_STEMS else ''}"
             )
     return written
+
+
+def _work(model: Path, scenes: Sequence[Scene]) -> str:
+    """What is predicted, in one line: pictures of anything else do not belong among these."""
+    files = [str(file.resolve()) for scene in scenes for file in scene.files.values()]
+    return f"predict --model {model.resolve()}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
 
 
 def _network(folder: Path, subset: bool) -> Run:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from polymodal.data.files import complete_file
+from polymodal.files import complete_file
 from polymodal.fusion import SiteState
 from polymodal.multimodal import Multimodal
 from polymodal.tasks.files import write_arrays, write_json

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polymodal.data import EXTENSIONS, Store
-from polymodal.data.files import require_empty
 from polymodal.data.naming import Affixes, Plain, advice, key_of
 from polymodal.errors import ConfigError, DataError
+from polymodal.files import require_empty
+from polymodal.locks import LOCK
 
 SHOWN_STEMS = 8
 """How many scenes a message lists."""
@@ -135,7 +136,8 @@ def check_out(out: Path, inputs: Mapping[str, Path]) -> None:
     Raises:
         ConfigError: With the remedy.
     """
-    require_empty(out)
+    if not (out / LOCK).is_file():  # what a process that was killed began is looked at when it is to be gone on with
+        require_empty(out)
     for name, path in inputs.items():
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise ConfigError(

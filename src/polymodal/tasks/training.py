@@ -6,6 +6,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
+from polymodal.locks import locked
 from polymodal.tasks.averaging import NetworkFirst, holds_average
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.checkpoints import (
@@ -62,8 +64,9 @@ _KNOWN = (
 class RecipeCLI(LightningCLI):
     """Lightning's command line for `fit` alone, writing the run folder `trainer.default_root_dir`."""
 
-    def __init__(self, arguments: Sequence[str], signals: Signals | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], signals: Signals | None = None, held: ExitStack | None = None) -> None:
         self.signals = signals or Signals()
+        self.held = held or ExitStack()
         self.recorder: Recorder
         self.best: BestCheckpoint
         self.scored: tuple[str, ...]
@@ -160,6 +163,8 @@ class RecipeCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train; nothing in a checkpoint that is resumed from is executed."""
         self.signals.folder = self.folder
+        if self.trainer.is_global_zero:
+            self.held.enter_context(locked(self.folder))
         resume = kwargs.get("ckpt_path")
         if resume is not None:
             check_resumable(Path(resume))
@@ -205,9 +210,9 @@ def fit(arguments: Sequence[str]) -> Path:
             is 143 or 130.
     """
     quieten()
-    with Signals() as signals:
+    with Signals() as signals, ExitStack() as held:
         try:
-            cli = RecipeCLI(arguments, signals)
+            cli = RecipeCLI(arguments, signals, held)
             part_processes()
             if cli.trainer.is_global_zero:
                 finish(cli)

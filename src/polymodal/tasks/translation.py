@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
 from polymodal.data import DatasetSpec, TargetSpec
-from polymodal.data.files import complete_file
 from polymodal.errors import ConfigError, DataError
+from polymodal.files import complete_file
 from polymodal.functional import fold
 from polymodal.fusion import Fusion
 from polymodal.models.registry import TRANSLATION

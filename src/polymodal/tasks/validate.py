@@ -14,6 +14,7 @@ from rich.table import Table
 from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.errors import ConfigError
+from polymodal.locks import locked
 from polymodal.tasks.evaluation import score_split, scores_name, split_of
 from polymodal.tasks.predict import read_model_description
 from polymodal.tasks.protocol import Protocol
@@ -77,7 +78,8 @@ def validate(
     name = DatasetSpec.load(data.root).name
     stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
     elsewhere = f"{name}-{identity[:8]}" if stranger else ""
-    scores = score_split(model, data, split, run, protocol, elsewhere)
+    with locked(run):
+        scores = score_split(model, data, split, run, protocol, elsewhere)
     _show(scores, protocol)
     if elsewhere:
         print(

@@ -6,6 +6,7 @@ name nor the dataset.yaml of a data set.
 
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,12 +18,13 @@ import yaml
 from PIL import Image
 
 from polymodal.data.check import Defect, check
-from polymodal.data.files import require_empty, write_file
 from polymodal.data.inputs import check_sizes
 from polymodal.data.progress import track
 from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
+from polymodal.files import is_empty, require_empty, write_file
+from polymodal.locks import LOCK, locked
 
 IGNORE = 255
 """Label of pixels that do not count, in every prepared data set."""
@@ -120,7 +122,24 @@ def write_dataset(plan: Plan, out: Path, settings: Mapping[str, Any]) -> Summary
         DataError: `out` holds something, was begun with other settings, or a source file is not as it must be.
         OSError: A file cannot be written.
     """
-    partial = _begin(out, settings)
+    # A process that was killed may have left no more to do than to take the marker away.
+    partial = out if (out / MARKER).is_file() else out.with_name(f"{out.name}.partial")
+    if partial != out:
+        require_empty(out, DataError)
+    with locked(partial):
+        _begin(partial, settings)
+        summary = _write(plan, partial, settings)
+        if partial != out:
+            if out.exists():
+                shutil.rmtree(out)
+            partial.replace(out)
+        (out / LOCK).unlink()
+        (out / MARKER).unlink()
+    return summary
+
+
+def _write(plan: Plan, partial: Path, settings: Mapping[str, Any]) -> Summary:
+    """Everything that is not there yet, with the description last."""
     keys = [key for split in plan.splits.values() for key in split]
     for key in track(keys, f"preparing {plan.name}"):
         if not (partial / LABEL / f"{key}.png").is_file():
@@ -130,21 +149,15 @@ def write_dataset(plan: Plan, out: Path, settings: Mapping[str, Any]) -> Summary
     write_file(partial / FILE, _description(plan).encode())
     summary = _verify(plan, partial, dict(settings))
     write_file(partial / RECORD, json.dumps(asdict(summary), indent=2, ensure_ascii=False).encode())
-    if out.exists():
-        out.rmdir()
-    partial.replace(out)
-    (out / MARKER).unlink()
     return summary
 
 
-def _begin(out: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder to write into, new or left by an interrupted preparation with the same settings.
+def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
+    """Mark a folder to write into, new or left by an interrupted preparation with the same settings.
 
     Raises:
         DataError: When something else is there.
     """
-    require_empty(out, DataError)
-    partial = out.with_name(f"{out.name}.partial")
     marker = partial / MARKER
     if marker.is_file():
         if _begun(marker) != settings:
@@ -153,11 +166,10 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> Path:
                 "settings to finish it, or remove the folder to begin again."
             )
         (partial / FILE).unlink(missing_ok=True)
-    elif partial.exists():
+    elif not is_empty(partial):
         raise DataError(f"{partial} is in the way: it holds no unfinished preparation. Remove it or name another OUT.")
     else:
         write_file(marker, json.dumps(dict(settings)).encode())
-    return partial
 
 
 def require(files: Iterable[Path], why: str) -> None:
