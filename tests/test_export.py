@@ -102,6 +102,13 @@ def test_file_names_its_inputs_and_outputs_and_says_how_to_prepare_them(run, fil
     assert described["step"] == 1
 
 
+def test_file_names_no_folder_of_whoever_wrote_it(files):
+    """If this breaks, who publishes a model publishes the paths of their machine with it, and the file grows by half."""
+    source = str(Path(export.__file__).parent).encode()
+    for file in files.values():
+        assert source not in file.read_bytes()
+
+
 def test_masks_of_a_file_are_those_of_the_run(run, files, tmp_path):
     """If this breaks, `predict` says something else of an exported network than of the network itself."""
     numbers = np.random.default_rng(0)

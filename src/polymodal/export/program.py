@@ -97,7 +97,10 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         arguments = example((2, size or example_size(step)))
-        return torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+        program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+    for node in program.graph.nodes:  # files would name the folders of whoever wrote them
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _problem(ghost: nn.Module, example: Example, size: Size) -> Exception | None:
