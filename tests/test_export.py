@@ -103,7 +103,7 @@ def test_file_names_its_inputs_and_outputs_and_says_how_to_prepare_them(run, fil
 
 
 def test_file_names_no_folder_of_whoever_wrote_it(files):
-    """If this breaks, who publishes a model publishes the paths of their machine with it, and the file grows by half."""
+    """If this breaks, who publishes a model publishes the paths of their machine, and the file grows by half."""
     source = str(Path(export.__file__).parent).encode()
     for file in files.values():
         assert source not in file.read_bytes()

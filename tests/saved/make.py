@@ -77,8 +77,9 @@ def run(folder: Path) -> None:
     words = [f"--data.root={folder / 'own.zip'}", f"--trainer.default_root_dir={folder / 'run'}"]
     fit([f"--config={recipe('folder')}", *words, *settings])
     shutil.rmtree(folder / "run" / "checkpoints")  # which name the folder that they were in
-    for made in (folder / "run" / "report.html", folder / "run" / "environment.json", *Path(folder, "run").glob("events.*")):
-        made.unlink()
+    for name in ("report.html", "environment.json", "events.*"):
+        for made in (folder / "run").glob(name):
+            made.unlink()
 
 
 if __name__ == "__main__":
