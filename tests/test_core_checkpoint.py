@@ -350,6 +350,11 @@ def test_configuration_names_nothing_but_known_fusions(saved, tmp_path, monkeypa
         },
         {"name": "torchvision/lraspp_mobilenet_v3_large", "arguments": {"weights_backbone": "DEFAULT", "classes": 3}},
         {"name": "torchvision/lraspp_mobilenet_v3_large", "arguments": {"weights": "DEFAULT"}},
+        {"name": "torchvision/fcn_resnet50", "arguments": {"pretrained_backbone": True, "classes": 3}},
+        {"name": "smp/FPN", "arguments": {"encoder_name": "tu-hf-hub:someone/model", "classes": 3}},
+        {"name": "refinenet", "arguments": {"encoder_name": "tu-local-dir:.", "classes": 3}},
+        {"name": "smp/FPN", "arguments": {"encoder_name": "tu-resnet10t", "pretrained_cfg": {"file": "x"}}},
+        {"name": "smp/FPN", "arguments": {"encoder_name": "tu-resnet10t", "cache_dir": "x"}},
     ],
     ids=lambda network: f"{network['name']} {list(network['arguments'])}",
 )
@@ -369,6 +374,27 @@ def test_loading_never_reaches_for_the_network(saved, tmp_path, monkeypatch, net
     with pytest.raises(CheckpointError):
         load(saved)
     assert not reached
+
+
+class Opened:
+    """Tells when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_loading_opens_no_checkpoint_beside_the_folder(saved, tmp_path):
+    """If this breaks, a model folder runs a pickle through the loader of the library that builds the encoder."""
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps(Opened(tmp_path / "executed")))
+    for key in ("checkpoint_path", "pretrained_cfg_overlay"):
+        arguments = {"encoder_name": "tu-resnet10t", "classes": 3, key: str(tmp_path / "weights.pth")}
+        edit(saved, network={"name": "smp/FPN", "arguments": arguments})
+        with pytest.raises(CheckpointError, match=f"unexpected argument '{key}'"):
+            load(saved)
+    assert not (tmp_path / "executed").exists()
 
 
 # ------------------------------------------------------------------------------------------------- errors while saving

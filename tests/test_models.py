@@ -1,10 +1,12 @@
 """Networks by name, at any image size, and encoders that really start from the weights that were asked for."""
 
 import copy
+import inspect
 import pickle
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -12,6 +14,8 @@ from torch import nn
 
 from polymodal import models
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.models.arguments import check_arguments
+from polymodal.models.registry import SMP
 from polymodal.models.weights import load_encoder_weights
 
 LITE0 = {"encoder_name": "tu-tf_efficientnet_lite0", "classes": 2}
@@ -177,6 +181,23 @@ def test_a_misspelt_argument_of_smp_is_refused_but_timms_own_reach_it():
         models.create("smp/Unet", classes=2, encoder_nam="resnet18")
     net = models.create("smp/FPN", classes=2, encoder_name="tu-resnet18", drop_path_rate=0.1).eval()
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_arguments_are_plain_values_of_a_size_that_a_network_can_have():
+    """If this breaks, a model folder from a stranger takes all memory, or hands a library what it may execute."""
+    for value in (10**9, float("nan"), print, [10**9], {"deep": object()}):
+        with pytest.raises(ConfigError, match="stem: expected plain values"):
+            models.create("rooms-unet", classes=2, stem=value)
+    for encoder in ("tu-resnet18/../x", "tu-", "nothing", None, 3, "tu-C:\\x"):
+        with pytest.raises(ConfigError, match="encoder_name: there is no encoder"):
+            models.create("smp/FPN", classes=2, encoder_name=encoder)
+
+
+@pytest.mark.parametrize("architecture", SMP)
+def test_every_argument_of_a_network_is_known_or_chooses_weights(architecture):
+    """If this breaks, a setting of an installed smp is refused although it only says what the network looks like."""
+    taken = set(inspect.signature(getattr(smp, architecture)).parameters) - {"kwargs", "encoder_weights"}
+    check_arguments(f"smp/{architecture}", dict.fromkeys(taken - {"encoder_name"}))
 
 
 def test_a_network_of_smp_with_a_second_output_is_cropped_and_can_be_pickled():

@@ -9,7 +9,12 @@ from polymodal.cli import typed
 
 def add(commands: Any) -> None:
     """Add these commands."""
-    validate = commands.add_parser("validate", help="score a run's model on a split of its data set, or of another")
+    validate = commands.add_parser(
+        "validate",
+        help="score a run's model on a split of its data set, or of another",
+        description="Score a run's model on a split. Nothing in the run folder is executed: of its config.yaml only "
+        "the settings of the data are read. Training by that config.yaml, fit --config, runs what it names.",
+    )
     validate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")

@@ -81,7 +81,8 @@ def make_parser() -> Parser:
         "--import",
         action="append",
         metavar="MODULE",
-        help="import a module of your own first, such as the one that holds a model's fusion; may be given repeatedly",
+        help="import, and so run, a module of your own first, such as the one that holds a model's fusion; may be "
+        "given repeatedly",
     )
     parser.add_argument("--version", action="version", version=f"polymodal {polymodal.__version__}")
     parser.set_defaults(takes_settings=False)

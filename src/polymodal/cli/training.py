@@ -6,6 +6,11 @@ from typing import Any
 
 from polymodal.cli import typed
 
+TRUST = (
+    "A recipe is code: the classes that it names are imported and called, also from the current folder. Read one from "
+    "somebody else before you use it."
+)
+
 
 def add(commands: Any) -> None:
     """Add these commands."""
@@ -25,7 +30,7 @@ def add(commands: Any) -> None:
         usage="polymodal fit --config RECIPE.yaml [--SETTING VALUE ...]",
         help="train by a recipe: --config RECIPE.yaml, then anything to override in it",
         description="Train by a recipe into the run folder trainer.default_root_dir. Every setting of the recipe can "
-        "be overridden by its dotted name, such as --data.root DIR or --trainer.max_epochs 2.",
+        f"be overridden by its dotted name, such as --data.root DIR or --trainer.max_epochs 2. {TRUST}",
         epilog="All settings with their values: polymodal fit --config RECIPE.yaml --print_config. What they mean: "
         "polymodal fit --model.help polymodal.tasks.Segmentation (or Translation), "
         "--data.help polymodal.data.FolderData; of trainer, Lightning's documentation of its Trainer says it.",
@@ -36,7 +41,8 @@ def add(commands: Any) -> None:
         usage="polymodal compare --config RECIPE.yaml --methods NAME[,NAME ...] [--SETTING VALUE ...]",
         help="train methods of fusion with the same recipe, seeds and budget, and write one table",
         description="Train every method with every seed by a recipe and write table.md, table.csv and report.html. "
-        "Started again, it goes on where it was. Every setting of the recipe can be overridden by its dotted name.",
+        "Started again, it goes on where it was. Every setting of the recipe can be overridden by its dotted name. "
+        f"{TRUST}",
         allow_abbrev=False,
     )
     compare.add_argument("--list-methods", action=ListMethods, nargs=0, help="what can be compared, a line each")

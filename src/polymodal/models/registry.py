@@ -3,7 +3,6 @@
 A name imports and runs nothing but the constructors listed here, so a model folder from a stranger is safe to open.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.errors import ConfigError
+from polymodal.models.arguments import check_arguments
 from polymodal.models.refinenet import RefineNet
 from polymodal.models.translation import TranslationUNet
 from polymodal.models.unet import RoomsUNet
@@ -44,8 +44,9 @@ def create(name: str, /, **arguments: Any) -> nn.Module:
     Args:
         name: "rooms-unet", "refinenet", "translation-unet", "smp/<architecture>" or "torchvision/<segmentation
             function>".
-        arguments: What its constructor takes: `classes` for every network that segments; `encoder_name`,
-            `in_channels`, ... for refinenet and smp; for translation-unet see `TranslationUNet`.
+        arguments: What its constructor takes to say what it looks like, in plain values: `classes` for every network
+            that segments; `encoder_name`, `in_channels`, ... for refinenet and smp; for translation-unet see
+            `TranslationUNet`.
 
     Returns:
         A network from (B, in_channels, H, W), any H and W, to logits (B, classes, H, W); torchvision's return them
@@ -71,9 +72,7 @@ def create_pretrained(name: str, /, **arguments: Any) -> nn.Module:
 def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module:
     if name not in names():
         raise ConfigError(f"there is no network {name!r}; there are: {', '.join(names())}")
-    reserved = sorted({"encoder_weights", "weights", "weights_backbone"} & set(arguments))
-    if reserved:
-        raise ConfigError(f"{name}: {reserved[0]} is no argument here; choose weights by the setting `weights`")
+    check_arguments(name, arguments)
     library, _, constructor = name.rpartition("/")
     builders: dict[str, Callable[..., nn.Module]] = {
         ROOMS: _from_scratch(RoomsUNet),
@@ -104,14 +103,6 @@ def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
 
 
 def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
-    from segmentation_models_pytorch.encoders import get_encoder
-
-    known = [name for name in inspect.signature(getattr(smp, architecture)).parameters if name != "kwargs"]
-    # What it does not know it hands to the encoder, such as output_stride. timm's check the rest, smp's own ignore it.
-    unknown = [name for name in arguments if name not in {*known, *inspect.signature(get_encoder).parameters}]
-    if unknown and not str(arguments.get("encoder_name", "")).startswith(("tu-", "timm-")):
-        raise TypeError(f"unexpected argument {unknown[0]!r}; it takes {', '.join(known)}")
     return _any_size(architecture)(encoder_weights="imagenet" if download else None, **arguments)
 
 

@@ -22,8 +22,8 @@ def cores() -> int:
 
 
 def fit_command(words: Sequence[str]) -> list[str]:
-    """`polymodal fit` with these words, in this Python."""
-    return [sys.executable, "-m", "polymodal.child", "fit", *words]
+    """`polymodal fit` with these words, in this Python, which imports nothing from the current folder (`-P`)."""
+    return [sys.executable, "-P", "-m", "polymodal.child", "fit", *words]
 
 
 def environment(threads: int) -> dict[str, str]:
