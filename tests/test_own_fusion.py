@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from fixtures_data import make_folder
 from polymodal import Exchange, Fusion, fuse, load, models
@@ -64,8 +65,11 @@ def test_the_file_of_the_page_is_trained_loaded_scored_and_predicted_with(tmp_pa
     assert any(Path("out").iterdir())
     assert main(["--import", "no_such_module", *predict]) == 2
     assert "no_such_module" in capsys.readouterr().err
-    with pytest.raises(ExportError, match="no static form"):
-        fold(load("run/model"))
+
+    net = load("run/model")
+    images = {name: torch.randn(2, count, 16, 24) for name, count in net.channels.items()}
+    with torch.no_grad():
+        assert torch.allclose(fold(net)(images).ensemble, net(images).ensemble, atol=1e-4)
 
 
 def test_meet_sees_the_modalities_that_are_present_and_settings_come_back(tmp_path):
@@ -91,6 +95,27 @@ def test_meet_sees_the_modalities_that_are_present_and_settings_come_back(tmp_pa
         seen.clear()
         net(image)
     assert not seen
+
+
+def test_what_has_no_static_form_is_refused_by_name():
+    """If this breaks, a device is given a network in which the modalities do not meet."""
+
+    class Scale(nn.Module):
+        def __init__(self, roster):
+            super().__init__()
+            self.roster = roster
+
+        def forward(self, x, scale):
+            return x * scale.mean()
+
+    class Installs(NormFusion):
+        def install(self, network, sites, roster):
+            for name in sites:
+                network.get_submodule(name).fusion = Scale(roster)
+
+    net = fuse(models.create("rooms-unet", classes=2), ["rgb", "depth"], Installs()).eval()
+    with pytest.raises(ExportError, match="a Scale makes the modalities meet in a way that has no static form"):
+        fold(net)
 
 
 def test_names_of_the_package_and_settings_that_cannot_be_saved_are_refused():

@@ -16,12 +16,9 @@ from torch.export import Dim, ExportedProgram
 from polymodal.errors import ExportError
 from polymodal.export.program import captured
 from polymodal.export.trials import Size, Trial
-from polymodal.fusion.aggregation import Aggregate, Mix
-from polymodal.fusion.alignment import Watch
-from polymodal.fusion.asymmetric import Meeting
-from polymodal.fusion.exchange import ChannelExchange
 from polymodal.multimodal import Multimodal
-from polymodal.nn import Attached, PrivateConv2d, PrivateLayer, PrivateNorm2d, Roster
+from polymodal.nn import PrivateConv2d, PrivateLayer, PrivateNorm2d, Roster
+from polymodal.nn.static import Choice, Joint
 
 
 @torch.library.custom_op("polymodal::mark", mutates_args=())
@@ -37,25 +34,7 @@ def _(values: Sequence[Tensor], index: int) -> Tensor:
     return torch.empty_like(values[0])
 
 
-@dataclass(frozen=True)
-class Shuffle:
-    """Where an asymmetric fusion shuffles channels, before a spatial convolution."""
-
-
-@dataclass(frozen=True)
-class ShiftBack:
-    """Where it adds shifted pixels and shuffles back, before the next convolution.
-
-    Attributes:
-        shift: Whether there is something to add.
-        shuffle: Whether to shuffle back.
-    """
-
-    shift: bool
-    shuffle: bool
-
-
-Place = PrivateNorm2d | Aggregate | Mix | Shuffle | ShiftBack
+Place = PrivateNorm2d | Choice | Joint
 
 
 @dataclass
@@ -137,7 +116,7 @@ class _Plain:
         self.roster = roster
         self.places: list[Place] = []
         self.private: dict[int, list[Tensor]] = {}
-        self._meetings: dict[int, _MarkedMeeting] = {}
+        self._hooked: dict[int, Any] = {}
         self._done: dict[int, nn.Module] = {}
         self.network = self._plain("", network)
 
@@ -153,19 +132,15 @@ class _Plain:
 
     def _replaced(self, name: str, module: nn.Module) -> nn.Module:
         if isinstance(module, PrivateNorm2d):
-            if not (module.fusion is None or isinstance(module.fusion, ChannelExchange)):
-                raise _no_static_form(name, module.fusion)
-            return nn.Sequential(self._mark(module), module.drop, module.act)
-        if isinstance(module, Mix | Aggregate):
-            return self._mark(module)
+            norm = self._mark(module)
+            fusion = [] if module.fusion is None else [self._static(name, module.fusion)]
+            return nn.Sequential(norm, *fusion, module.drop, module.act)
         if isinstance(module, PrivateConv2d):
             return self._stand_in([module.of(self.roster.names[m]) for m in self.roster.present])
         if isinstance(module, PrivateLayer):
             return self._stand_in([module.layers[m] for m in self.roster.present])
-        if isinstance(module, Attached) and isinstance(module.fusion, Watch):
-            return self._plain(name, module.layer)
-        if any(isinstance(value, Roster) for value in vars(module).values()):
-            raise _no_static_form(name, module)
+        if _knows_modalities(module):
+            return self._static(name, module)
         for child_name, child in module._modules.items():
             if child is not None:
                 module._modules[child_name] = self._plain(f"{name}.{child_name}".lstrip("."), child)
@@ -181,17 +156,24 @@ class _Plain:
             self.private[id(tensor)] = [layer.state_dict(keep_vars=True)[name] for layer in layers]
         return layers[0]
 
+    def _static(self, name: str, owner: Any) -> Any:
+        """What stands for a fusion's module, or for the owner of its hooks."""
+        if not hasattr(owner, "static"):
+            raise ExportError(
+                f"At '{name}' a {type(owner).__name__} makes the modalities meet in a way that has no static form, so "
+                "the network cannot be folded. Export it unfolded."
+            )
+        return owner.static(self._mark)
+
     def _mark_hooks(self, name: str, module: nn.Module) -> None:
-        """Let marks stand for the hooks of an asymmetric fusion."""
+        """Let marks stand for what hooks of a fusion do."""
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in list(hooks.items()):
                 owner = getattr(hook, "__self__", None)
-                if isinstance(owner, Meeting):
-                    if id(owner) not in self._meetings:
-                        self._meetings[id(owner)] = _MarkedMeeting(owner, self)
-                    hooks[key] = getattr(self._meetings[id(owner)], hook.__name__)
-                elif any(isinstance(value, Roster) for value in getattr(owner, "__dict__", {}).values()):
-                    raise _no_static_form(name, owner)
+                if owner is not None and _knows_modalities(owner):
+                    if id(owner) not in self._hooked:
+                        self._hooked[id(owner)] = self._static(name, owner)
+                    hooks[key] = getattr(self._hooked[id(owner)], hook.__name__)
 
 
 class _Mark(nn.Module):
@@ -211,40 +193,5 @@ class _Mark(nn.Module):
         return out
 
 
-class _MarkedMeeting:
-    """The hooks of an asymmetric fusion, as marks.
-
-    Args:
-        meeting: What they were.
-        plain: Where the marks are counted.
-    """
-
-    def __init__(self, meeting: Meeting, plain: _Plain) -> None:
-        self.acts = plain.roster.fusing and len(plain.roster.present) > 1
-        self.rule = meeting.rule
-        self.shuffle = plain._mark(Shuffle())
-        self.shift_back = plain._mark(ShiftBack(self.rule.shift, self.rule.shuffle))
-        self.seen: Tensor | None = None
-
-    def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-        """See `Meeting`."""
-        del conv
-        self.seen = inputs[0]
-        return self.shuffle(inputs[0]) if self.acts and self.rule.shuffle else None
-
-    def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-        """See `Meeting`."""
-        del conv
-        return self.shift_back(inputs[0], self.seen) if self.acts else None
-
-    def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        """See `Meeting`."""
-        del block, inputs, output
-        self.seen = None
-
-
-def _no_static_form(name: str, owner: Any) -> ExportError:
-    return ExportError(
-        f"At '{name}' a {type(owner).__name__} makes the modalities meet in a way that has no static form, so the "
-        "network cannot be folded. Export it unfolded."
-    )
+def _knows_modalities(owner: Any) -> bool:
+    return any(isinstance(value, Roster) for value in getattr(owner, "__dict__", {}).values())

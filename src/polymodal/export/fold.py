@@ -16,9 +16,9 @@ from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.comparison import compare, remedy
 from polymodal.export.images import check_images
+from polymodal.export.settled import settled
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial
-from polymodal.fusion.aggregation import Aggregate, Average
 from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.nn import Prediction
 
@@ -59,17 +59,15 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size
         raise ExportError(
             f"modalities: expected some of {', '.join(net.modalities)}, got {', '.join(unknown) or 'none of them'}."
         )
-    if not type(net.fusion).install.__module__.startswith("polymodal."):
-        raise ExportError(
-            f"The fusion {net.fusion.name!r} has no static form, as it installs modules of its own: export the network "
-            "as it is, without folding."
-        )
     present = tuple(m for m, name in enumerate(net.modalities) if name in chosen)
-    if len(present) < len(net.modalities):
-        _check_some_suffice(net, chosen)
+    if len(present) < len(net.modalities) and net.fusion.needs_all:
+        raise ExportError(
+            f"modalities: the fusion {net.fusion.name!r} needs every modality of {', '.join(net.modalities)}, got "
+            f"{', '.join(chosen)} alone: {net.fusion.needs_all}. Fold the network of all of them."
+        )
     with torch.no_grad(), net.roster.only(present):
-        seen = capture(net, present, size)
-        folded = Folded(net, seen, Streams(seen, net.roster).module())
+        seen = capture(settled(net), present, size)
+        folded = Folded(net, seen, Streams(seen).module())
         _check(net, folded, seen.trials)
         return folded
 
@@ -104,17 +102,6 @@ def _named(prediction: Prediction) -> dict[str, Tensor]:
         for i, tensor in enumerate(tree_leaves(output))
         if isinstance(tensor, Tensor)
     }
-
-
-def _check_some_suffice(net: Multimodal, chosen: Sequence[str]) -> None:
-    """Refuse some of the modalities where a fusion needs every one."""
-    for name, module in net.network.named_modules():
-        if isinstance(module, Aggregate) and not isinstance(module, Average):
-            raise ExportError(
-                f"modalities: the aggregation at '{name}' weighs channels, so it needs every modality of "
-                f"{', '.join(net.modalities)}, got {', '.join(chosen)} alone. Fold the network of all of them; only "
-                'operation="average" works on some.'
-            )
 
 
 class Folded(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from polymodal.export.capture import Place, mark
-from polymodal.fusion.aggregation import Aggregate, Mix
 from polymodal.nn import PrivateNorm2d
+from polymodal.nn.static import Choice, Joint
 
 _aten = torch.ops.aten
 
@@ -63,7 +63,6 @@ class Liveness:
         places: What stands at its marks.
         constants: The values of each parameter and buffer: one for every modality, or one for all.
         modalities: K, how many are present.
-        keep: Which channels are kept at each norm that exchanges, boolean `(K, C)`, by the index of its mark.
 
     Attributes:
         streams: For every node, K, or 1 where all modalities have the same value.
@@ -77,9 +76,8 @@ class Liveness:
         places: Sequence[Place],
         constants: Mapping[fx.Node, Sequence[Tensor]],
         modalities: int,
-        keep: Mapping[int, Tensor],
     ) -> None:
-        self._places, self._constants, self._modalities, self._keep = places, constants, modalities, keep
+        self._places, self._constants, self._modalities = places, constants, modalities
         self.streams: dict[fx.Node, int] = {}
         for node in graph.nodes:
             self.streams[node] = self._count(node)
@@ -95,10 +93,6 @@ class Liveness:
     def place(self, node: fx.Node) -> Place | None:
         """What stands at a mark; None for any other node."""
         return self._places[_index(node)] if is_mark(node) else None
-
-    def keep(self, node: fx.Node) -> Tensor | None:
-        """Which channels are kept at a mark, boolean `(K, C)`; None where nothing is exchanged."""
-        return self._keep.get(_index(node))
 
     def reads_one_map(self, node: fx.Node) -> bool:
         """Whether every channel of a node is made of the same channel of the one feature map that it reads."""
@@ -137,9 +131,9 @@ class Liveness:
         if node.op == "placeholder":
             return self._modalities
         place = self.place(node)
-        if isinstance(place, Aggregate):
-            return 1
-        if isinstance(place, Mix) or (isinstance(place, PrivateNorm2d) and place.roster is not None):
+        if isinstance(place, Joint):
+            return 1 if place.merges else self._modalities
+        if isinstance(place, Choice) or (isinstance(place, PrivateNorm2d) and place.roster is not None):
             return self._modalities
         tensors = isinstance(node.meta.get("val"), Tensor | tuple | list)
         return max((self.streams[read] for read in node.all_input_nodes), default=1) if tensors else 1
@@ -159,10 +153,9 @@ class Liveness:
         """Note which channels a node reads of others, now that it is known which of its own are read."""
         live = self.live.get(node)
         place = self.place(node)
-        if isinstance(place, PrivateNorm2d):
+        if isinstance(place, PrivateNorm2d | Choice):
             assert live is not None
-            keep = self.keep(node)
-            self._read(arguments(node)[0][0], live if keep is None else needed(live, keep))
+            self._read(arguments(node)[0][0], needed(live, place.keep) if isinstance(place, Choice) else live)
         elif node in self.convolutions:
             assert live is not None
             self._read(self.convolutions[node].image, read_by(live, self.convolutions[node]))

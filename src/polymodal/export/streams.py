@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from polymodal import functional
-from polymodal.export.capture import Capture, ShiftBack, Shuffle
-from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by, needed
-from polymodal.export.settled import kept
+from polymodal.export.capture import Capture
+from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by
 from polymodal.export.weights import own_row, weights
-from polymodal.fusion.aggregation import Aggregate, Mix
-from polymodal.nn import PrivateInstanceNorm2d, PrivateNorm2d, Roster
+from polymodal.nn import PrivateInstanceNorm2d, PrivateNorm2d
+from polymodal.nn.static import Choice, Joint
 
 Channels = dict[int, tuple[fx.Node, int]]
 """Of channels, by their number, the tensor and the row in it that hold them: so that a choice of channels costs nothing
@@ -27,21 +25,14 @@ class Streams:
 
     Args:
         seen: The graph of one modality.
-        roster: The modalities and which of them are present.
     """
 
-    def __init__(self, seen: Capture, roster: Roster) -> None:
-        self.roster = roster
+    def __init__(self, seen: Capture) -> None:
         self.places = seen.places
         self.form = seen.program.graph
         self.image_channels = seen.channels
         self.constants = _constants(seen)
-        keep = {
-            index: choice
-            for index, place in enumerate(seen.places)
-            if isinstance(place, PrivateNorm2d) and (choice := kept(place, roster)) is not None
-        }
-        self.liveness = Liveness(self.form, seen.places, self.constants, len(roster.present), keep)
+        self.liveness = Liveness(self.form, seen.places, self.constants, len(seen.channels))
         self.folded = {node: norm for node in self.liveness.convolutions if (norm := self._foldable(node)) is not None}
         self.root = nn.Module()
         self.device = next(iter(seen.program.state_dict.values())).device
@@ -76,6 +67,8 @@ class Streams:
             return [self._output(node)]
         if isinstance(place, PrivateNorm2d):
             return self._norm(node, place)
+        if isinstance(place, Choice):
+            return [self._exchanged(node, m, place.keep[m]) for m in range(live.streams[node])]
         if place is not None:
             return self._meeting(node, place)
         if node in live.convolutions:
@@ -107,17 +100,11 @@ class Streams:
         )
 
     def _norm(self, node: fx.Node, norm: PrivateNorm2d) -> list[Channels]:
-        """Normalise, where that is not in the convolution already, and exchange."""
-        image = arguments(node)[0][0]
-        live, keep = self.liveness.live[node], self.liveness.keep(node)
+        """Normalise, where that is not in the convolution already."""
+        image, live = arguments(node)[0][0], self.liveness.live[node]
         if image in self.folded:
-            normalised = [self._of(image, m) for m in range(len(live))]
-        else:
-            read = live if keep is None else needed(live, keep)
-            normalised = [self._normalised(image, norm, m, _numbers(rows)) for m, rows in enumerate(read)]
-        if keep is None:
-            return normalised
-        return [self._exchanged(normalised, m, live[m], keep[m]) for m in range(len(live))]
+            return [self._of(image, m) for m in range(len(live))]
+        return [self._normalised(image, norm, m, _numbers(rows)) for m, rows in enumerate(live)]
 
     def _normalised(self, image: fx.Node, norm: PrivateNorm2d, m: int, rows: list[int]) -> Channels:
         if not rows:
@@ -131,8 +118,9 @@ class Streams:
         )
         return self._whole(out, rows)
 
-    def _exchanged(self, normalised: Sequence[Channels], m: int, live: Tensor, keep: Tensor) -> Channels:
+    def _exchanged(self, node: fx.Node, m: int, keep: Tensor) -> Channels:
         """A modality's channels after the exchange (CEN eq. 6): another tensor's rows, or their mean."""
+        live, normalised = self.liveness.live[node][m], self.values[arguments(node)[0][0]]
         given = _numbers(live & ~keep)
         own = {channel: normalised[m][channel] for channel in _numbers(live & keep)}
         others = [normalised[(m - step) % len(normalised)] for step in range(1, len(normalised))]
@@ -147,21 +135,16 @@ class Streams:
             received = self._whole(self.graph.call_function(operator.truediv, (total, len(others))), given)
         return dict(sorted({**own, **received}.items()))
 
-    def _meeting(self, node: fx.Node, place: Aggregate | Mix | Shuffle | ShiftBack) -> list[Any]:
+    def _meeting(self, node: fx.Node, place: Joint) -> list[Any]:
         """A fusion that reads all streams together."""
-        count = len(self.roster.present)
+        count = len(self.image_channels)
         sets = [[self._node(self._of(value, m)) for m in range(count)] for value in arguments(node)[0]]
         channels = range(channels_of(node) or 0)
-        if isinstance(place, Aggregate | Mix):
-            name = f"meeting_{node.args[1]}"
-            self.root.add_module(name, _Together(place))
-            out = self.graph.call_module(name, tuple(sets[0]))
-            if isinstance(place, Aggregate):
-                return [self._whole(out, channels)]
-        elif isinstance(place, Shuffle):
-            out = self.graph.call_function(shuffle, (sets[0],))
-        else:
-            out = self.graph.call_function(shift_back, (*sets, place.shift, place.shuffle))
+        name = f"meeting_{node.args[1]}"
+        self.root.add_module(name, place.operation)
+        out = self.graph.call_module(name, tuple(sets))
+        if place.merges:
+            return [self._whole(out, channels)]
         return [self._whole(self.graph.call_function(operator.getitem, (out, m)), channels) for m in range(count)]
 
     def _convolution(self, node: fx.Node, m: int) -> Channels:
@@ -286,36 +269,6 @@ class Streams:
             # The tensor is kept, so that no other one can have its id.
             self._stored[id(tensor)] = (tensor, self.graph.get_attr(name))
         return self._stored[id(tensor)][1]
-
-
-class _Together(nn.Module):
-    """An aggregation, from one tensor of each stream.
-
-    Args:
-        aggregate: What takes and returns folded tensors, or one tensor for all.
-    """
-
-    def __init__(self, aggregate: Aggregate | Mix) -> None:
-        super().__init__()
-        self.aggregate = aggregate
-
-    def forward(self, *streams: Tensor) -> Any:
-        """Tensors `(B, C, H, W)` of all streams to one, or to one for each."""
-        out: Tensor = self.aggregate(functional.fold(streams))
-        return functional.unfold(out, len(streams)).unbind(1) if isinstance(self.aggregate, Mix) else out
-
-
-def shuffle(streams: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """`functional.channel_shuffle` of one tensor `(B, C, H, W)` for each stream."""
-    return functional.channel_shuffle(torch.stack(tuple(streams), 1)).unbind(1)
-
-
-def shift_back(streams: Sequence[Tensor], before: Sequence[Tensor], shift: bool, back: bool) -> tuple[Tensor, ...]:
-    """Add the shifted pixels of the features before, and shuffle back, each where it is wanted (`Asymmetric`)."""
-    x = torch.stack(tuple(streams), 1)
-    if shift:
-        x = x + functional.pixel_shift(torch.stack(tuple(before), 1))
-    return (functional.channel_shuffle(x, reverse=True) if back else x).unbind(1)
 
 
 def _constants(seen: Capture) -> dict[fx.Node, list[Tensor]]:

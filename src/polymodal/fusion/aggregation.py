@@ -19,6 +19,7 @@ from polymodal.fusion.stages import last_blocks
 from polymodal.fusion.trace import Trace, trace
 from polymodal.nn import Attached, Roster
 from polymodal.nn.ensemble import map_tensors
+from polymodal.nn.static import Mark, joint
 
 Operation = Literal["concat", "average", "attention"]
 _Way = Literal["operation", "average", "fused"]
@@ -48,6 +49,13 @@ class Aggregation(Fusion):
     def __post_init__(self) -> None:
         if self.operation not in ("concat", "average", "attention"):
             raise FusionError(f'operation: expected "concat", "average" or "attention", got {self.operation!r}.')
+
+    @property
+    def needs_all(self) -> str:
+        """An average works on some of the modalities; the other operations weigh channels of every one."""
+        if self.operation == "average":
+            return ""
+        return f'operation={self.operation!r} weighs channels of every modality, only "average" works on some'
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The last blocks of the chosen stages.
@@ -113,6 +121,10 @@ class Aggregate(nn.Module, ABC):
                 'operation="average" works on some of them.'
             )
         return unfold(x, len(self.roster.names)).flatten(1, 2)
+
+    def static(self, mark: Mark) -> nn.Module:
+        """One map of all streams."""
+        return mark(joint(self, merges=True))
 
 
 class Average(Aggregate):
@@ -186,6 +198,10 @@ class Mix(nn.Module):
         """`(B*K, C, H, W)` to the same shape."""
         fused: Tensor = self.aggregate(x)
         return (unfold(x, len(self.roster.present)) + fused.unsqueeze(1)).flatten(0, 1)
+
+    def static(self, mark: Mark) -> nn.Module:
+        """A map for each stream, of all of them."""
+        return mark(joint(self))
 
 
 class Exits(nn.Module):

@@ -18,6 +18,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites
 from polymodal.fusion.stages import last_blocks
 from polymodal.nn import Attached, Roster
+from polymodal.nn.static import Mark
 
 GRID = 8
 """Features are averaged to at most so many rows and columns: the kernels compare every place with every other one."""
@@ -91,6 +92,11 @@ class Watch(nn.Module):
             size = (min(GRID, x.shape[2]), min(GRID, x.shape[3]))
             self._seen = functional.unfold(F.adaptive_avg_pool2d(x.float(), size), len(self.roster.present))
         return x
+
+    def static(self, mark: Mark) -> nn.Module:
+        """Nothing: features go on as they are."""
+        del mark
+        return nn.Identity()
 
     def seen(self) -> list[Tensor]:
         """The features of each present modality, `(B * places, C)`; none after a forward pass that was no training."""

@@ -18,6 +18,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.auto import SpatialConvolution, spatial_convolutions, stages
 from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
 from polymodal.nn.roster import Roster
+from polymodal.nn.static import Joint, Mark
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,68 @@ class Meeting:
         """Hold no features once the block is done, even if an error ended it."""
         del block, inputs, output
         self.shifted = None
+
+    def static(self, mark: Mark) -> "_StaticMeeting":
+        """The same hooks in the graph of one modality."""
+        return _StaticMeeting(self, mark)
+
+
+class _StaticMeeting:
+    """The hooks of `Meeting` for one modality, with marks for what all do together.
+
+    Args:
+        meeting: What they were.
+        mark: Makes the marks.
+    """
+
+    def __init__(self, meeting: Meeting, mark: Mark) -> None:
+        self.acts, rule = meeting.acts, meeting.rule
+        self.shuffle = mark(Joint(_Shuffle())) if rule.shuffle else None
+        self.shift_back = mark(Joint(_ShiftBack(rule)))
+        self.seen: Tensor | None = None
+
+    def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """See `Meeting`."""
+        del conv
+        self.seen = inputs[0]
+        return self.shuffle(inputs[0]) if self.acts and self.shuffle is not None else None
+
+    def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        """See `Meeting`."""
+        del conv
+        return self.shift_back(inputs[0], self.seen) if self.acts else None
+
+    def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
+        """See `Meeting`."""
+        del block, inputs, output
+        self.seen = None
+
+
+class _Shuffle(nn.Module):
+    """Channel shuffle of a list of streams."""
+
+    def forward(self, streams: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A map `(B, C, H, W)` of each stream to one for each."""
+        return functional.channel_shuffle(torch.stack(tuple(streams), 1)).unbind(1)
+
+
+class _ShiftBack(nn.Module):
+    """What is done before the next convolution, to a list of streams.
+
+    Args:
+        rule: What is done.
+    """
+
+    def __init__(self, rule: Asymmetric) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, streams: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Add the shifted pixels of the features before, and shuffle back, each where it is wanted."""
+        x = torch.stack(tuple(streams), 1)
+        if self.rule.shift:
+            x = x + functional.pixel_shift(torch.stack(tuple(before), 1))
+        return (functional.channel_shuffle(x, reverse=True) if self.rule.shuffle else x).unbind(1)
 
 
 def _last_of_each_stage(network: nn.Module, able: Sequence[SpatialConvolution]) -> tuple[str, ...]:

@@ -54,6 +54,11 @@ class Fusion(ABC):
     merges: ClassVar[bool] = False
     """Whether the modalities become one stream inside the network, with one prediction."""
 
+    @property
+    def needs_all(self) -> str:
+        """Why it cannot work on some of the modalities, in a sentence without its end; empty where it can."""
+        return ""
+
     @abstractmethod
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The dotted names of the modules of a plain network at which this fusion would act.

@@ -21,6 +21,7 @@ from polymodal.fusion.base import SiteState
 from polymodal.fusion.norms import NormFusion
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
+from polymodal.nn.static import Choice, Mark
 
 
 class ChannelFusion(NormFusion):
@@ -204,9 +205,38 @@ class ChannelExchange(nn.Module, ABC):
             functional.exchange(functional.unfold(x, len(self.roster.present)), self.choose(scale))
         )
 
+    def decided(self, scale: Tensor) -> "Decided | None":
+        """What it does once the scales γ `(M, C)` do not change any more; None where nothing is exchanged."""
+        if not (self.roster.fusing and self.rule.exchanges) or len(self.roster.present) == 1:
+            return None
+        return Decided(self.choose(self.roster.select(scale)))
+
     def extra_repr(self) -> str:
         """The rule, for `print(model)`."""
         return str(self.rule)
+
+
+class Decided(nn.Module):
+    """An exchange of which the choice is made: nothing is compared or sorted.
+
+    Args:
+        keep: Which channels the K present modalities keep, boolean `(K, C)`.
+    """
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Exchange folded features `(B*K, C, H, W)`, whatever the scales."""
+        del scale
+        return functional.exchange(functional.unfold(x, len(self.keep)), self.keep).flatten(0, 1)
+
+    def static(self, mark: Mark) -> nn.Module:
+        """A choice of channels."""
+        return mark(Choice(self.keep.cpu()))
 
 
 class ScaleExchange(ChannelExchange):

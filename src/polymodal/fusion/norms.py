@@ -11,6 +11,7 @@ from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
+from polymodal.nn.static import Mark, joint
 
 
 class NormFusion(Fusion):
@@ -80,7 +81,7 @@ class Meet(nn.Module):
         self.rule = rule
         self.roster = roster
 
-    def forward(self, x: Tensor, scale: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Normalised features, folded, `(B*K, C, H, W)`, to a tensor like it.
 
         Raises:
@@ -98,6 +99,10 @@ class Meet(nn.Module):
                 f"modalities, channels, height, width) as it was given, got {got}."
             )
         return after.flatten(0, 1)
+
+    def static(self, mark: Mark) -> nn.Module:
+        """All streams meet as they do in the network."""
+        return mark(joint(self)) if self.roster.fusing else nn.Identity()
 
     def extra_repr(self) -> str:
         """The rule, for `print(model)`."""
