@@ -193,12 +193,6 @@ def test_batch_size_1_is_refused_before_the_run_begins(data, tmp_path):
     assert all(file.name.startswith("events.out") for file in (tmp_path / "run").glob("*"))
 
 
-def test_norms_that_would_not_be_synchronised_are_refused(data, tmp_path):
-    """Else several GPUs train on statistics of their own while the recipe says otherwise."""
-    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm true: it cannot synchronise norms"):
-        train(data, tmp_path / "run", 1, "--trainer.sync_batchnorm=true")
-
-
 def test_a_run_without_a_seed_is_refused(data, tmp_path):
     with pytest.raises(ConfigError, match="seed_everything is false"):
         train(data, tmp_path / "run", 1, "--seed_everything=false")

@@ -13,13 +13,14 @@ from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.histogram import Counted, Histogram, count
 from polymodal.data.inputs import InputSpec
 from polymodal.data.parts import TargetSpec
-from polymodal.data.sampler import SeededSampler
+from polymodal.data.sampler import SeededSampler, TurnSampler
 from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted_specs
 from polymodal.data.target import settle_target
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
+from polymodal.processes import place
 
 Batch = dict[str, Any]
 
@@ -39,7 +40,7 @@ class FolderData(LightningDataModule):
         modalities: Names in the order wanted; None for all.
         size: Height and width of the inputs; None for those of the files. Targets of evaluation keep their own.
         augment: Random changes for training; its `crop` is the size of training samples.
-        batch_size: Training samples a step; a last batch of fewer is left out.
+        batch_size: Training samples a step, of each process; a last batch of fewer is left out.
         eval_batch_size: Samples a step in validation and test; those of a split whose target files differ in size are
             evaluated one by one.
         workers: Processes that load; 0 loads in the training process.
@@ -133,11 +134,13 @@ class FolderData(LightningDataModule):
             self._spec = spec
         if stage == "fit":
             dataset = self._dataset("train", augmented=True)
-            samples = len(dataset)
-            if samples < self.batch_size:
+            samples, processes = len(dataset), place().processes
+            if samples < self.batch_size * processes:
+                each = f" for each of {processes} processes" if processes > 1 else ""
+                remedy = f"Set data.batch_size to {samples // processes} or less."
                 raise DataError(
                     f"{self._spec.store.path}: the split 'train' has {samples} sample(s), fewer than a batch of "
-                    f"{self.batch_size}. Set data.batch_size to {samples} or less."
+                    f"{self.batch_size}{each}. {remedy if samples >= processes else 'Set trainer.devices to less.'}"
                 )
             fixed = self.size is not None or self.augment.crop is not None
             if not fixed and self.batch_size > 1 and len(dataset.sizes) > 1:
@@ -165,7 +168,8 @@ class FolderData(LightningDataModule):
                 "seed, batch size and devices, or with a checkpoint of an epoch's end."
             )
         order = self._order()
-        sampler = SeededSampler(order["samples"], order["seed"], epoch, batches * order["step"])
+        step = order["step"]
+        sampler = SeededSampler(order["samples"], order["seed"], epoch, batches * step, step, place())
         return self._loader(dataset, self.batch_size, _collate_training, sampler=sampler, drop_last=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,25 +203,29 @@ class FolderData(LightningDataModule):
         if self._seed is None:
             # Asked once: every epoch seeds the global state anew, and a trainer may make loaders in any.
             self._seed = torch.initial_seed()
-        devices = self.trainer.world_size if self.trainer else 1
         samples = len(self._dataset("train", augmented=True))
-        return {"samples": samples, "seed": self._seed, "step": self.batch_size * devices}
+        return {"samples": samples, "seed": self._seed, "step": self.batch_size * place().processes}
 
     def _resumed_order(self) -> dict[str, int]:
         return {key: self._resumed[key] for key in self._order()}
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """The validation split in its order."""
-        return self._evaluation(self.val_split)
+        """The validation split in its order; of several processes each has every so many-th batch."""
+        return self._evaluation(self.val_split, self.trainer.limit_val_batches if self.trainer else 1.0)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """The test split in its order."""
         return self._evaluation(self.test_split)
 
-    def _evaluation(self, split: str) -> DataLoader[Sample]:
+    def _evaluation(self, split: str, limit: int | float = 1.0) -> DataLoader[Sample]:
         dataset = self._dataset(split)
         together = self.eval_batch_size > 1 and len(dataset.sizes) == 1
-        return self._loader(dataset, self.eval_batch_size if together else 1, _collate_evaluation)
+        batch_size = self.eval_batch_size if together else 1
+        settings = {}
+        if place().processes > 1:
+            most = limit if isinstance(limit, int) else None
+            settings["sampler"] = TurnSampler(len(dataset), batch_size, place(), most)
+        return self._loader(dataset, batch_size, _collate_evaluation, **settings)
 
     def class_frequencies(self) -> Tensor:
         """Share of each class among the labelled pixels of the training split, (classes,); read once.

@@ -1,16 +1,22 @@
-"""The order of training samples and the seed of each one's augmentation, as a function of seed and epoch alone."""
+"""Which samples each process of a training takes, in which order: a function of seed and epoch alone.
+
+Both samplers are PyTorch's kind for several processes, which a trainer leaves as they are.
+"""
 
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
+
+from polymodal.processes import Place
 
 
-class SeededSampler(Sampler[tuple[int, int]]):
+class SeededSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles anew every epoch and gives each sample its own augmentation seed.
 
     Nothing else draws from these numbers, so training sees the same samples whatever the number of loader workers, and
-    a run that is resumed at any step sees what it would have seen without the break.
+    a run that is resumed at any step sees what it would have seen without the break. The samples of a step are the same
+    for any number of processes that share it.
 
     Args:
         length: Number of samples.
@@ -18,20 +24,27 @@ class SeededSampler(Sampler[tuple[int, int]]):
         epoch: Of the first iteration; later ones count up from there, or from `set_epoch`.
         done: How many samples of that epoch were trained on before. They come last, where the trainer, which counts
             them, never asks for them: an epoch is of one length for everyone who shares it out.
+        step: How many samples all processes together take a step; those that fill none at the epoch's end are left out.
+        place: Whose part this is.
     """
 
-    def __init__(self, length: int, seed: int, epoch: int = 0, done: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        epoch: int = 0,
+        done: int = 0,
+        step: int = 1,
+        place: Place = Place(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(range(length), place.processes, place.rank, seed=seed)  # type: ignore[arg-type]
         self.length = length
-        self.seed = seed
+        self.taken = length - length % step
         self.epoch = epoch
         self._resumed = {epoch: done}
 
     def __len__(self) -> int:
-        return self.length
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; trainers call this."""
-        self.epoch = epoch
+        return self.taken // self.num_replicas
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         # Neighbouring seeds give unrelated streams only after mixing: one generator draws a seed for every epoch.
@@ -42,5 +55,37 @@ class SeededSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(self.length, generator=generator).tolist()
         seeds = torch.randint(2**62, (self.length,), generator=generator).tolist()
-        samples = list(zip(order, seeds, strict=True))
-        yield from samples[done:] + samples[:done]
+        samples = list(zip(order, seeds, strict=True))[: self.taken]
+        yield from (samples[done:] + samples[:done])[self.rank :: self.num_replicas]
+
+
+class TurnSampler(DistributedSampler[int]):
+    """Deals the batches of an evaluation to the processes in turn, each batch as one process would have it.
+
+    Processes wait for each other at every batch, so all of them get the same number: who comes off short gets the first
+    sample again as a last batch that is not `own`, and must not be counted.
+
+    Args:
+        length: Number of samples.
+        batch_size: Of the loader that this is for.
+        place: Whose part this is.
+        most: How many batches are dealt; None for all.
+
+    Attributes:
+        own: How many batches, the first ones, are to be counted.
+    """
+
+    def __init__(self, length: int, batch_size: int, place: Place, most: int | None = None) -> None:
+        super().__init__(range(length), place.processes, place.rank, shuffle=False)  # type: ignore[arg-type]
+        batches = [range(start, min(start + batch_size, length)) for start in range(0, length, batch_size)][:most]
+        own = batches[place.rank :: place.processes]
+        self.own = len(own)
+        self._order = [index for batch in own for index in batch]
+        if self.own < -(-len(batches) // place.processes):
+            self._order.append(0)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order)

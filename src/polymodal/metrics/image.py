@@ -8,20 +8,47 @@ the feature extractor. An image without any truth is in no score.
 """
 
 import warnings
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import CatMetric, MeanMetric
+from torchmetrics import MeanMetric
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from polymodal.errors import DataError
+from polymodal.processes import in_turn
 
 KID_SUBSETS, KID_SUBSET = 100, 1000
 FINEST_MSE = (1 / 510) ** 2  # of half a grey level of 8 bits, as much as rounding may be off
 SSIM_WINDOW = 11  # pixels that the Gaussian with σ 1.5 reaches
+
+
+class Counted(NamedTuple):
+    """What was measured of the images of a batch that have truth, B of them.
+
+    Attributes:
+        pixels: How many values with truth each has, (B,).
+        error: Mean absolute difference over them, (B,).
+        squares: Mean squared difference, (B,).
+        psnr: In dB, (B,).
+        similarity: SSIM, (B,).
+        true: Features of the truth, (B, D), where there is an extractor.
+        predicted: Features of the prediction, likewise.
+    """
+
+    pixels: Tensor
+    error: Tensor
+    squares: Tensor
+    psnr: Tensor
+    similarity: Tensor
+    true: Tensor | None
+    predicted: Tensor | None
+
+    def to_cpu(self) -> "Counted":
+        """The same where other processes can read it."""
+        return Counted(*(None if tensor is None else tensor.cpu() for tensor in self))  # type: ignore[arg-type]
 
 
 class ImageScores(nn.Module):
@@ -56,13 +83,7 @@ class ImageScores(nn.Module):
         self.stretched = stretched
         # In a tuple, as a submodule's weights would be trained and saved with the model that is scored.
         self._extractor = (extractor,)
-        # By number, as a prediction may have a name that no module attribute can have.
-        self.means = nn.ModuleList(
-            nn.ModuleDict({score: MeanMetric() for score in ("MAE", "MSE", "PSNR", "SSIM")}) for _ in self.names
-        )
-        self.features = nn.ModuleList(
-            nn.ModuleDict({side: CatMetric() for side in ("true", "predicted")}) for _ in self.names
-        )
+        self._counted: dict[str, list[Counted | None]] = {name: [] for name in self.names}
         # The pictures that were looked at last, and their features, of either side.
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -81,10 +102,10 @@ class ImageScores(nn.Module):
                 extractor.
         """
         self._check(name, prediction, target)
-        number = self.names.index(name)
         known = torch.ones_like(target[:, :1], dtype=torch.bool) if valid is None else valid
         kept = known.flatten(1).any(1)
         if not kept.any():
+            self._counted[name].append(None)  # so that several processes' batches stay in their order
             return
         known = known[kept]
         # Where there is no truth, a target may hold anything, such as NaN, which a weight of 0 would not take away.
@@ -95,8 +116,8 @@ class ImageScores(nn.Module):
             truth, image = _stretch(truth, known), _stretch(image, known)
         image = torch.where(known, image, truth)
         with torch.autocast(image.device.type, enabled=False):
-            self._count_pixels(number, image, truth, known)
-            self._count_features(number, image, truth)
+            pixels = self._pixels(image, truth, known)
+            self._counted[name].append(Counted(*pixels, *self._features(image, truth)))
 
     def compute(self) -> dict[str, dict[str, float]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
@@ -104,13 +125,12 @@ class ImageScores(nn.Module):
         Raises:
             DataError: Nothing was counted, or a single image, which has no covariance.
         """
-        return {name: self._scores(number) for number, name in enumerate(self.names)}
+        return {name: self._scores(name) for name in self.names}
 
     def reset(self) -> None:
         """Forget what was counted."""
-        for group in (*self.means, *self.features):
-            for metric in cast(nn.ModuleDict, group).values():
-                cast(MeanMetric | CatMetric, metric).reset()
+        for counted in self._counted.values():
+            counted.clear()
         self._seen = {}
 
     def _check(self, name: str, prediction: Tensor, target: Tensor) -> None:
@@ -131,49 +151,54 @@ class ImageScores(nn.Module):
                 f"FID and KID need images of 1 or 3 channels, got {target.shape[1]}. Score them without an extractor."
             )
 
-    def _count_pixels(self, number: int, image: Tensor, truth: Tensor, known: Tensor) -> None:
-        means = cast(dict[str, MeanMetric], self.means[number])
+    def _pixels(self, image: Tensor, truth: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         weight = known.expand_as(truth).float()
         error = (image - truth).abs() * weight
         pixels = weight.flatten(1).sum(1)
         squares = error.square().flatten(1).sum(1) / pixels
-        means["MAE"].update(error.flatten(1).sum(1) / pixels, pixels)
-        means["MSE"].update(squares, pixels)
-        means["PSNR"].update(-10 * squares.clamp(min=FINEST_MSE).log10())
         similarity = structural_similarity_index_measure(
             image, truth, data_range=1.0, reduction=None, return_full_image=True
         )
-        means["SSIM"].update((similarity[1] * weight).flatten(1).sum(1) / pixels)
+        return (
+            pixels,
+            error.flatten(1).sum(1) / pixels,
+            squares,
+            -10 * squares.clamp(min=FINEST_MSE).log10(),
+            (similarity[1] * weight).flatten(1).sum(1) / pixels,
+        )
 
-    def _count_features(self, number: int, image: Tensor, truth: Tensor) -> None:
+    def _features(self, image: Tensor, truth: Tensor) -> tuple[Tensor | None, Tensor | None]:
         extractor = self._extractor[0]
         if extractor is None:
-            return
+            return None, None
         extractor.to(image.device)
-        features = cast(dict[str, CatMetric], self.features[number])
         # Every prediction of a batch is held against the same truth, and the ensemble of a single modality is that
         # modality's image again: what was just looked at is not looked at again.
         for side, images in (("true", truth), ("predicted", image)):
             pictures = _pictures(images)
             seen = self._seen.get(side)
             if seen is None or not torch.equal(seen[0], pictures):
-                seen = self._seen[side] = (pictures, extractor(pictures))
-            features[side].update(seen[1])
+                self._seen[side] = (pictures, extractor(pictures))
+        return self._seen["true"][1], self._seen["predicted"][1]
 
-    def _scores(self, number: int) -> dict[str, float]:
-        means = cast(dict[str, MeanMetric], self.means[number])
-        # The metric itself would only warn that it computes without data.
-        if not means["MAE"].update_called:
-            raise DataError(f"{self.names[number]}: no image with truth was seen, so there is nothing to score")
+    def _scores(self, name: str) -> dict[str, float]:
+        own = [None if counted is None else counted.to_cpu() for counted in self._counted[name]]
+        batches = [counted for counted in in_turn(own) if counted is not None]
+        if not batches:
+            raise DataError(f"{name}: no image with truth was seen, so there is nothing to score")
         marks = ["stretched"] if self.stretched else []
-        scores = {_marked(name, marks): metric.compute().item() for name, metric in means.items()}
+        means = {score: MeanMetric(sync_on_compute=False) for score in ("MAE", "MSE", "PSNR", "SSIM")}
+        for batch in batches:
+            means["MAE"].update(batch.error, batch.pixels)
+            means["MSE"].update(batch.squares, batch.pixels)
+            means["PSNR"].update(batch.psnr)
+            means["SSIM"].update(batch.similarity)
+        scores = {_marked(score, marks): mean.compute().item() for score, mean in means.items()}
         extractor = self._extractor[0]
         if extractor is not None:
             marks = [str(extractor.name), *marks]
-            true, predicted = (
-                cast(CatMetric, metric).compute().cpu().double()
-                for metric in cast(nn.ModuleDict, self.features[number]).values()
-            )
+            true = torch.cat([batch.true for batch in batches if batch.true is not None]).double()
+            predicted = torch.cat([batch.predicted for batch in batches if batch.predicted is not None]).double()
             scores[_marked("FID", marks)] = frechet_distance(predicted, true)
             scores[_marked("KID", marks)] = kernel_distance(predicted, true)
         return scores

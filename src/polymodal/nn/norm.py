@@ -12,6 +12,7 @@ from polymodal.errors import FusionError
 from polymodal.functional import private_batch_norm, private_instance_norm, unfold
 from polymodal.nn.plain_norm import BatchNorm, PlainNorm, has_activation, is_batch_norm_2d, is_instance_norm_2d
 from polymodal.nn.roster import Roster
+from polymodal.processes import processes
 
 
 def takes_statistics(module: nn.Module) -> bool:
@@ -186,7 +187,7 @@ class PrivateBatchNorm2d(PrivateNorm2d, nn.BatchNorm2d):  # type: ignore[misc]  
         return self.training or self.running_mean is None
 
     def _function(self) -> Callable[..., Tensor]:
-        if self.synchronised and self.training and _processes(self.process_group) > 1:
+        if self.synchronised and self.training and processes(self.process_group) > 1:
             return self._normalise_across_processes
         return private_batch_norm
 
@@ -205,7 +206,7 @@ class PrivateBatchNorm2d(PrivateNorm2d, nn.BatchNorm2d):  # type: ignore[misc]  
 
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
         batch, _, *size = x.shape
-        alone = not (self.synchronised and self.training and _processes(self.process_group) > 1)
+        alone = not (self.synchronised and self.training and processes(self.process_group) > 1)
         if alone and batch // modalities * size[0] * size[1] == 1:
             raise FusionError(
                 f"The norm '{self.name}' cannot take statistics from one sample of size 1x1: it has a single value per "
@@ -318,10 +319,3 @@ def _rows(value: Any, copies: int, memo: dict[int, Tensor]) -> Any:
         own = value.detach().expand(copies, -1).clone() if value.dim() else value.detach().clone()
         memo[id(value)] = nn.Parameter(own, value.requires_grad) if isinstance(value, nn.Parameter) else own
     return memo[id(value)]
-
-
-def _processes(group: torch.distributed.ProcessGroup | None) -> int:
-    """How many processes share a synchronised norm's statistics."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1
-    return torch.distributed.get_world_size(group)

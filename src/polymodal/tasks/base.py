@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from polymodal.data.sampler import TurnSampler
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
+from polymodal.processes import as_first
 from polymodal.tasks.means import Mean
 from polymodal.tasks.resume import AS_BEFORE, take_settings
 
@@ -130,6 +132,15 @@ class Task(LightningModule):
         """Log a mean as it is."""
         attribute = f"means.{name}"
         self.log(name, self.mean(name), on_step=False, on_epoch=True, prog_bar=prog_bar, metric_attribute=attribute)
+
+    def counts(self, batch_idx: int) -> bool:
+        """Whether a batch of a validation is this process's own, not one that keeps it in step with the others."""
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        return not isinstance(sampler, TurnSampler) or batch_idx < sampler.own
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate one network: the processes' own have statistics of what each of them saw."""
+        as_first(self.buffers())
 
     @abstractmethod
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:

@@ -4,14 +4,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
-from torch import save
 
 from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.files import write_file
+from polymodal.processes import gathered, own
 from polymodal.tasks.interrupt import Signals
 from polymodal.tasks.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.weight_files import load_tensors
@@ -113,7 +114,7 @@ class WholeFiles(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         content = BytesIO()  # on a full disk, torch's own writer fails without a reason
-        save(checkpoint, content)
+        torch.save(checkpoint, content)
         write_file(Path(path), content.getbuffer())
         position = checkpoint.get(POSITION, {})
         if position.get("unfinished") or position.get("validation_due"):
@@ -173,7 +174,8 @@ class Resumption(Checkpoint):
         """Add where the training stands, and what it has measured since the epoch began."""
         checkpoint[POSITION] = self._position(trainer).as_dict()
         checkpoint["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
-        checkpoint["means"] = {name: (mean.total, mean.count) for name, mean in pl_module.means.items()}
+        checkpoint["means"] = gathered({name: mean.sums() for name, mean in pl_module.means.items()})
+        checkpoint["processes"] = trainer.world_size
         if accumulates(trainer):
             gradients = {name: weight.grad for name, weight in pl_module.named_parameters() if weight.grad is not None}
             checkpoint["gradients"] = gradients
@@ -182,9 +184,16 @@ class Resumption(Checkpoint):
         """Make Lightning go on where the training stood.
 
         Raises:
-            CheckpointError: It stood within an epoch, and the data module cannot go on within one.
+            CheckpointError: It stood within an epoch, and the data module cannot go on within one; or there were other
+                processes, of which each had statistics and random numbers of its own.
         """
         del pl_module
+        before = checkpoint.get("processes", trainer.world_size)
+        if before != trainer.world_size:
+            raise CheckpointError(
+                f"{trainer.ckpt_path} was written by {before} process(es) and cannot be continued exactly by "
+                f"{trainer.world_size}. Continue with --trainer.devices {before}."
+            )
         position = Position.of_checkpoint(checkpoint)
         loops = checkpoint["loops"]["fit_loop"]
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -197,8 +206,14 @@ class Resumption(Checkpoint):
         self._loaded = {key: checkpoint.get(key, {}) for key in ("metrics", "means", "gradients")}
         self._loaded[POSITION] = position
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Be told of signals."""
+        del trainer, pl_module
+        self.signals.listen()
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Go on with what was measured, and watch for signals."""
+        self.signals.listen()
         self.signals.watched = True
         if not self._loaded:
             return
@@ -209,7 +224,9 @@ class Resumption(Checkpoint):
             return
         if not position.validation_due:
             self._validated = batches_done(trainer)
-        for name, (total, count) in self._loaded["means"].items():
+        means = self._loaded["means"]
+        # Of one process alone in runs of earlier versions.
+        for name, (total, count) in (own(means) if isinstance(means, list) else means).items():
             pl_module.mean(name).go_on(total, count)
             pl_module.show_mean(name)  # of this epoch, nothing but a validation and the end may be left
         weights = dict(pl_module.named_parameters())
@@ -260,7 +277,8 @@ class Resumption(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch no more."""
-        del trainer, pl_module
+        del pl_module
+        self._stopped(trainer)
         self.signals.watched = False
         self.signals.leave()
 
@@ -273,9 +291,12 @@ class Resumption(Checkpoint):
         return Position.of_trainer(trainer, self._validated, self._settled)
 
     def _stopped(self, trainer: Trainer) -> bool:
-        """Whether any process of the training has received a signal."""
-        received = self.signals.received is not None
-        return trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
+        """Whether any process of the training has received a signal, of which all know then."""
+        if trainer.world_size > 1:
+            mine = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
+            received = int(trainer.strategy.reduce(mine, reduce_op="max"))
+            self.signals.received = received or None
+        return self.signals.received is not None
 
     def _keep(self, trainer: Trainer, stopped: bool) -> None:
         """Write last.ckpt if the training can go on from here and it is not written yet, and leave after a signal."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a training ends after its step, with a checkpoint."""
+"""SIGTERM, SIGINT and SIGHUP: a training ends after its step, with a checkpoint."""
 
 import os
 import signal
@@ -7,7 +7,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from lightning.pytorch import Trainer
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(SystemExit):
@@ -32,25 +34,38 @@ class Signals:
         received: The signal's number, once there was one.
         watched: Whether a training looks at `received` after every step and leaves by itself.
         folder: The run folder, once it is known.
+        trainer: Who trains, once it is known.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.watched = False
         self.folder: Path | None = None
+        self.trainer: Trainer | None = None
         self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # Python lets no other one set them
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if _may_listen():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Be told of signals, in the place of whoever was before.
+
+        Lightning puts itself there when a training starts, and would wait for all processes within its answer to a
+        SIGTERM that only one has received.
+        """
+        for number, before in self._before.items():
+            if _may_listen() and not (number == getattr(signal, "SIGHUP", None) and before is signal.SIG_IGN):  # nohup
+                signal.signal(number, self._note)
 
     def leave(self) -> None:
         """Raise Stopped if there was a signal."""
@@ -65,3 +80,8 @@ class Signals:
         self.received = number if self.received is None else self.received
         if impatient or not self.watched:
             self.leave()
+
+
+def _may_listen() -> bool:
+    """Whether Python lets this thread say what answers a signal."""
+    return threading.current_thread() is threading.main_thread()

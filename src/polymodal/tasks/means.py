@@ -32,6 +32,10 @@ class Mean(Metric):
         self.update(torch.zeros_like(total), 0)  # torchmetrics must know that there is something to compute
         self.total, self.count = total.to(self.device), count.to(self.device)
 
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """What `go_on` takes, where another process can read it."""
+        return self.total.detach().cpu(), self.count.cpu()
+
     def compute(self) -> Tensor:
         """The mean so far."""
         return self.total / self.count

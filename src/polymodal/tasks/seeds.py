@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from polymodal.processes import gathered, own
+
 
 class EpochSeeds(Callback):
     """Seeds the global random states at every epoch from the run's seed and the epoch's number.
@@ -27,12 +29,13 @@ class EpochSeeds(Callback):
         self._in_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states with which the next step begins."""
-        return {"left": random_states(self._device) if self._in_step else self._left}
+        """The random states with which the next step begins, of each process."""
+        return {"left": gathered(random_states(self._device) if self._in_step else self._left)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Begin the next step with these random states."""
-        self._left = state_dict["left"]
+        left = state_dict["left"]
+        self._left = own(left) if isinstance(left, list) else left  # one process's in runs of earlier versions
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed Python, numpy and torch before the epoch's first step, and put them back before any other.
@@ -46,7 +49,8 @@ class EpochSeeds(Callback):
             if self._left is not None:
                 set_random_states(self._left, self._device)
             return
-        value = (self.seed + 1_000_003 * (trainer.current_epoch + 1)) % 2**32
+        # Of several processes each has a stream of its own, or all would drop the same features.
+        value = (self.seed + 1_000_003 * (trainer.current_epoch + 1) + 998_244_353 * trainer.global_rank) % 2**32
         random.seed(value)
         np.random.seed(value)
         torch.manual_seed(value)

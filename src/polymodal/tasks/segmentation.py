@@ -14,9 +14,11 @@ from polymodal.errors import ConfigError
 from polymodal.fusion import Fusion
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
+from polymodal.processes import in_turn, mean_of_all
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, named_outputs, output_at
+from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
 
 AUXILIARY_WEIGHT = 0.4
@@ -85,6 +87,7 @@ class Segmentation(Task):
         self.speed: Speed = speed
         self.scoring = {}
         self.net = None
+        self._losses: list[tuple[Tensor, int]] = []  # of the batches that were validated
 
     def configure_model(self) -> None:
         """Build the fused network for the data module's modalities and classes."""
@@ -149,7 +152,8 @@ class Segmentation(Task):
             A scalar, 0 when every pixel is ignored.
         """
         size = target.shape[-2:]
-        total = self._weight_of(target)
+        # The gradients of several processes are averaged: this makes them those of all their labelled pixels together.
+        total = mean_of_all(self._weight_of(target)).clamp(min=1e-6)
         losses = [self._cross_entropy(logits, target, total) for logits in named_outputs(prediction, size).values()]
         for output in prediction.per_modality.values() if prediction.per_modality else [prediction.ensemble]:
             if isinstance(output, Mapping) and "aux" in output:
@@ -164,7 +168,7 @@ class Segmentation(Task):
     def _weight_of(self, target: Tensor) -> Tensor:
         """The weights of all labelled pixels together."""
         known = target != self._ignored
-        return self.class_weight.float()[target.where(known, 0)].where(known, 0.0).sum().clamp(min=1e-6)
+        return self.class_weight.float()[target.where(known, 0)].where(known, 0.0).sum()
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, total_weight: Tensor) -> Tensor:
         # Not reduction="mean", which is 0 / 0 in a batch without any labelled pixel.
@@ -187,25 +191,31 @@ class Segmentation(Task):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: the loss, and counting at the labels' own resolution."""
-        del batch_idx
         target = batch["target"]
         predictions = named_outputs(self(batch["inputs"]), target.shape[-2:])
-        total = self._weight_of(target)
+        total = self._weight_of(target).clamp(min=1e-6)
         loss = torch.stack([self._cross_entropy(logits, target, total) for logits in predictions.values()]).sum()
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(loss, batch)
-        self.log("val/loss", loss, batch_size=len(batch["key"]), sync_dist=True)
+        if not self.counts(batch_idx):
+            return
+        self._losses.append((loss, len(batch["key"])))
         for name, logits in predictions.items():
             self.scores.update(name, logits, target)
 
     def on_validation_epoch_end(self) -> None:
-        """The scores over the whole set."""
+        """The loss and the scores over the whole set."""
         if not self.trainer.sanity_checking:
+            mean = Mean()
+            for loss, samples in in_turn([(loss.cpu(), samples) for loss, samples in self._losses]):
+                mean.update(loss, samples)
+            self.log("val/loss", mean.compute())
             for name, scores in self.scores.compute().items():
                 for score in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
                     value = torch.tensor(scores[score])
                     self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == (self.chosen_by, ENSEMBLE))
         self.scores.reset()
+        self._losses.clear()
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """One, of the network."""

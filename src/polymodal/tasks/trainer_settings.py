@@ -80,11 +80,6 @@ REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a training predicts nothing beside its scores; leave it out",
     ),
     "model_registry": (lambda value: value is not None, "a run stays in its folder; leave it out"),
-    "sync_batchnorm": (
-        bool,
-        "it cannot synchronise norms that are private by then. Leave it out; in Python, fuse a network that "
-        "torch.nn.SyncBatchNorm.convert_sync_batchnorm converted",
-    ),
 }
 """Settings of which some values cannot be obeyed: whether one is such a value, and why."""
 

@@ -43,10 +43,12 @@ from polymodal.tasks.files import check_run_folder
 from polymodal.tasks.interrupt import Signals, Stopped
 from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
 from polymodal.tasks.parsing import RecipeParser, refusal
+from polymodal.tasks.processes import Together, check_processes, settle_share
 from polymodal.tasks.recorder import Recorder
 from polymodal.tasks.refusals import while_made, while_trained
 from polymodal.tasks.scored import scored_parts, scored_splits
 from polymodal.tasks.seeds import EpochSeeds
+from polymodal.tasks.synchronised import SynchronisedNorms
 from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_seed, check_trainer, listed
 
 _KNOWN = (
@@ -58,6 +60,7 @@ _KNOWN = (
     "could not find the monitored key",
     "sync_dist=True",  # said of scores, which are of all processes already
     "your dataloader is not resumable",  # its sampler is
+    "was called before the ``update`` method",  # of several processes one may have nothing to count
 )
 
 
@@ -150,6 +153,9 @@ class RecipeCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["enable_model_summary"] = bool(settings["enable_model_summary"])
         kwargs["plugins"] = with_files(settings["plugins"], files)
+        if settings["sync_batchnorm"]:
+            kwargs["plugins"].append(SynchronisedNorms())
+            kwargs["sync_batchnorm"] = False
         kwargs["logger"] = loggers_of(settings["logger"], self.folder)
         build = super().instantiate_trainer
         with while_made(partial(blamed, settings)):
@@ -157,6 +163,7 @@ class RecipeCLI(LightningCLI):
             trainer = build(**kwargs, callbacks=list(given))
             if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
                 trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
+        check_processes(trainer, self.datamodule)
         trainer.callbacks.insert(0, NetworkFirst())  # type: ignore[attr-defined]
         return trainer
 
@@ -172,6 +179,8 @@ class RecipeCLI(LightningCLI):
             check_free(self.folder)
             check_run_folder(self.folder)
         self.scored = scored_splits(self.datamodule, self.trainer)
+        settle_share(self.trainer, self.datamodule)
+        self.signals.trainer = self.trainer
         with while_trained():
             self.trainer.fit(weights_only=True, **kwargs)
 
@@ -206,11 +215,12 @@ def fit(arguments: Sequence[str]) -> Path:
 
     Raises:
         PolymodalError: Anything that a user can mend.
-        SystemExit: SIGTERM or SIGINT has come: the training has ended after its step, with a checkpoint, and the status
-            is 143 or 130.
+        SystemExit: SIGTERM, SIGINT or SIGHUP has come, to one of several processes: the training has ended after its
+            step, with a checkpoint, and the status is 143, 130 or 129.
     """
     quieten()
-    with Signals() as signals, ExitStack() as held:
+    signals = Signals()
+    with Together(lambda: signals.trainer, lambda: how_to_go_on(signals.folder)), signals, ExitStack() as held:
         try:
             cli = RecipeCLI(arguments, signals, held)
             part_processes()

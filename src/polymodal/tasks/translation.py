@@ -21,6 +21,7 @@ from polymodal.functional import fold
 from polymodal.fusion import Fusion
 from polymodal.models.registry import TRANSLATION
 from polymodal.nn import Prediction
+from polymodal.processes import mean_of_all
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, named_outputs
@@ -258,11 +259,12 @@ class Translation(Task):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: every prediction against the target, at the size of the inputs."""
-        del batch_idx
         images = named_outputs(self._predict(batch))
         target, valid = truth_at(batch, images[ENSEMBLE].shape[-2:], self.target)
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(torch.stack([image.float().sum() for image in images.values()]), batch)
+        if not self.counts(batch_idx):
+            return
         for name, image in images.items():
             self.scores.update(name, image, target, valid)
 
@@ -324,7 +326,9 @@ def masked_l1(image: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         valid: bool (B, 1, H, W).
     """
     known = valid.expand_as(target)
-    return ((image.float() - target).abs() * known).sum() / known.sum().clamp(min=1)
+    # The gradients of several processes are averaged: this makes them those of all their known pixels together.
+    count = mean_of_all(known.sum().float()).clamp(min=1)
+    return ((image.float() - target).abs() * known).sum() / count
 
 
 def where_known(valid: Tensor, image: Tensor, target: Tensor) -> Tensor:
