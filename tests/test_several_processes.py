@@ -79,7 +79,7 @@ def test_private_norms_are_synchronised_when_asked_for():
     assert SynchronisedNorms().apply(net).network[1].synchronised
     assert not SynchronisedNorms().revert(net).network[1].synchronised
     with pytest.raises(ConfigError, match=r"sync_batchnorm true: .*'network\.1' is a shared one"):
-        SynchronisedNorms().apply(fuse(plain, ["rgb", "depth"], norms="shared", sites="0"))
+        SynchronisedNorms().apply(fuse(plain, ["rgb", "depth"], None, norms="shared"))
 
 
 # -- whole trainings by two processes ----------------------------------------------------------------------------------
