@@ -78,8 +78,8 @@ def test_private_norms_are_synchronised_when_asked_for():
     net = fuse(plain, ["rgb", "depth"], sites="1")
     assert SynchronisedNorms().apply(net).network[1].synchronised
     assert not SynchronisedNorms().revert(net).network[1].synchronised
-    with pytest.raises(ConfigError, match=r"sync_batchnorm true: .*'network\.1' is a shared one"):
-        SynchronisedNorms().apply(fuse(plain, ["rgb", "depth"], None, norms="shared"))
+    with pytest.raises(ConfigError, match=r"sync_batchnorm true: .*'1' is not one"):
+        SynchronisedNorms().apply(plain)
 
 
 # -- whole trainings by two processes ----------------------------------------------------------------------------------

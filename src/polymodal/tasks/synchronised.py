@@ -15,13 +15,13 @@ class SynchronisedNorms(LayerSync):
         """Synchronise them.
 
         Raises:
-            ConfigError: There is a batch norm that is not private, which no CPU can synchronise.
+            ConfigError: There is a batch norm that fusing did not make.
         """
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and not isinstance(module, PrivateBatchNorm2d):
                 raise ConfigError(
-                    f"--trainer.sync_batchnorm true: private norms are synchronised, and '{name}' is a shared one. Use "
-                    "--model.norms private, or leave it out."
+                    "--trainer.sync_batchnorm true: the norms that fusing makes are synchronised, and "
+                    f"'{name}' is not one. Leave it out."
                 )
         return self._set(model, True)
 
