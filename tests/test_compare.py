@@ -362,6 +362,7 @@ def without_times(out):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_half_way_ends_in_the_table_of_an_undisturbed_one(words, tmp_path, monkeypatch):
     """The promise of the command: no result depends on how often the machine went down."""
     out, whole = tmp_path / "out", tmp_path / "whole"

@@ -1,5 +1,7 @@
 """Predicting with an exported file: what it refuses, and when."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +17,8 @@ from polymodal.tasks.predict import predict
 
 @pytest.fixture(scope="module")
 def network():
-    """Takes images whose sides are multiples of 16 alone."""
-    generator = models.create("translation-unet", filters=2, depth=4, in_channels=3, out_channels=3)
+    """Takes images whose sides are multiples of 8 alone."""
+    generator = models.create("translation-unet", filters=2, depth=3, in_channels=3, out_channels=3)
     return polymodal.fuse(generator, {"depth": 1, "rgb": 3}, "exchange").eval()
 
 
@@ -38,8 +40,8 @@ def scenes(folder, *sizes):
 
 def test_a_size_that_the_file_does_not_take_is_found_before_anything_is_written(exported, tmp_path):
     """Else half of the scenes are predicted, and the user must find out which."""
-    with pytest.raises(DataError, match=r"scene1: An image of 40x32 .* multiples of 16"):
-        predict(exported, scenes(tmp_path, (32, 48), (32, 40)), tmp_path / "out")
+    with pytest.raises(DataError, match=r"scene1: An image of 42x32 .* multiples of 8"):
+        predict(exported, scenes(tmp_path, (32, 48), (32, 42)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert predict(exported, scenes(tmp_path / "fitting", (32, 48)), tmp_path / "out")
 
@@ -52,21 +54,26 @@ def test_a_missing_modality_is_refused_with_a_remedy_that_works(exported, tmp_pa
     assert "--subset" not in str(refused.value)
 
 
-def test_a_file_that_does_not_say_what_it_takes_is_refused(network, tmp_path):
+def test_a_file_that_does_not_say_what_it_takes_is_refused(exported, tmp_path):
     """Else images are normalised in a way that the network was not trained with, or a traceback is all there is."""
-    export.save(network, tmp_path / "bare.onnx")
-    described = describe(Described())
-    del described["inputs"]["depth"]
-    export.save(network, tmp_path / "half.onnx", metadata=described)
-    for name in ("bare", "half"):
+    import onnx
+
+    half = describe(Described())
+    del half["inputs"]["depth"]
+    for name, metadata in {"bare": {}, "half": half}.items():
+        model = onnx.load(exported)
+        (described,) = model.metadata_props
+        described.value = json.dumps(json.loads(described.value) | {"metadata": metadata})
+        onnx.save(model, tmp_path / f"{name}.onnx")
         with pytest.raises(CheckpointError, match=rf"{name}\.onnx does not say what the inputs"):
             predict(tmp_path / f"{name}.onnx", scenes(tmp_path, (32, 32)), tmp_path / "out")
 
 
-def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path):
+def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path, monkeypatch):
     """Else an export of a network without a size of its own ends in an error about an image that nobody gave."""
-    arguments = {"filters": 2, "depth": 7, "in_channels": 3, "out_channels": 3}
+    monkeypatch.setattr("polymodal.tasks.export.REFERENCE_SIZE", (30, 40))
+    arguments = {"filters": 2, "depth": 3, "in_channels": 3, "out_channels": 3}
     net = polymodal.fuse(models.create("translation-unet", **arguments), {"depth": 1, "rgb": 3}, "exchange")
     checkpoint.save(net, tmp_path / "model", network={"name": "translation-unet", "arguments": arguments})
-    told = export_model(tmp_path / "model", tmp_path / "net.onnx", "onnx", folded=True)
-    assert "for 640x512 (width x height)" in told
+    told = export_model(tmp_path / "model", tmp_path / "net.pt2", "pt2", folded=True)
+    assert "for 40x32 (width x height)" in told

@@ -9,7 +9,10 @@ from polymodal.data.taskonomy import describe
 from polymodal.tasks.training import fit, recipe
 from test_taskonomy import make_taskonomy
 
-FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+FAST = [
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
+    *("--data.batch_size=2", "--data.eval_batch_size=2"),
+]
 
 
 def test_every_recipe_is_tried_here():

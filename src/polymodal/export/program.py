@@ -55,15 +55,17 @@ def captured(module: nn.Module, example: Example, shapes: Any, size: Size | None
         ExportError: When it has no static graph for images of every size, or of this one.
     """
     ghost = copy.deepcopy(module).to("meta")
-    if size is not None:
-        possible = [1]
-        problem = _problem(ghost, example, size)
-    else:
-        problems = {step: _problem(ghost, example, example_size(step)) for step in STEPS}
-        possible = [step for step, problem in problems.items() if problem is None]
-        problem = problems[STEPS[-1]]
-    # A network may take any size, and compute it in ways that cannot be proved to fit for all of them.
-    for step in dict.fromkeys([*possible[:1], *(step for step in possible if step >= PROVABLE)]):
+    problem: Exception | None = None
+    least = 0  # the smallest step at which the module runs
+    for step in STEPS if size is None else (1,):
+        # A network may take any size, and compute it in ways that cannot be proved to fit for all of them.
+        if least and step < PROVABLE:
+            continue
+        refusal = _problem(ghost, example, size or example_size(step))
+        if refusal is not None:
+            problem = problem if least else refusal
+            continue
+        least = least or step
         try:
             program = _exported(module, example, shapes, step, size)
             names = list(inspect.signature(module.forward).parameters)

@@ -61,15 +61,18 @@ class Aggregation(Fusion):
         """The last blocks of the chosen stages.
 
         Raises:
-            FusionError: When the network has no encoder with such stages, or its maps cannot be told apart.
+            FusionError: When the network has no such stages.
         """
-        chosen = last_blocks(network, sites)
-        _exits(_traced(network), chosen)
-        return chosen
+        return last_blocks(network, sites)
 
     def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
-        """The layers that run after the last site."""
+        """The layers that run after the last site.
+
+        Raises:
+            FusionError: When the network has no encoder, or its maps cannot be told apart.
+        """
         seen = _traced(network)
+        _exits(seen, sites)
         end = _end(seen, sites)
         return frozenset(name for name, _ in network.named_modules() if seen.finished.get(name, end + 1) > end)
 
