@@ -51,15 +51,27 @@ def publish(place: Path, *names: str) -> None:
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
         file.chmod(rights)  # libraries may have made it for its owner alone
-    if len(files) > 1:
-        (place / _PUBLISHING).touch()
+    (place / _PUBLISHING).touch()
     for file in files:
         file.replace(place.parent / file.name)
 
 
 def half_published(target: Path) -> bool:
-    """Whether a process was killed while the files that belong to a target took their places."""
+    """Whether a process was killed while a target, and the files that belong to it, took their places."""
     return (_place(target) / _PUBLISHING).exists()
+
+
+def tidy(target: Path) -> None:
+    """Remove the workplace that a killed process left beside a target."""
+    if _place(target).is_dir():
+        with workplace(target):
+            pass
+
+
+def tidy_below(folder: Path) -> None:
+    """Remove the workplaces that killed processes left in a folder and those below it."""
+    for place in list(folder.rglob(f".*{_WORKPLACE}")):
+        tidy(place.with_name(place.name[1 : -len(_WORKPLACE)]))
 
 
 @contextmanager
@@ -100,6 +112,7 @@ def new_folder(folder: Path, work: str, error: type[PolymodalError] = ConfigErro
                     f"{folder} was begun by another command, which was not finished ({begun}). Give that one again, or "
                     "name a new or an empty folder."
                 )
+            tidy_below(folder)
             yield
     finally:
         # What wrote nothing leaves nothing.
@@ -135,6 +148,8 @@ def require_new(file: Path, own: Callable[[bytes], bool] | None = None) -> None:
     Raises:
         ConfigError: It is there, and not `own`.
     """
+    if not half_published(file):
+        tidy(file)
     if file.is_dir() or (file.exists() and not (own and own(file.read_bytes()))):
         raise ConfigError(f"{file} is there already; name another file, or remove it first.")
 

@@ -35,7 +35,7 @@ from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.errors import DataError
-from polymodal.files import is_empty, write_file
+from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
 
 RECORD = "derived.json"
@@ -133,6 +133,7 @@ def derive(
 
 def _derived(spec: DatasetSpec, out: Path, domains: Sequence[str], camera: Camera | None) -> list[Path]:
     """The files of domains that were written, with everything else that the folder needs."""
+    tidy_below(out)
     _begin(spec, out, camera)
     if camera is None and any(DOMAINS[name].image for name in domains):
         print(

@@ -21,7 +21,7 @@ from polymodal.data.progress import track
 from polymodal.data.reading import read_array, read_content
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
-from polymodal.files import write_file
+from polymodal.files import tidy, write_file
 
 LOOKED_AT = 20
 """So many files of each modality are read to see what they hold; of labels, all up to `LABELS`."""
@@ -61,7 +61,7 @@ class Proposal:
     def write(self, root: Path) -> None:
         """Write the split files, then `dataset.yaml`."""
         for name, keys in self.splits.items():
-            write_file(root / "splits" / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
+            write_file(_split(root, name), _listed(keys))
         text = yaml.safe_dump(self.content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
         write_file(root / FILE, text.encode())
 
@@ -77,9 +77,9 @@ def propose(root: Path) -> Proposal:
     """
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of files, got {'a file' if root.exists() else 'nothing'}.")
-    for file in (root / FILE, *(root / "splits" / f"{name}.txt" for name in sorted(set(SPLIT_WORDS.values())))):
-        if file.exists():
-            raise DataError(f"{file}: is there already, and nothing is written over it. Edit it, or move it away.")
+    if (root / FILE).exists():
+        tidy(root / FILE)
+        raise _present(root / FILE)
     groups, keys, guesses = aligned_groups(root)
     names = _names(groups)
     modalities: dict[str, Any] = {}
@@ -109,6 +109,11 @@ def propose(root: Path) -> Proposal:
             entry["resize"] = True
             guesses.append(f"{name}: of another resolution than {reference}, to whose size it is brought")
     splits, said = _splits(keys)
+    for name in sorted(set(SPLIT_WORDS.values())):
+        file = _split(root, name)
+        # The same ones are left by a call that was killed before it wrote the description.
+        if file.exists() and (name not in splits or file.read_bytes() != _listed(splits[name])):
+            raise _present(file)
     guesses.append(said)
     content = {
         "name": root.resolve().name,
@@ -117,6 +122,18 @@ def propose(root: Path) -> Proposal:
         "splits": {name: f"splits/{name}.txt" for name in splits},
     }
     return Proposal(content, splits, guesses)
+
+
+def _present(file: Path) -> DataError:
+    return DataError(f"{file}: is there already, and nothing is written over it. Edit it, or move it away.")
+
+
+def _split(root: Path, name: str) -> Path:
+    return root / "splits" / f"{name}.txt"
+
+
+def _listed(keys: Iterable[str]) -> bytes:
+    return "".join(f"{key}\n" for key in keys).encode()
 
 
 def _names(groups: Sequence[Group]) -> list[str]:

@@ -18,7 +18,7 @@ from polymodal.data.files import Store
 from polymodal.data.section import decoded
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
-from polymodal.files import workplace, write_file
+from polymodal.files import tidy, workplace, write_file
 
 # 1/512 m to 128 m, where nothing was hit; the ends of the range are 8000 steps, where the data set's authors clip.
 _DEPTH = {"kind": "depth", "bits": 16, "scale": 1 / 512, "unit": "m", "invalid": 65535, "range": [0, 15.625]}
@@ -62,6 +62,7 @@ def describe(root: str | Path) -> Path:
     if store.is_archive:
         raise DataError(f"{store.path}: expected a folder to write {FILE} into, got an archive.")
     if store.exists(FILE):
+        tidy(store.path / FILE)
         raise DataError(f"{store.where(FILE)}: is there already. Remove it to have it written again.")
     keys = {name: found for name in DOMAINS if (found := _keys(store, name))}
     if len(keys) < 2:

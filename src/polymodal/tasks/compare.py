@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
-from polymodal.files import is_empty, write_file
+from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
 from polymodal.report.scores import counted
@@ -128,6 +128,7 @@ def compare(
     chosen = choose(words, known)
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
+        tidy_below(out)
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
         record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
         asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
+from polymodal.files import tidy_below
 from polymodal.locks import locked
 from polymodal.tasks.averaging import NetworkFirst, holds_average
 from polymodal.tasks.base import ENSEMBLE, Task
@@ -172,6 +173,7 @@ class RecipeCLI(LightningCLI):
         self.signals.folder = self.folder
         if self.trainer.is_global_zero:
             self.held.enter_context(locked(self.folder))
+            tidy_below(self.folder)
         resume = kwargs.get("ckpt_path")
         if resume is not None:
             check_resumable(Path(resume))

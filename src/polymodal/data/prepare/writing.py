@@ -23,7 +23,7 @@ from polymodal.data.progress import track
 from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
 from polymodal.errors import DataError
-from polymodal.files import is_empty, require_empty, write_file
+from polymodal.files import is_empty, require_empty, tidy_below, write_file
 from polymodal.locks import LOCK, locked
 
 IGNORE = 255
@@ -127,6 +127,7 @@ def write_dataset(plan: Plan, out: Path, settings: Mapping[str, Any]) -> Summary
     if partial != out:
         require_empty(out, DataError)
     with locked(partial):
+        tidy_below(partial)
         _begin(partial, settings)
         summary = _write(plan, partial, settings)
         if partial != out:
