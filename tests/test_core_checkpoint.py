@@ -494,3 +494,13 @@ def test_every_tensor_keeps_its_own_precision(tmp_path):
         key: value.dtype for key, value in net.state_dict().items()
     }
     assert_same_state(loaded, net)
+
+
+@pytest.mark.parametrize("key", ["threshold", "penalty", "within", "share"])
+def test_a_setting_of_the_fusion_that_is_missing_is_named(saved, key):
+    """If this breaks, a damaged config.json predicts with another threshold than it was trained with."""
+    settings = read_config(saved)["fuse"]
+    del settings["fusion"][key]
+    edit(saved, fuse=settings)
+    with pytest.raises(CheckpointError, match=rf"fuse\.fusion\.{key}: missing"):
+        load(saved)

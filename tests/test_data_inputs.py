@@ -116,3 +116,12 @@ def test_resizing_depth_makes_no_new_depths_and_keeps_holes_out():
     assert not inputs["depth"][~valid["depth"]].any()
     assert valid["depth"].dtype == torch.bool
     assert 0 < valid["depth"].float().mean() < 1
+
+
+@pytest.mark.parametrize("key", ["std", "mean", "scale", "invalid"])
+def test_a_description_without_a_key_is_refused_by_its_name(key):
+    """If this breaks, a damaged config.json predicts from inputs that are normalised otherwise than in training."""
+    described = InputSpec("depth", 1).as_dict()
+    del described[key]
+    with pytest.raises(DataError, match=f"{key}: missing"):
+        InputSpec.from_dict(described)

@@ -279,6 +279,12 @@ def test_no_runs_at_all_is_an_error(tmp_path):
         ("samples.npz", b""),
         ("config.yaml", b"data: ["),
         ("environment.json", b"[1]"),
+        ("scores.test.json", b"[" * 100_000),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "classes": 3}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "samples": "many"}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "epochs": ' + b"9" * 5000 + b"}"),
+        ("metrics.csv", b"epoch,val/loss\ninf,1\n"),
+        ("config.yaml", b"data: 2001-99-99"),
     ],
 )
 def test_a_broken_file_is_named_and_the_old_page_stays(runs, tmp_path, file, content):

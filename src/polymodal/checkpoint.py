@@ -192,10 +192,18 @@ def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
 def _make_fusion(folder: Path, settings: Mapping[str, Any]) -> Fusion:
     """The fusion of a configuration; a user's own is found if its module is imported, and never imported here."""
     try:
-        fusion = dict(settings["fusion"])
-        return make_fusion(fusion.pop("name"), class_path=fusion.pop("class_path", None), settings=fusion)
+        said = dict(settings["fusion"])
+        path = said.pop("class_path", None)
+        fusion = make_fusion(said.pop("name"), class_path=path, settings=said)
     except (PolymodalError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / _CONFIG}: the fusion cannot be made: {error}") from error
+    # Of ours, all was written from the beginning; a user's own may have learned more since.
+    missing = [key for key in fusion.as_config() if path is None and key not in settings["fusion"]]
+    if missing:
+        raise CheckpointError(
+            f"{folder / _CONFIG}: fuse.fusion.{missing[0]}: missing. Restore the file, or save again."
+        )
+    return fusion
 
 
 def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:

@@ -26,6 +26,10 @@ STORED = ("1-bit", "8-bit", "integer", "floating-point")
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 
 
+_ALWAYS = ("kind", "channels", "scale", "unit", "invalid", "mean", "std", "classes")
+"""What every model says of an input; older ones lack the rest."""
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """How the files of one modality become an input; kept with every trained model.
@@ -127,6 +131,11 @@ class InputSpec:
         Raises:
             DataError: When a value is missing, unknown or cannot be right.
         """
+        # What no later version added: a default would be another meaning.
+        missing = [key for key in _ALWAYS if key not in values]
+        missing += [key for key in ("mean", "std") if key in values and not values[key]]
+        if missing:
+            raise DataError(f"input: {missing[0]}: missing. Expected the values of an InputSpec, got {dict(values)}.")
         try:
             invalid = values["invalid"]
             spec = cls(

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,18 +139,28 @@ def _broken(file: Path, problem: object) -> ConfigError:
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, MemoryError) as error:
         raise _broken(file, error) from error
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(_text(file))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(file, error) from error
     if not isinstance(content, dict):
         raise _broken(file, f"expected an object, got {type(content).__name__}")
     return content
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("modalities", "classes"), list),
+    **dict.fromkeys(("weights", "exchanged"), dict),
+    **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
+    **dict.fromkeys(("network", "fusion"), str),
+    "seconds": (int, float),
+}
+"""What the values of scores are, where they are there."""
 
 
 def _scores(file: Path, split: str) -> Scores:
@@ -159,6 +168,10 @@ def _scores(file: Path, split: str) -> Scores:
     predictions = content.get("predictions")
     if not (isinstance(predictions, dict) and predictions and all(isinstance(p, dict) for p in predictions.values())):
         raise _broken(file, "expected the scores of at least one prediction under the key 'predictions'")
+    for key, kind in _KINDS.items():
+        value = content.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise _broken(file, f"{key}: got {str(value)[:60]} ({type(value).__name__}), which nothing wrote")
     return Scores(
         split=split,
         scenes=counted(content.get("samples"), content.get("split_samples")),
@@ -181,8 +194,8 @@ def _data(file: Path, text: str) -> dict[str, Any]:
     """The settings of the data, by name."""
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _broken(file, error) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _broken(file, " ".join(str(error).split())) from error
     data = content.get("data") if isinstance(content, dict) else None
     return {**data, **(data.get("init_args") or {})} if isinstance(data, dict) else {}
 
@@ -199,7 +212,7 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
             for column, cell in row.items():
                 if cell:
                     rows[column][epoch].append(float(cell))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise _broken(file, f"line {number}: {error}") from error
     return {column: {e: float(np.mean(v)) for e, v in sorted(epochs.items())} for column, epochs in rows.items()}
 
@@ -210,8 +223,8 @@ def _npz(file: Path) -> Mapping[str, np.ndarray] | None:
     try:
         with np.load(file, allow_pickle=False) as content:
             return {key: content[key] for key in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _broken(file, error) from error
+    except Exception as error:  # zlib's, struct's, tokenize's, ...: whatever a damaged archive runs into
+        raise _broken(file, " ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _scales(file: Path) -> Scales | None:
@@ -227,6 +240,10 @@ def _scales(file: Path) -> Scales | None:
         scales = Scales(content["epochs"], content["modalities"].tolist(), sites, threshold, share)
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise _broken(file, error) from error
+    if scales.epochs.ndim != 1 or any(site.keep.ndim != 2 for site in sites):
+        raise _broken(file, "expected the epochs as a row and keep as a table")
     for site in sites:
         expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
         if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
@@ -253,6 +270,8 @@ def _scenes(file: Path) -> Scenes | None:
         )
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise _broken(file, error) from error
     for name, prediction in scenes.predictions.items():
         if prediction.shape != scenes.target.shape:
             raise _broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
