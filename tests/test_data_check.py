@@ -1,5 +1,7 @@
 """`data check`: one test for each defect that a user wants to know of before training for hours."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,8 +110,9 @@ def test_a_target_in_another_unit_than_its_range(root):
 
 
 def test_class_number_input_out_of_range(root):
-    edit(root, lambda d: d["modalities"].update(parts={"folder": "label", "kind": "label", "classes": ["a", "b"]}))
-    assert {defect.file for defect in check(root)} == {f"label/{n:04d}.png" for n in range(9)}
+    shutil.copytree(root / "label", root / "parts")
+    edit(root, lambda d: d["modalities"].update(parts={"folder": "parts", "kind": "label", "classes": ["a", "b"]}))
+    assert {defect.file for defect in check(root)} == {f"parts/{n:04d}.png" for n in range(9)}
 
 
 def test_key_in_two_splits(root):

@@ -1,5 +1,6 @@
 """A folder as a data set: samples hold what the files say, or the file that is wrong is named."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +133,11 @@ def test_kind_that_the_files_cannot_be_is_refused(root, name, kind, needed):
 
 
 def test_class_numbers_as_an_input(root):
+    shutil.copytree(root / "label", root / "parts")
     edit(
         root,
         lambda d: d["modalities"].update(
-            parts={"folder": "label", "kind": "label", "classes": ["a", "b"], "invalid": 255}
+            parts={"folder": "parts", "kind": "label", "classes": ["a", "b"], "invalid": 255}
         ),
     )
     sample = FolderDataset(root, "train", ["parts"], augment=Augment(scale=(0.7, 0.7)))[0]

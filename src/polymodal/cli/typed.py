@@ -21,11 +21,11 @@ def numbers(text: str | None, convert: Callable[[str], Any], option: str) -> tup
 
 def values(words: Sequence[str], option: str) -> dict[str, Any]:
     """The words KEY=VALUE behind an option, the values as in YAML."""
-    import yaml
+    from polymodal.yaml_documents import parse_yaml
 
     try:
-        return {name: yaml.safe_load(text) for name, text in pairs(words, option, "KEY=VALUE").items()}
-    except yaml.YAMLError as error:
+        return {name: parse_yaml(text) for name, text in pairs(words, option, "KEY=VALUE").items()}
+    except ValueError as error:
         raise ConfigError(f"{option}: expected values as in YAML, got {' '.join(words)}.") from error
 
 

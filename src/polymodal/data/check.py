@@ -68,7 +68,7 @@ def check(root: str | Path) -> Findings:
     ranges: dict[str, dict[str, Range]] = defaultdict(dict)
     shapes: dict[str, tuple[int, ...]] = {}
     remarks = Remarks()
-    defects = list(_repeated_keys(spec))
+    defects = [*_repeated_keys(spec), *_truths(spec)]
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += _sample(spec, key, first, ranges, shapes, counted, remarks)
@@ -190,6 +190,11 @@ def _class_problems(classes: Histogram) -> Iterator[Defect]:
         yield Defect(FILE, f"target: {problem}")
     else:
         yield from (Defect(FILE, f"target: {problem}", note=True) for problem in classes.notes())
+
+
+def _truths(spec: DatasetSpec) -> Iterator[Defect]:
+    for name in spec.truths():
+        yield Defect(FILE, f"modalities.{name}: its files are those of the target, so it can be no input.", note=True)
 
 
 def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:

@@ -37,6 +37,8 @@ from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.errors import DataError
 from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
+from polymodal.names import inside, twins
+from polymodal.yaml_documents import parse_yaml
 
 RECORD = "derived.json"
 """What the domains of a folder were computed from, so that a continued run cannot mix two sources or cameras."""
@@ -144,9 +146,9 @@ def _derived(spec: DatasetSpec, out: Path, domains: Sequence[str], camera: Camer
     for key in track(list(dict.fromkeys(key for keys in spec.splits.values() for key in keys)), "deriving"):
         for part in _parts(spec):
             source = spec.file(part, key)
-            if not (out / source).exists():
-                write_file(out / source, spec.store.read(source))
-        files = {name: out / name / f"{key}.png" for name in domains}
+            if not inside(out, source).exists():
+                write_file(inside(out, source), spec.store.read(source))
+        files = {name: inside(out, f"{name}/{key}.png") for name in domains}
         missing = {name: file for name, file in files.items() if not file.exists()}
         images = _images(spec, key, list(missing), camera)
         for name, file in missing.items():
@@ -165,6 +167,10 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         if name in [part.folder for part in _parts(spec)]:
             raise DataError(f"domains: {spec.store.path} has files in the folder {name} already, which is needed.")
         _modality(spec, "depth" if DOMAINS[name].image else "image")
+    if alike := twins(dict.fromkeys(key for keys in spec.splits.values() for key in keys)):
+        raise DataError(
+            f"{spec.store.path}: {alike[0]!r} and {alike[1]!r} would be one file on some disks. Rename one."
+        )
     if len(set(domains)) < len(domains) or not domains:
         raise DataError(f"domains: expected at least one name, each once, got {', '.join(domains) or 'none'}.")
     if out.resolve() == spec.store.path.resolve():
@@ -294,9 +300,9 @@ def _content(text: bytes, file: Path) -> dict[str, Any]:
         DataError: It has no modalities to add to.
     """
     try:
-        content: dict[str, Any] = yaml.safe_load(text.decode("utf-8-sig"))
+        content: dict[str, Any] = parse_yaml(text)
         dict(content["modalities"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: domains cannot be added to what it says ({error!r}). Mend or remove it.") from error
     return content
 
@@ -316,7 +322,7 @@ def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
     for name in added:
         content["modalities"][name] = {"folder": name, **DOMAINS[name].entry}
     for split, keys in {} if described else spec.splits.items():
-        write_file(out / "splits" / f"{split}.txt", "".join(f"{key}\n" for key in keys).encode())
+        write_file(inside(out, f"splits/{split}.txt"), "".join(f"{key}\n" for key in keys).encode())
         content["splits"][split] = f"splits/{split}.txt"
     if spec.store.exists(STATISTICS_FILE) and not (out / STATISTICS_FILE).exists():
         write_file(out / STATISTICS_FILE, spec.store.read(STATISTICS_FILE))

@@ -1,15 +1,27 @@
 """Files: a folder or a zip archive of them as one `Store`."""
 
 import os
+import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from polymodal.data.naming import Affixes, Plain, advice, name_of
+from polymodal.documents import MAX_FILE, read_bytes, require_regular, too_long
 from polymodal.errors import DataError
+from polymodal.names import path_below
+
+MAX_LINKS = 4
+"""Links to folders within each other."""
+
+_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, struct.error)
+"""What a damaged archive ends in; RuntimeError of an encrypted member."""
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
@@ -32,17 +44,15 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.path = _embedded_rooms() if str(root) == "rooms" else Path(root).expanduser()
-        self.is_archive = self.path.is_file()
+        self.is_archive = not self.path.is_dir()
         if not self.path.exists():
             raise DataError(
                 f"{self.path}: there is no such data set. Give a folder that holds a dataset.yaml, "
                 "a .zip archive of one, or the word rooms for the embedded set."
             )
-        if self.is_archive and not zipfile.is_zipfile(self.path):
-            raise DataError(f"{self.path}: expected a folder or a .zip archive, got another or a damaged file.")
         self._archive: zipfile.ZipFile | None = None
         self._process = -1
-        self._names: frozenset[str] = frozenset(self._open().namelist()) if self.is_archive else frozenset()
+        self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,21 +63,24 @@ class Store:
         return str(self.path) if file == "." else f"{self.path}/{file}"
 
     def exists(self, file: str) -> bool:
-        """Whether there is such a file, named from the root with forward slashes."""
-        return file in self._names if self.is_archive else (self.path / file).is_file()
+        """Whether there is such a file, named from the root with forward slashes; `read` refuses what is no file."""
+        return file in self._names if self.is_archive else (self.path / file).exists()
 
-    def read(self, file: str) -> bytes:
+    def read(self, file: str, most: int = MAX_FILE) -> bytes:
         """The content of a file.
 
+        Args:
+            file: Named from the root with forward slashes.
+            most: Bytes that are read.
+
         Raises:
-            DataError: When it does not exist or cannot be read.
+            DataError: When it does not exist, cannot be read, is no regular file or has more bytes.
         """
         try:
-            return self._open().read(file) if self.is_archive else (self.path / file).read_bytes()
+            return self._member(file, most) if self.is_archive else read_bytes(self.path / file, most)
         except (KeyError, FileNotFoundError) as error:
             raise DataError(f"{self.where(file)}: there is no such file.") from error
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            # The last one: an encrypted member, or a compression that Python does not know.
+        except _UNREADABLE as error:
             raise DataError(f"{self.where(file)}: cannot be read ({error}).") from error
 
     def checksum(self, file: str) -> int:
@@ -122,6 +135,43 @@ class Store:
             )
         return files[0]
 
+    def _members(self) -> frozenset[str]:
+        """The names of an archive's members.
+
+        Raises:
+            DataError: It is none, or they say different things to different programs.
+        """
+        require_regular(self.path)
+        try:
+            names = self._open().namelist()
+        except _UNREADABLE as error:
+            raise DataError(
+                f"{self.path}: expected a folder or a .zip archive, got another or a damaged file ({error})."
+            ) from error
+        for name in names:
+            try:
+                path_below(name)
+            except ValueError as error:
+                raise DataError(f"{self.path}: a member is called {name[:80]!r}, expected {error}.") from error
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise DataError(f"{self.path}: two members are called {twice!r}. Pack the archive anew.")
+        return frozenset(names)
+
+    def _member(self, file: str, most: int) -> bytes:
+        """The content of an archive's member; what it says of its length is not believed."""
+        archive = self._open()
+        member = archive.getinfo(file)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{self.where(file)}: is a link, which means nothing in an archive. Pack the file itself.")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Of the others, Python's readers unpack all at once, however much it is.
+            raise DataError(f"{self.where(file)}: expected a stored or deflated member. Pack the archive anew.")
+        if member.file_size > most:
+            raise DataError(f"{self.where(file)}: {too_long(member.file_size, most)}")
+        with archive.open(member) as stream:
+            return stream.read(member.file_size + 1)
+
     def _open(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
@@ -132,9 +182,36 @@ class Store:
             prefix = "" if folder == "." else f"{PurePosixPath(folder)}/"
             yield from (name for name in self._names if name.startswith(prefix) and not name.endswith("/"))
             return
-        for parent, _, names in os.walk(self.path / folder, followlinks=True):
-            relative = Path(parent).relative_to(self.path)
-            yield from ((relative / name).as_posix() for name in names)
+        yield from _files(self.path, self.path / folder, ())
+
+
+def _files(root: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[str]:
+    """The files of a folder and those below it, from `root` on.
+
+    Links are followed, as data often lie on another disk than their description; one that leads back to a folder that
+    it lies in holds nothing new.
+
+    Args:
+        root: What the names begin below.
+        folder: The folder.
+        above: What it lies in, without links.
+
+    Raises:
+        DataError: Links lie in each other, so that every further one would double the names.
+    """
+    real = folder.resolve()
+    if real in above or not folder.is_dir():
+        return
+    if sum(path not in inner.parents for path, inner in pairwise((*above, real))) > MAX_LINKS:
+        raise DataError(f"{folder}: lies behind more than {MAX_LINKS} links within each other. Remove some of them.")
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from _files(root, path, (*above, real))
+        else:
+            yield path.relative_to(root).as_posix()
 
 
 def _embedded_rooms() -> Path:

@@ -10,6 +10,7 @@ from polymodal.data.content import LAYOUTS, PAGES
 from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
 from polymodal.data.section import Section, listed
 from polymodal.errors import DataError
+from polymodal.names import LONGEST, affix
 
 KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
@@ -190,10 +191,10 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
     Raises:
         DataError: With the key and what is expected there.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "ensemble":
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST}}}", name) or name == "ensemble":
         raise DataError(
-            f"{modalities.file}: modalities: expected a name of letters, digits, - and _ other than 'ensemble', "
-            f"got {name!r}."
+            f"{modalities.file}: modalities: expected a name of up to {LONGEST} letters, digits, - and _ other than "
+            f"'ensemble', got {name[:80]!r}."
         )
     section = modalities.section(name)
     section.only({key for keys in _INPUT_KEYS.values() for key in keys})
@@ -210,8 +211,8 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
         classes=section.get("classes", values.texts) if kind == "label" else (),
         map=section.get("map", values.pairs, ()),
         colors=section.get("colors", values.colors, ()),
-        prefix=section.get("prefix", values.text, ""),
-        suffix=section.get("suffix", values.text, ""),
+        prefix=section.get("prefix", affix, ""),
+        suffix=section.get("suffix", affix, ""),
         bits=section.get("bits", values.bits, None),
         range=section.get("range", values.interval, None),
         resize=section.get("resize", values.flag, False),
@@ -237,7 +238,7 @@ def target_of(section: Section) -> TargetSpec:
     kind = section.get("kind", _kind)
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
     folder = section.get("folder", values.folder)
-    prefix, suffix = (section.get(key, values.text, "") for key in ("prefix", "suffix"))
+    prefix, suffix = (section.get(key, affix, "") for key in ("prefix", "suffix"))
     if kind != "label":
         return TargetSpec(
             kind,

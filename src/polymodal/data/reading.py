@@ -11,6 +11,7 @@ from polymodal.data.content import Content, PlainReading, Reading, RefusedError,
 from polymodal.data.files import EXTENSIONS
 from polymodal.data.pictures import JPEG_SIGNATURE, PNG_SIGNATURE, decode_jpeg, decode_png
 from polymodal.data.tiff import SIGNATURES, decode_tiff
+from polymodal.documents import MAX_FILE, read_bytes
 from polymodal.errors import DataError
 
 _NPY_SIGNATURE = b"\x93NUMPY"
@@ -64,7 +65,7 @@ def read_content(path: str | Path, reading: Reading) -> Content:
     """Like `read_array`, with all that the file says of itself."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_FILE)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     return decode(data, str(path), reading)

@@ -4,9 +4,10 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import yaml
-
+from polymodal.documents import DocumentError
 from polymodal.errors import DataError
+from polymodal.names import one_part, twins
+from polymodal.yaml_documents import parse_yaml
 
 T = TypeVar("T")
 
@@ -41,6 +42,23 @@ class Section:
         for name in self.values:
             if not isinstance(name, str):
                 raise DataError(f"{self.file}: {self.path}: expected names, got {_shown(name)}. Put it in quotes.")
+        return list(self.values)
+
+    def file_names(self) -> list[str]:
+        """`names` that become parts of files' names.
+
+        Raises:
+            DataError: One cannot, or two would be one on some disk.
+        """
+        for name in self.names():
+            try:
+                one_part(name)
+            except ValueError as error:
+                raise DataError(f"{self.file}: {self.path}: expected {error}, got {_shown(name)}.") from None
+        if alike := twins(self.values):
+            raise DataError(
+                f"{self.file}: {self.path}: {alike[0]!r} and {alike[1]!r} would be one name on some disks. Rename one."
+            )
         return list(self.values)
 
     def only(self, allowed: Iterable[str], context: str = "") -> None:
@@ -92,12 +110,9 @@ def parse(data: bytes, file: str) -> Any:
         DataError: It is not valid, or a mapping has a key twice; with the line.
     """
     try:
-        return yaml.load(decoded(data, file), _UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"{file}{line}: {error.problem or 'not valid YAML'}.") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not valid YAML ({error}).") from error
+        return parse_yaml(decoded(data, file))
+    except DocumentError as error:
+        raise DataError(f"{error.at(file)}.") from error
 
 
 def decoded(data: bytes, file: str) -> str:
@@ -110,24 +125,6 @@ def decoded(data: bytes, file: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's last of two equal keys would silently replace the first, for example one of two modalities."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    problem="a key is a list or a mapping; write a name", problem_mark=key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is there twice; give each its own name", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -25,9 +25,10 @@ A target may be an image instead of a label, `target: {folder: albedo, kind: ima
 `target: rgb`, which is then no input.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from polymodal.data import values
 from polymodal.data.content import Content
@@ -36,7 +37,10 @@ from polymodal.data.label_files import LabelFiles
 from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import Section, decoded, listed, nearest, parse
+from polymodal.documents import MAX_LIST
 from polymodal.errors import DataError
+from polymodal.names import path_below
+from polymodal.yaml_documents import MAX_YAML
 
 FILE = "dataset.yaml"
 
@@ -80,7 +84,7 @@ class DatasetSpec:
             raise DataError(
                 f"{file}: missing. Describe the modalities, the target and the splits of the data set in it."
             )
-        top = Section(file, "", parse(store.read(FILE), file))
+        top = Section(file, "", parse(store.read(FILE, MAX_YAML), file))
         top.only(("name", "modalities", "target", "splits"))
 
         modalities = top.section("modalities")
@@ -90,7 +94,7 @@ class DatasetSpec:
         spec = cls(
             name=top.get("name", values.text, store.path.stem),
             store=store,
-            modalities={name: modality_of(modalities, name) for name in modalities.names()},
+            modalities={name: modality_of(modalities, name) for name in modalities.file_names()},
             target=TargetSpec("label", "") if named else target_of(top.section("target")),
             splits=_splits(top.section("splits"), store),
         )
@@ -100,10 +104,11 @@ class DatasetSpec:
         """The names of the wanted modalities, all but the target when None.
 
         Raises:
-            DataError: When none is wanted, one is wanted twice or the data set lacks one, or it is the target.
+            DataError: When none is wanted, one is wanted twice or the data set lacks one, or it is the target, or the
+                files of one are the target's.
         """
         if modalities is None:
-            return tuple(name for name in self.modalities if name != self.target_name)
+            modalities = [name for name in self.modalities if name != self.target_name]
         if not modalities:
             raise DataError(f"modalities: expected at least one of {listed(self.modalities)}, got none.")
         for name in modalities:
@@ -114,6 +119,12 @@ class DatasetSpec:
                 )
         if len(set(modalities)) < len(modalities):
             raise DataError(f"modalities: expected different names, got {listed(modalities)}.")
+        for name in self.truths():
+            if name in modalities:
+                raise DataError(
+                    f"{self.store.where(FILE)}: modalities.{name}: its files are those of the target, which would be "
+                    "predicted from the truth. Remove it, name another folder, or choose other modalities."
+                )
         return tuple(modalities)
 
     def with_target(self, name: str) -> "DatasetSpec":
@@ -147,6 +158,19 @@ class DatasetSpec:
             pages=part.pages,
         )
         return replace(self, target=target, target_name=name)
+
+    def truths(self) -> list[str]:
+        """The modalities whose files are those of the target: as an input, each would be the answer itself."""
+        return [
+            name
+            for name, part in self.modalities.items()
+            if name != self.target_name and self._files_of(part) == self._files_of(self.target)
+        ]
+
+    def _files_of(self, part: ModalitySpec | TargetSpec) -> tuple[PurePath, str, str]:
+        """What tells the files of a part from those of others, however its folder is spelt, and through links."""
+        folder = PurePosixPath(part.folder) if self.store.is_archive else (self.store.path / part.folder).resolve()
+        return folder, part.prefix, part.suffix
 
     def _require(self, name: str, setting: str) -> None:
         if name not in self.modalities:
@@ -183,24 +207,37 @@ class DatasetSpec:
         """The keys of a split.
 
         Raises:
-            DataError: When there is no such split.
+            DataError: When there is no such split, or it has a key twice.
         """
         if split not in self.splits:
             raise DataError(
                 f"{self.store.where(FILE)}: splits: there is no split {split!r}{nearest(split, self.splits)} "
                 f"It has {listed(self.splits)}."
             )
-        return self.splits[split]
+        keys = self.splits[split]
+        if len(set(keys)) < len(keys):
+            twice = [key for key, count in Counter(keys).items() if count > 1]
+            raise DataError(
+                f"{self.store.where(FILE)}: splits: {split!r} lists {len(twice)} key(s) more than once, such as "
+                f"{twice[0]!r}; they would count more than others. List each once."
+            )
+        return keys
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:
     splits = {}
-    for name in section.names():
-        file = section.get(name, values.text)
+    for name in section.file_names():
+        file = section.get(name, path_below)
         if not store.exists(file):
             raise DataError(f"{section.at(name)}: there is no file {store.where(file)}. It lists one key a line.")
-        lines = decoded(store.read(file), store.where(file)).splitlines()
+        lines = decoded(store.read(file, MAX_LIST), store.where(file)).split("\n")
         splits[name] = tuple(line.strip() for line in lines if line.strip())
+        for key in splits[name]:
+            try:
+                path_below(key)
+            except ValueError as error:
+                number = next(number for number, line in enumerate(lines, 1) if line.strip() == key)
+                raise DataError(f"{store.where(file)}, line {number}: expected {error}, got {key[:80]!r}.") from None
         if not splits[name]:
             raise DataError(
                 f"{store.where(file)}: the split {name!r} is empty. List one key a line, or remove it from {FILE}."

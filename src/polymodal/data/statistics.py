@@ -19,6 +19,7 @@ from polymodal.data.parts import ModalitySpec
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.documents import MAX_JSON, parse_json
 from polymodal.errors import DataError
 from polymodal.files import require_new, write_file
 
@@ -255,7 +256,7 @@ def _read(spec: DatasetSpec) -> dict[str, Moments]:
     if not spec.store.exists(STATISTICS_FILE):
         return {}
     try:
-        return _parsed(spec.store.read(STATISTICS_FILE))
+        return _parsed(spec.store.read(STATISTICS_FILE, MAX_JSON))
     except _FOREIGN as error:
         raise DataError(
             f"{spec.store.where(STATISTICS_FILE)}: not what `polymodal data stats` writes ({error!r}). Remove it or "
@@ -264,7 +265,7 @@ def _read(spec: DatasetSpec) -> dict[str, Moments]:
 
 
 def _parsed(content: bytes) -> dict[str, Moments]:
-    values: dict[str, Any] = json.loads(content)
+    values: dict[str, Any] = parse_json(content)
     return {
         name: Moments(
             tuple(map(float, moments["mean"])),

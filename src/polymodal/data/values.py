@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from unicodedata import normalize
+
+from polymodal.names import path_below
 
 T = TypeVar("T")
 
@@ -22,9 +23,7 @@ def text(value: Any) -> str:
 
 def folder(value: Any) -> str:
     """A path within the data set, without a slash at its end."""
-    if PurePosixPath(text(value)).is_absolute():
-        raise ValueError("a folder from the root of the data set on")
-    return text(value).rstrip("/")
+    return path_below(text(value)).rstrip("/")
 
 
 def number(value: Any) -> float:

@@ -1,7 +1,6 @@
 """Running an exported ONNX file."""
 
 import importlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from polymodal.documents import parse_json
 from polymodal.errors import CheckpointError, DataError, ExportError
 from polymodal.export.images import check_images
 from polymodal.export.reason import first_line
 from polymodal.export.trials import Size
+from polymodal.names import one_part, twins
 
 DESCRIPTION = "polymodal"
 """The key under which an exported file describes itself, in JSON."""
@@ -54,7 +55,7 @@ class Session:
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
             described = _description(self._session.get_modelmeta().custom_metadata_map, path)
             self.modalities: dict[str, int] = dict(described["modalities"])
-            self.outputs: tuple[str, ...] = tuple(described["outputs"])
+            self.outputs: tuple[str, ...] = _outputs(described)
             self.step: int = described["step"]
             fixed = described.get("size")  # files of format 1 never are
             self.size: Size | None = None if fixed is None else (fixed[0], fixed[1])
@@ -125,13 +126,25 @@ def needed_package(name: str, purpose: str, extra: str) -> ModuleType:
         ) from error
 
 
+def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the predictions, of which files are called.
+
+    Raises:
+        ValueError: They are no such names, or not those of the modalities and one more.
+    """
+    names = tuple(map(one_part, described["outputs"]))
+    if twins(names) or set(names) != {*described["modalities"], "ensemble"}:
+        raise ValueError(f"its predictions are {names}, expected one of each modality and 'ensemble'")
+    return names
+
+
 def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says of itself, from its metadata."""
     if DESCRIPTION not in metadata:
         raise CheckpointError(
             f"{path} is no network that `polymodal export` wrote: it has no description of polymodal."
         )
-    described: dict[str, Any] = json.loads(metadata[DESCRIPTION])
+    described: dict[str, Any] = parse_json(metadata[DESCRIPTION])
     if described["format"] > DESCRIPTION_FORMAT:
         raise CheckpointError(
             f"{path}: its description has format {described['format']}, where this polymodal reads up to "

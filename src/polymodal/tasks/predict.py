@@ -21,6 +21,7 @@ from polymodal.data.reading import read_content
 from polymodal.data.resizing import aligned
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.files import complete_file, new_folder
+from polymodal.names import one_part
 from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
 from polymodal.tasks.evaluation import best_device, described, trained, viewable
 from polymodal.tasks.kinds import kind_of
@@ -160,7 +161,7 @@ def read_model_description(
     """
     try:
         specs, target, size = described(metadata)
-        specs = {name: specs[name] for name in modalities or specs}
+        specs = {one_part(name): specs[name] for name in modalities or specs}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
         raise CheckpointError(
             f"{source} does not say what the inputs and the classes are ({error!r}). A model that `polymodal fit` has "

@@ -9,6 +9,7 @@ from polymodal.data.naming import Affixes, Plain, advice, key_of
 from polymodal.errors import ConfigError, DataError
 from polymodal.files import require_empty
 from polymodal.locks import LOCK
+from polymodal.names import on_any_disk
 
 SHOWN_STEMS = 8
 """How many scenes a message lists."""
@@ -163,12 +164,12 @@ def check_pictures(scenes: Sequence[Scene], predictions: Sequence[str], endings:
             for ending in endings:
                 name = picture_name(scene, prediction, ending)
                 owner = f"{prediction} of {scene.stem}"
-                if name in owners:
+                if (known := on_any_disk(name)) in owners:
                     raise DataError(
-                        f"two pictures would be called {name}: one by {owners[name]} and one by {owner}. Rename the "
-                        "scenes, or predict with one of the modalities at a time (--subset)."
+                        f"two pictures would be called {name}, on some disks at least: one by {owners[known]} and one "
+                        f"by {owner}. Rename the scenes, or predict with one of the modalities at a time (--subset)."
                     )
-                owners[name] = owner
+                owners[known] = owner
 
 
 def picture_name(scene: Scene, prediction: str, ending: str) -> str:

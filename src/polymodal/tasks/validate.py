@@ -1,23 +1,23 @@
 """A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
+from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.locks import locked
 from polymodal.tasks.evaluation import score_split, scores_name, split_of
 from polymodal.tasks.predict import read_model_description
 from polymodal.tasks.protocol import Protocol
+from polymodal.yaml_documents import MAX_YAML, parse_yaml
 
 SCORES = {
     "mean_iou": "mean IoU",
@@ -100,7 +100,7 @@ def _may_be_own(root: str, name: str, settings: Mapping[str, Any], metadata: Map
 def _scored(file: Path, split: str) -> str | None:
     """What the scores of a split in a file were counted on; None where there are none, or of an earlier version."""
     try:
-        scores = json.loads(file.read_text(encoding="utf-8"))
+        scores = read_json(file, ConfigError)
         identity: str | None = scores.get("identity") if scores.get("scored_on", "").endswith(f"/{split}") else None
     except FileNotFoundError:
         return None
@@ -130,10 +130,10 @@ def _data_settings(run: Path) -> dict[str, Any]:
             f"{run} is no run folder: it has no config.yaml. For a model folder, say with --root which data."
         )
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+        data = parse_yaml(read_bytes(file, MAX_YAML, ConfigError))["data"]
         name, settings = data["class_path"], data["init_args"]
         known = name.rpartition(".")[2] == FolderData.__name__ and isinstance(settings["root"], str)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} does not say which data the run was trained on ({error!r}).") from error
     if not known:
         raise ConfigError(f"{file}: data: expected {FolderData.__name__} with a root, got {name}.")

@@ -1,0 +1,90 @@
+"""Names that come from a file or from a user's data, held to rules before anything is read or written under them.
+
+Names are refused, never changed: a name that was mended could be that of another file.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
+
+from polymodal.errors import DataError
+
+LONGEST = 200
+"""Letters of a name; most file systems take 255 bytes, endings and what is put around the name among them."""
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_AT_HOME = re.compile(r"\w[\w.+-]*")
+
+
+def one_part(name: object) -> str:
+    """A name that becomes a part of files' names, such as that of a modality, a split or a prediction.
+
+    Raises:
+        ValueError: What is expected.
+    """
+    if not isinstance(name, str) or len(name) > LONGEST or not _AT_HOME.fullmatch(name):
+        raise ValueError(f"a name of up to {LONGEST} letters, digits, - _ + and points that begins with none of these")
+    return name
+
+
+def affix(text: object) -> str:
+    """What stands before or behind a key in the name of a file.
+
+    Raises:
+        ValueError: What is expected.
+    """
+    if (
+        not isinstance(text, str)
+        or not text
+        or len(text) > LONGEST
+        or re.search(r"[/\\]", text)
+        or _UNSEEN.search(text)
+    ):
+        raise ValueError(f"a text of up to {LONGEST} letters without a slash: folders belong to `folder`")
+    return text
+
+
+def path_below(text: object) -> str:
+    """A path from a root on that cannot leave it by its own words: not absolute, no `..`, nothing that is not seen.
+
+    Raises:
+        ValueError: What is expected.
+    """
+    if not isinstance(text, str) or not text or _UNSEEN.search(text):
+        raise ValueError("a path of letters that can be seen")
+    parts = re.split(r"[/\\]", text)
+    if PurePosixPath(text).is_absolute() or Path(text).is_absolute() or Path(text).drive or ".." in parts:
+        raise ValueError("a path from the root of the data set on, without / before it and without ..")
+    if max(map(len, parts)) > LONGEST:
+        raise ValueError(f"a path whose parts have up to {LONGEST} letters")
+    return text
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file of a name below a folder that is written to, wherever links within the folder lead.
+
+    Raises:
+        ValueError: The name is no such path.
+        DataError: A link leads out of the folder.
+    """
+    path = root / path_below(name)
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{path}: would be written to {path.parent.resolve()}, where a link leads. Remove the link.")
+    return path
+
+
+def on_any_disk(name: str) -> str:
+    """What a name is to file systems that do not tell large letters from small ones, or ways to write an accent."""
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def twins(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two names that are one to some file system, if there are any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        known = on_any_disk(name)
+        if known in seen:
+            return seen[known], name
+        seen[known] = name
+    return None
