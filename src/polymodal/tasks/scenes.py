@@ -166,7 +166,7 @@ def check_pictures(scenes: Sequence[Scene], predictions: Sequence[str], endings:
                 owner = f"{prediction} of {scene.stem}"
                 if (known := on_any_disk(name)) in owners:
                     raise DataError(
-                        f"two pictures would be called {name}, on some disks at least: one by {owners[known]} and one "
+                        f"two pictures would be called {name}: one by {owners[known]} and one "
                         f"by {owner}. Rename the scenes, or predict with one of the modalities at a time (--subset)."
                     )
                 owners[known] = owner
