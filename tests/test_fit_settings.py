@@ -96,7 +96,7 @@ def test_every_argument_of_the_trainer_is_known():
         ("--trainer.callbacks=EarlyStopping", "EarlyStopping: the following arguments are required: monitor"),
         ("--trainer.logger=CSVLogger", "--trainer.logger: CSVLogger: the following arguments are required: save_dir"),
         ("--trainer.logger=CSVLoger", "there is no class CSVLoger; did you mean CSVLogger"),
-        ("--model.optimiser.lr=-1", "optimiser.lr is -1.0; it must be above 0"),
+        ("--model.optimiser.lr=-1", "optimiser.lr: expected a finite number above 0, got -1.0"),
         ("--model.optimiser.schedule=foo", "--model.optimiser.schedule: expected 'constant', .*, got foo"),
         ("--model.fusion.threshold=.nan", "threshold: expected θ ≥ 0, got nan"),
         ("--model.fusion=Exchnge", "--model.fusion: there is no class Exchnge; did you mean Exchange"),

@@ -145,6 +145,9 @@ def test_names_of_the_package_and_settings_that_cannot_be_saved_are_refused():
     class Holding(NormFusion):
         rule: object = torch.relu
 
+        def meet(self, x):
+            return x
+
     with pytest.raises(FusionError, match="cannot be saved"):
         fuse(network, ["rgb", "depth"], Holding())
     assert issubclass(Mine, Fusion)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import polymodal
 from polymodal.cli import bench, data, models, training
 from polymodal.errors import ConfigError
+from polymodal.near import meant
 
 DESCRIPTION = "Several aligned images of one scene in, one dense map out: any batch-norm CNN made multimodal."
 
@@ -32,13 +33,13 @@ class Parser(argparse.ArgumentParser):
         typed = [word.partition("=")[0] for word in self.words if word.startswith("--")]
         # What is missing may be there under a misspelt name.
         missing = message.startswith("the following arguments are required")
-        if missing and (misspelt := [word for word in typed if word not in known and _meant(word, known) != "."]):
+        if missing and (misspelt := [word for word in typed if word not in known and meant(word, known) != "."]):
             self.refuse(misspelt, ())
         choice = re.fullmatch(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:
             choices = choice[3].replace("'", "")
             message = (
-                f"{choice[1]}: there is no {choice[2]!r}{_meant(choice[2], choices.split(', '))} There are {choices}"
+                f"{choice[1]}: there is no {choice[2]!r}{meant(choice[2], choices.split(', '))} There are {choices}"
             )
         raise ConfigError(f"{message.removeprefix('argument ')}. See {self.prog} --help.")
 
@@ -61,16 +62,8 @@ class Parser(argparse.ArgumentParser):
         word = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
         known = [option for action in self._actions for option in action.option_strings]
         if word.startswith("-"):
-            raise ConfigError(f"there is no option {word}{_meant(word, known)} See {self.prog} --help.")
+            raise ConfigError(f"there is no option {word}{meant(word, known)} See {self.prog} --help.")
         raise ConfigError(f"{word!r} is one word too many. See {self.prog} --help.")
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence on an unknown word: the known one that is most like it."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else "."
 
 
 def make_parser() -> Parser:

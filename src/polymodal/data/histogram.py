@@ -8,6 +8,11 @@ import numpy as np
 from polymodal.data.folder import FolderDataset
 from polymodal.data.labels import LabelCode, translation
 
+ONE_CLASS = (
+    "`classes` names one class, and every pixel of a prediction would be it. Name what the others are, too, for "
+    "example background."
+)
+
 LINE = 100
 """So many characters wide is a table."""
 
@@ -77,9 +82,11 @@ class Histogram:
 
     def one_class(self) -> str:
         """Why nothing can be learned, if all that is labelled for training is one class; empty otherwise."""
+        if len(self.code.classes) == 1:
+            return ONE_CLASS
         part = self.splits.get("train") or next(iter(self.splits.values()))
         present = np.flatnonzero(part.classes)
-        if len(self.code.classes) < 2 or len(present) != 1:
+        if len(present) != 1:
             return ""
         ignored = _percent(part.pixels[-1], part.pixels.sum())
         return (

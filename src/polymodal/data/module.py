@@ -20,9 +20,17 @@ from polymodal.data.substitute import check_substitute, substituted_specs
 from polymodal.data.target import settle_target
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
+from polymodal.limits import at_least, check, each, or_none
 from polymodal.processes import place
 
 Batch = dict[str, Any]
+
+_LIMITS = {
+    "size": or_none(each(at_least(1), "a height and a width above 0")),
+    "batch_size": at_least(1),
+    "eval_batch_size": at_least(1),
+    "workers": at_least(0),
+}
 
 _ONE_SIZE = "Set data.size or data.augment.crop, so that training samples are of one size."
 
@@ -75,14 +83,8 @@ class FolderData(LightningDataModule):
         substitute: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("size", min(size or (1,)), 1),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"data.{name}: expected {least} or more, got {value}.")
+        given = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "workers": workers}
+        check(given, _LIMITS, "data.")
         self.root = root
         self.modalities = modalities
         self.size = size

@@ -1,15 +1,18 @@
 """Keys and values from a file, each checked as it is taken, with messages that say where it stands."""
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from polymodal.documents import DocumentError
 from polymodal.errors import DataError
 from polymodal.names import one_part, twins
+from polymodal.near import meant
 from polymodal.yaml_documents import parse_yaml
 
 T = TypeVar("T")
+
+QUOTED = "'{}'"
+"""How messages on files write a name that may be meant, see `polymodal.near.meant`."""
 
 
 class Section:
@@ -71,7 +74,7 @@ class Section:
             if key not in allowed:
                 place = f"{self.file}: {self.path}" if self.path else self.file
                 raise DataError(
-                    f"{place}: unknown key {key!r}{context}{nearest(str(key), allowed)} "
+                    f"{place}: unknown key {key!r}{context}{meant(str(key), allowed, QUOTED)} "
                     f"Known keys are {listed(sorted(allowed))}."
                 )
 
@@ -127,10 +130,6 @@ def decoded(data: bytes, file: str) -> str:
         raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence on an unknown name: the known one that is most like it, if one is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def listed(names: Iterable[str]) -> str:

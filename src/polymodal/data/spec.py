@@ -36,10 +36,11 @@ from polymodal.data.files import Store
 from polymodal.data.label_files import LabelFiles
 from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
-from polymodal.data.section import Section, decoded, listed, nearest, parse
+from polymodal.data.section import QUOTED, Section, decoded, listed, parse
 from polymodal.documents import MAX_LIST
 from polymodal.errors import DataError
 from polymodal.names import path_below
+from polymodal.near import meant
 from polymodal.yaml_documents import MAX_YAML
 
 FILE = "dataset.yaml"
@@ -175,7 +176,7 @@ class DatasetSpec:
     def _require(self, name: str, setting: str) -> None:
         if name not in self.modalities:
             raise DataError(
-                f"{setting}: {self.store.path} has no modality {name!r}{nearest(name, self.modalities)} "
+                f"{setting}: {self.store.path} has no modality {name!r}{meant(name, self.modalities, QUOTED)} "
                 f"It has {listed(self.modalities)}."
             )
 
@@ -211,7 +212,7 @@ class DatasetSpec:
         """
         if split not in self.splits:
             raise DataError(
-                f"{self.store.where(FILE)}: splits: there is no split {split!r}{nearest(split, self.splits)} "
+                f"{self.store.where(FILE)}: splits: there is no split {split!r}{meant(split, self.splits, QUOTED)} "
                 f"It has {listed(self.splits)}."
             )
         keys = self.splits[split]

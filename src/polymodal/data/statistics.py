@@ -19,6 +19,7 @@ from polymodal.data.parts import ModalitySpec
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.values import numbers, positives
 from polymodal.documents import MAX_JSON, parse_json
 from polymodal.errors import DataError
 from polymodal.files import require_new, write_file
@@ -268,8 +269,8 @@ def _parsed(content: bytes) -> dict[str, Moments]:
     values: dict[str, Any] = parse_json(content)
     return {
         name: Moments(
-            tuple(map(float, moments["mean"])),
-            tuple(map(float, moments["std"])),
+            numbers(moments["mean"]),
+            positives(moments["std"]),
             Range.from_dict(moments.get("seen")),
             # Until there were fingerprints, the scale alone was noted.
             moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None),

@@ -4,6 +4,7 @@ The part of the files that a crop shows is cut out before anything else, so only
 resized. All draws come from one torch generator.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,12 +17,22 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from polymodal.data.inputs import InputSpec, check_sizes, normalise, to_values
-from polymodal.errors import ConfigError
+from polymodal.limits import FROM_0, SHARE, Limit, at_least, check, each, or_none
 
 Size = tuple[int, int]
 
 # Between two depths or two classes there is no third: interpolating them would invent surfaces at every edge.
 _EXACT_KINDS = ("depth", "label")
+
+_LIMITS = {
+    "scale": Limit(lambda scale: 0 < scale[0] <= scale[1] < math.inf, "two finite factors above 0, the smaller first"),
+    "min_side": at_least(1),
+    "crop": or_none(each(at_least(1), "a height and a width above 0")),
+    "photometric": SHARE,
+    "depth_noise": FROM_0,
+    "depth_holes": SHARE,
+    "depth_hole_size": SHARE,
+}
 
 _TARGET = ""  # among the masks or images; no modality has this name
 
@@ -58,18 +69,7 @@ class Augment:
     depth_hole_size: float = 0.3
 
     def __post_init__(self) -> None:
-        low, high = self.scale
-        if not 0 < low <= high:
-            raise ConfigError(f"augment.scale: expected two factors above 0, the smaller first, got {self.scale}.")
-        if self.min_side < 1:
-            raise ConfigError(f"augment.min_side: expected 1 or more, got {self.min_side}.")
-        if self.crop is not None and min(self.crop) < 1:
-            raise ConfigError(f"augment.crop: expected a height and a width above 0, got {self.crop}.")
-        if self.depth_noise < 0:
-            raise ConfigError(f"augment.depth_noise: expected 0 or more, got {self.depth_noise}.")
-        for name in ("photometric", "depth_holes", "depth_hole_size"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"augment.{name}: expected a number from 0 to 1, got {getattr(self, name)}.")
+        check(vars(self), _LIMITS, "augment.")
 
     def __call__(
         self,

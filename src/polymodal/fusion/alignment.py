@@ -17,6 +17,7 @@ from polymodal import functional
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites
 from polymodal.fusion.stages import last_blocks
+from polymodal.limits import FROM_0, check
 from polymodal.nn import Attached, Roster
 from polymodal.nn.static import Mark
 
@@ -43,8 +44,7 @@ class Alignment(Fusion):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise FusionError(f"weight: expected a number ≥ 0, got {self.weight}.")
+        check(vars(self), {"weight": FROM_0}, kind=FusionError)
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The last blocks of the chosen stages.

@@ -19,9 +19,16 @@ from polymodal import functional
 from polymodal.errors import FusionError
 from polymodal.fusion.base import SiteState
 from polymodal.fusion.norms import NormFusion
+from polymodal.limits import FROM_0, SHARE, Limit, check, or_none
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
 from polymodal.nn.static import Choice, Mark
+
+_LIMITS = {
+    "threshold": Limit(FROM_0.holds, "θ ≥ 0"),
+    "penalty": Limit(FROM_0.holds, "λ ≥ 0"),
+    "share": or_none(SHARE),
+}
 
 
 class ChannelFusion(NormFusion):
@@ -89,12 +96,7 @@ class Exchange(ChannelFusion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.threshold >= 0:
-            raise FusionError(f"threshold: expected θ ≥ 0, got {self.threshold}.")
-        if not self.penalty >= 0:
-            raise FusionError(f"penalty: expected λ ≥ 0, got {self.penalty}.")
-        if self.share is not None:
-            _check_share(self.share)
+        check(vars(self), _LIMITS, kind=FusionError)
 
     @property
     def exchanges(self) -> bool:
@@ -149,7 +151,7 @@ class RandomExchange(ChannelFusion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share(self.share)
+        check(vars(self), {"share": SHARE}, kind=FusionError)
 
     @property
     def exchanges(self) -> bool:
@@ -278,8 +280,3 @@ def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, Priv
 def _exchange(norm: PrivateNorm2d) -> ChannelExchange:
     assert isinstance(norm.fusion, ChannelExchange)
     return norm.fusion
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise FusionError(f"share: expected a share from 0 to 1, got {share}.")

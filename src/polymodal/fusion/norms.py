@@ -1,7 +1,7 @@
 """Fusions that act after private norms and before the activation: where they stand, and what a user's own needs."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -29,6 +29,17 @@ class NormFusion(Fusion):
     """
 
     needs_private_norms: ClassVar[bool] = True
+
+    def __new__(cls, *settings: Any, **named: Any) -> Self:
+        """Refuse a fusion that says nowhere what it does.
+
+        Raises:
+            FusionError: The class has neither `meet` nor an `install` of its own.
+        """
+        del settings, named
+        if cls.meet is NormFusion.meet and cls.install is NormFusion.install:
+            raise FusionError(f"{cls.__name__}: expected a method `meet`, or an `install` of its own, got neither.")
+        return super().__new__(cls)
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The norms after which modalities meet: those chosen among all that have scales.
@@ -58,7 +69,7 @@ class NormFusion(Fusion):
         Returns:
             A tensor of the same shape.
         """
-        raise NotImplementedError(f"{type(self).__name__} has neither `meet` nor an `install` of its own.")
+        raise NotImplementedError
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites call `meet`."""

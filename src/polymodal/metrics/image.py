@@ -119,6 +119,15 @@ class ImageScores(nn.Module):
             pixels = self._pixels(image, truth, known)
             self._counted[name].append(Counted(*pixels, *self._features(image, truth)))
 
+    def score_names(self) -> list[str]:
+        """What `compute` calls the scores of each prediction."""
+        marks = ["stretched"] if self.stretched else []
+        names = [_marked(name, marks) for name in cast(nn.ModuleDict, self.means[0])]
+        extractor = self._extractor[0]
+        if extractor is not None:
+            names += [_marked(name, [str(extractor.name), *marks]) for name in ("FID", "KID")]
+        return names
+
     def compute(self) -> dict[str, dict[str, float]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
 

@@ -132,6 +132,8 @@ class RefineNet(nn.Module):
         from segmentation_models_pytorch.encoders import get_encoder
 
         super().__init__()
+        if not isinstance(light, bool):
+            raise TypeError(f"light: expected true or false, got {light!r}")
         self.encoder = get_encoder(encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights)
         self.decoder = Decoder(self.encoder.out_channels[-4:], 256, light)
         self.dropout = nn.Identity() if light else nn.Dropout(0.5)

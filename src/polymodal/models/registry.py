@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymodal.errors import ConfigError
+from polymodal.errors import ConfigError, PolymodalError
 from polymodal.models.arguments import check_arguments
 from polymodal.models.refinenet import RefineNet
 from polymodal.models.translation import TranslationUNet
@@ -81,11 +81,17 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
         "smp": _smp,
         "torchvision": _torchvision,
     }
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     try:
-        return builders[library or name](constructor, download, **arguments)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise ConfigError(f"{name} cannot be built with {given}: {error}") from error
+        network = builders[library or name](constructor, download, **arguments)
+    except (PolymodalError, OSError, ImportError):
+        raise
+    except Exception as error:  # whatever a constructor of somebody else's raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{name} cannot be built with {given}: {reason}") from error
+    if empty := [path for path, tensor in network.named_parameters() if tensor.numel() == 0]:
+        raise ConfigError(f"{name} cannot be built with {given}: its layer {empty[0]} would have no channels")
+    return network
 
 
 def _from_scratch(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

@@ -110,6 +110,8 @@ class RoomsUNet(nn.Module):
         decoder: int = 32,
     ) -> None:
         super().__init__()
+        if len(tuple(widths)) < 2:
+            raise ValueError(f"widths: expected two stages or more, got {widths}")
         self.encoder = Encoder(in_channels, stem, tuple(widths))
         self.decoder = Decoder(tuple(widths), decoder)
         self.head = nn.Conv2d(decoder, classes, 1)

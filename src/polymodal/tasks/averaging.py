@@ -13,9 +13,14 @@ class NetworkFirst(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Build, as the trainer would a moment later."""
         del stage
-        strategy, precision = trainer.strategy, trainer.precision_plugin
-        with strategy.tensor_init_context(), strategy.model_sharded_context(), precision.module_init_context():
-            pl_module.configure_model()
+        build_network(trainer, pl_module)
+
+
+def build_network(trainer: Trainer, model: LightningModule) -> None:
+    """Build a model's network where and in the precision in which its trainer would."""
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    with strategy.tensor_init_context(), strategy.model_sharded_context(), precision.module_init_context():
+        model.configure_model()
 
 
 def holds_average(trainer: Trainer, model: LightningModule) -> bool | None:

@@ -26,6 +26,17 @@ ENSEMBLE = "ensemble"
 """What the prediction of all modalities together is called beside theirs."""
 
 
+def check_arguments(arguments: Mapping[str, Any] | None, *of_data: str) -> None:
+    """Refuse arguments of a network that the data set says.
+
+    Raises:
+        ConfigError: One of these is given.
+    """
+    given = [name for name in of_data if name in (arguments or {})]
+    if given:
+        raise ConfigError(f"network_args.{given[0]}: the data set says it; leave it out.")
+
+
 def output_at(output: Any, size: Sequence[int] | None) -> Tensor:
     """The prediction in a network's output, logits or an image, at a size.
 
@@ -141,6 +152,12 @@ class Task(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Validate one network: the processes' own have statistics of what each of them saw."""
         as_first(self.buffers())
+
+    def logged(self) -> list[str]:
+        """The names of all that an epoch logs, once the network is built; a task adds its losses and scores."""
+        net = self.fused
+        exchanged = [f"exchanged/{name}" for name in (net.modalities if net.exchange_state() else ())]
+        return ["train/loss", "penalty", *exchanged, *(f"weight/{name}" for name in net.weights())]
 
     @abstractmethod
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:

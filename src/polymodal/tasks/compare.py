@@ -72,17 +72,6 @@ class Prepared(RecipeCLI):
         settings["trainer"].pop("default_root_dir")
         return settings
 
-    def build(self, data: Any) -> None:
-        """Make the network for a data module, as the trainer would.
-
-        Raises:
-            PolymodalError: The settings do not fit the data, or the fusion does not fit the network.
-        """
-        data.setup("fit")
-        self.trainer.datamodule = data  # type: ignore[attr-defined]
-        self.model.trainer = self.trainer
-        self.model.configure_model()
-
 
 def compare(
     config: Path,

@@ -1,12 +1,15 @@
 """Values and arrays of a run as files that appear whole or not at all."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from polymodal.data.spec import FILE
 from polymodal.errors import ConfigError
 from polymodal.files import complete_file, write_file
 
@@ -22,12 +25,29 @@ def check_run_folder(folder: Path) -> None:
     """
     config = folder / "config.yaml"
     begun = config.is_file() and config.read_bytes().startswith(b"# lightning.pytorch")
+    if (folder / FILE).exists():
+        raise ConfigError(f"{folder} is a data set. Choose another folder for the run with --trainer.default_root_dir.")
     taken = [name for name in _OF_RUN if (folder / name).exists()]
     if taken and not begun:
         raise ConfigError(
             f"{folder} holds {', '.join(taken)}, which no training wrote and this one would replace. Choose another "
             "folder with --trainer.default_root_dir."
         )
+
+
+@contextmanager
+def unless_begun(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Remove what a training that was refused before its first step has put into its folder, such as empty logs."""
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    try:
+        yield
+    except Exception:
+        if not begun() and folder.is_dir():
+            for entry in set(folder.iterdir()) - (before or set()):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if before is None:
+                folder.rmdir()
+        raise
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

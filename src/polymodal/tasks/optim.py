@@ -10,10 +10,23 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import ConfigError
+from polymodal.limits import ABOVE_0, FROM_0, Limit, at_least, check, each, or_none
 from polymodal.multimodal import Multimodal
 from polymodal.nn.ensemble import Ensemble
 
 Schedule = Literal["constant", "cosine", "poly", "step", "onecycle"]
+
+_LIMITS = {
+    "lr": ABOVE_0,
+    "encoder_factor": ABOVE_0,
+    "scales_factor": ABOVE_0,
+    "ensemble_factor": ABOVE_0,
+    "weight_decay": FROM_0,
+    "milestones": each(Limit(lambda t: 0 < t < 1, ""), "fractions of the training, above 0 and below 1"),
+    "stages": or_none(each(each(ABOVE_0, ""), "lists of rates, finite numbers above 0")),
+    "for_batch": or_none(at_least(1)),
+    "betas": each(Limit(lambda beta: 0 <= beta < 1, ""), "numbers from 0 on and below 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,28 +67,15 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        for key in ("lr", "encoder_factor", "scales_factor", "ensemble_factor"):
-            if not getattr(self, key) > 0:
-                raise ConfigError(f"optimiser.{key} is {getattr(self, key)}; it must be above 0")
-        if self.weight_decay < 0:
-            raise ConfigError(f"optimiser.weight_decay is {self.weight_decay}; it must not be below 0")
-        if not all(0 < milestone < 1 for milestone in self.milestones):
-            raise ConfigError(
-                f"optimiser.milestones are {self.milestones}; they are fractions of the training, between 0 and 1"
-            )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimiser.betas are {self.betas}; they must be from 0 to below 1")
-
+        check(vars(self), _LIMITS, "optimiser.")
+        if self.schedule == "step" and not self.milestones:
+            raise ConfigError('optimiser.milestones: expected where the schedule "step" falls, got none.')
         if self.stages is not None:
             counts = {part: len(rates) for part, rates in self.stages.items()}
             if set(counts) != {"encoder", "decoder"} or len(set(counts.values())) > 1 or 0 in counts.values():
                 raise ConfigError(
-                    f"optimiser.stages are {self.stages}; expected encoder and decoder with equally many rates"
+                    f"optimiser.stages: expected encoder and decoder with equally many rates, got {self.stages}."
                 )
-            if not all(value > 0 for rates in self.stages.values() for value in rates):
-                raise ConfigError(f"optimiser.stages are {self.stages}; the rates must be above 0")
-        if self.for_batch is not None and self.for_batch < 1:
-            raise ConfigError(f"optimiser.for_batch is {self.for_batch}; it must be 1 or more")
 
     def times(self, factor: float) -> "Optimiser":
         """The same with all rates multiplied."""

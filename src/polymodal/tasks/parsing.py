@@ -6,12 +6,13 @@ attempts the first one and what it stumbled over are of use.
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
+
+from polymodal.near import meant, nearest
 
 _UNKNOWN = re.compile(
     r"(?:Option '(?P<option>[^']+)' is not accepted"
@@ -107,17 +108,20 @@ def _unknown(name: str, keys: Sequence[str], owner: str | None, parser: Argument
     if owner is not None:
         return found + _instead(name, known, f"--{prefix}", owner.rpartition(".")[2])
     head, dot, rest = name.partition(".")
-    near = get_close_matches(name, known, 1)
-    if not near and (heads := get_close_matches(head, {other.partition(".")[0] for other in known}, 1)):
-        near = [f"{heads[0]}{dot}{rest}"] if heads[0] != head else []
-    advice = f"did you mean --{near[0]}?" if near else "all of them: polymodal fit --config RECIPE.yaml --print_config."
+    near = nearest(name, known)
+    if not near and (other := nearest(head, {known_name.partition(".")[0] for known_name in known})) not in (
+        None,
+        head,
+    ):
+        near = f"{other}{dot}{rest}"
+    advice = f"did you mean --{near}?" if near else "all of them: polymodal fit --config RECIPE.yaml --print_config."
     return f"{found}; {advice}"
 
 
 def _instead(name: str, known: Sequence[str], prefix: str = "", owner: str = "") -> str:
     """The nearest of the names that could be meant, or all of them."""
-    if near := get_close_matches(name, known, 1):
-        return f"; did you mean {prefix}{near[0]}?"
+    if nearest(name, known):
+        return meant(name, known, prefix + "{}")
     return f"; {owner or 'there'} {'has' if owner else 'are'} {', '.join(known)}." if known else "."
 
 

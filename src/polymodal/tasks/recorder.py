@@ -35,6 +35,11 @@ class Recorder(Callback):
         self._validation: dict[str, float] = {}
         self._since = 0.0
 
+    @property
+    def began(self) -> bool:
+        """Whether the training has begun."""
+        return self._since > 0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far."""
         seconds = self.seconds + (time.monotonic() - self._since if self._since else 0.0)

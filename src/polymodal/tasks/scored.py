@@ -42,7 +42,10 @@ def scored_splits(data: Any, trainer: Trainer) -> tuple[str, ...]:
     """
     limits = scored_parts(trainer)
     wanted = tuple(split for split, limit in limits.items() if limit > 0)
-    if "test" not in wanted or data.test_split not in DatasetSpec.load(data.root).splits:
+    spec = DatasetSpec.load(data.root)
+    if data.test_split != "test":
+        spec.keys(data.test_split)  # one that was named must be there
+    if "test" not in wanted or data.test_split not in spec.splits:
         return tuple(split for split in wanted if split != "test")
     data.setup("test")
     loader = data.test_dataloader()

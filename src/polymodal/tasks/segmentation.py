@@ -10,16 +10,30 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
+from polymodal.data.histogram import ONE_CLASS
 from polymodal.errors import ConfigError
 from polymodal.fusion import Fusion
+from polymodal.limits import FROM_0, Limit, check
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
 from polymodal.processes import in_turn, mean_of_all
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
-from polymodal.tasks.base import ENSEMBLE, Task, named_outputs, output_at
+from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs, output_at
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
+
+_SCORES: tuple[Literal["mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"], ...] = (
+    "mean_iou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "frequency_weighted_iou",
+)
+
+_CLASS_WEIGHTS = Limit(
+    lambda given: given in (None, "sqrt") or (all(map(FROM_0.holds, given)) and sum(given) > 0),
+    'null, "sqrt", or a weight for each class, finite and 0 or more, not all of them 0',
+)
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the loss of an auxiliary head in training (Zhao et al. 2017, section 4)."""
@@ -73,6 +87,8 @@ class Segmentation(Task):
         speed: Speed = "auto",
     ) -> None:
         super().__init__()
+        check_arguments(network_args, "classes")
+        check({"class_weights": class_weights}, {"class_weights": _CLASS_WEIGHTS})
         self.network = network
         self.network_args = dict(network_args or {})
         self.weights = weights
@@ -100,10 +116,7 @@ class Segmentation(Task):
                 "Use --data.batch_size 2 or more, or --model.statistics frozen with pretrained weights."
             )
         if data.num_classes == 1:
-            raise ConfigError(
-                f"{data.root}: target.classes: there is one class, and every pixel of a prediction would be it. Name "
-                "what the others are, too, for example background."
-            )
+            raise ConfigError(f"{data.root}: target: {ONE_CLASS}")
         self.target = data.target
         self.arguments = {**self.network_args, "classes": data.num_classes}
         if self.weights == "imagenet":
@@ -137,7 +150,8 @@ class Segmentation(Task):
             return weight / weight.mean()
         if len(self.class_weights) != data.num_classes:
             raise ConfigError(
-                f"class_weights has {len(self.class_weights)} numbers; the data set has {data.num_classes} classes"
+                f"class_weights: expected one for each of {data.num_classes} classes of the data set, got "
+                f"{len(self.class_weights)}."
             )
         return torch.tensor(self.class_weights, dtype=torch.float32)
 
@@ -211,11 +225,16 @@ class Segmentation(Task):
                 mean.update(loss, samples)
             self.log("val/loss", mean.compute())
             for name, scores in self.scores.compute().items():
-                for score in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+                for score in _SCORES:
                     value = torch.tensor(scores[score])
                     self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == (self.chosen_by, ENSEMBLE))
         self.scores.reset()
         self._losses.clear()
+
+    def logged(self) -> list[str]:
+        """The losses and the scores of every prediction, too."""
+        scores = [f"val/{score}/{name}" for name in (*self.fused.outputs, ENSEMBLE) for score in _SCORES]
+        return [*super().logged(), "val/loss", *scores]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """One, of the network."""

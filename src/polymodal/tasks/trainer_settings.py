@@ -2,28 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, ModelCheckpoint, Timer
 
 from polymodal.errors import ConfigError
+from polymodal.limits import Limit, at_least, check
+from polymodal.near import meant
 
 OWN_CHECKPOINTS = ("best", "last")
 """The checkpoints of every run, in its folder `checkpoints`."""
-
-
-class Range(NamedTuple):
-    """The values that a setting may have, beside null."""
-
-    holds: Callable[[Any], bool]
-    expected: str
-
-
-def _from(least: int, remark: str = "") -> Range:
-    return Range(lambda value: value >= least, f"{least} or more{remark}")
 
 
 def _is_part(value: Any) -> bool:
@@ -31,32 +22,32 @@ def _is_part(value: Any) -> bool:
     return value >= 0 if isinstance(value, int) else 0 <= value <= 1
 
 
-_LENGTH = Range(lambda value: value == -1 or value >= 1, "1 or more, or -1 for no limit of this kind")
-_PART = Range(_is_part, "a number of batches, or a share of them in 0.0 to 1.0")
-_SOME = Range(
+_LENGTH = Limit(lambda value: value == -1 or value >= 1, "1 or more, or -1 for no limit of this kind")
+_PART = Limit(_is_part, "a number of batches, or a share of them in 0.0 to 1.0")
+_SOME = Limit(
     lambda value: _is_part(value) and value > 0, "1 batch or more, or a share of them above 0.0 and up to 1.0"
 )
 
-RANGES: dict[str, Range] = {
-    "accumulate_grad_batches": _from(1),
-    "check_val_every_n_epoch": _from(1, "; validations are left out by --trainer.limit_val_batches 0"),
-    "gradient_clip_val": Range(
+LIMITS: dict[str, Limit] = {
+    "accumulate_grad_batches": at_least(1),
+    "check_val_every_n_epoch": at_least(1, "; validations are left out by --trainer.limit_val_batches 0"),
+    "gradient_clip_val": Limit(
         lambda value: 0 < value < math.inf, "a number above 0; leave it out to train without clipping"
     ),
     "limit_test_batches": _PART,
     "limit_train_batches": _SOME,
     "limit_val_batches": _PART,
-    "log_every_n_steps": _from(0),
+    "log_every_n_steps": at_least(0),
     "max_epochs": _LENGTH,
     "max_steps": _LENGTH,
-    "min_epochs": _from(0),
-    "min_steps": _from(0),
-    "num_nodes": _from(1),
-    "num_sanity_val_steps": _from(-1),
+    "min_epochs": at_least(0),
+    "min_steps": at_least(0),
+    "num_nodes": at_least(1),
+    "num_sanity_val_steps": at_least(-1),
     "overfit_batches": _PART,
-    "reload_dataloaders_every_n_epochs": _from(0),
+    "reload_dataloaders_every_n_epochs": at_least(0),
     # A duration, which may stand here as well, is read by Lightning.
-    "val_check_interval": Range(lambda value: not isinstance(value, int | float) or _SOME.holds(value), _SOME.expected),
+    "val_check_interval": Limit(lambda value: not isinstance(value, int | float) or _SOME.holds(value), _SOME.expected),
 }
 
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -117,13 +108,34 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     for name, (is_refused, why) in REFUSED.items():
         if is_refused(settings[name]):
             raise ConfigError(f"--trainer.{name} {_text(settings[name])}: {why}.")
-    for name, (holds, expected) in RANGES.items():
-        if settings[name] is not None and not holds(settings[name]):
-            raise ConfigError(f"--trainer.{name}: expected {expected}, got {settings[name]}.")
+    given = {name: limit for name, limit in LIMITS.items() if settings[name] is not None}
+    check(settings, given, "--trainer.")
+    if settings["gradient_clip_algorithm"] is not None and settings["gradient_clip_val"] is None:
+        raise ConfigError("--trainer.gradient_clip_algorithm: nothing is clipped without --trainer.gradient_clip_val.")
     for what in ("epochs", "steps"):
         least, most = settings[f"min_{what}"], settings[f"max_{what}"]
         if least is not None and most is not None and 0 <= most < least:
             raise ConfigError(f"--trainer.min_{what} {least} is more than --trainer.max_{what} {most}.")
+
+
+def check_monitors(callbacks: Any, logged: Collection[str]) -> None:
+    """Refuse callbacks that watch what nothing logs; Lightning would tell it after the first epoch.
+
+    Args:
+        callbacks: The user's: one, several or none.
+        logged: The names of all that is logged.
+
+    Raises:
+        ConfigError: With what may have been meant.
+    """
+    for callback in listed(callbacks):
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in logged:
+            shown = meant(monitor, logged)
+            raise ConfigError(
+                f"--trainer.callbacks: {type(callback).__name__}: nothing logs {monitor!r}{shown} "
+                f"Logged are {', '.join(logged)}."
+            )
 
 
 def check_callbacks(callbacks: Sequence[Callback], settings: Mapping[str, Any], folder: Path) -> None:
@@ -145,6 +157,8 @@ def check_callbacks(callbacks: Sequence[Callback], settings: Mapping[str, Any], 
                 f"--trainer.callbacks: {name} would train with a value that config.yaml does not say, so the run could "
                 "not be made again. Find it apart, and set it."
             )
+        if isinstance(callback, EarlyStopping) and callback.patience < 0:
+            raise ConfigError(f"--trainer.callbacks.patience: expected 0 or more, got {callback.patience}.")
         if isinstance(callback, Timer) and settings["max_time"] is not None:
             raise ConfigError("--trainer.callbacks: Timer and --trainer.max_time both say when to stop; give one.")
         if isinstance(callback, ModelCheckpoint) and _collides(callback, folder):

@@ -25,7 +25,7 @@ from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
 from polymodal.files import tidy_below
 from polymodal.locks import locked
-from polymodal.tasks.averaging import NetworkFirst, holds_average
+from polymodal.tasks.averaging import NetworkFirst, build_network, holds_average
 from polymodal.tasks.base import ENSEMBLE, Task
 from polymodal.tasks.checkpoints import (
     FOLDER,
@@ -40,7 +40,7 @@ from polymodal.tasks.checkpoints import (
 from polymodal.tasks.classes import Classes
 from polymodal.tasks.epochs import EpochLines, LastEpochValidated
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
-from polymodal.tasks.files import check_run_folder
+from polymodal.tasks.files import check_run_folder, unless_begun
 from polymodal.tasks.interrupt import Signals, Stopped
 from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
 from polymodal.tasks.parsing import RecipeParser, refusal
@@ -50,7 +50,7 @@ from polymodal.tasks.refusals import while_made, while_trained
 from polymodal.tasks.scored import scored_parts, scored_splits
 from polymodal.tasks.seeds import EpochSeeds
 from polymodal.tasks.synchronised import SynchronisedNorms
-from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_seed, check_trainer, listed
+from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
 
 _KNOWN = (
     "args parameter is intended",
@@ -60,6 +60,7 @@ _KNOWN = (
     "is_leaf",
     "could not find the monitored key",
     "sync_dist=True",  # said of scores, which are of all processes already
+    "zero-element tensors",  # a network with such is refused
     "your dataloader is not resumable",  # its sampler is
     "was called before the ``update`` method",  # of several processes one may have nothing to count
 )
@@ -101,6 +102,8 @@ class RecipeCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise ConfigError(refusal(str(error), self._subcommand_parsers["fit"])) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--config: expected text in UTF-8 ({error}).") from error
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: the recipe says them, and a checkpoint may come from anyone."""
@@ -183,8 +186,23 @@ class RecipeCLI(LightningCLI):
         self.scored = scored_splits(self.datamodule, self.trainer)
         settle_share(self.trainer, self.datamodule)
         self.signals.trainer = self.trainer
-        with while_trained():
+        if self.trainer.world_size == 1:
+            # Before any logger begins; several processes must meet first.
+            self.build(self.datamodule)
+            check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model.logged())
+        with while_trained(), unless_begun(self.folder, lambda: self.recorder.began):
             self.trainer.fit(weights_only=True, **kwargs)
+
+    def build(self, data: Any) -> None:
+        """Make the network for a data module, as the trainer would.
+
+        Raises:
+            PolymodalError: The settings do not fit the data, or the fusion does not fit the network.
+        """
+        data.setup("fit")
+        self.trainer.datamodule = data  # type: ignore[attr-defined]
+        self.model.trainer = self.trainer
+        build_network(self.trainer, self.model)
 
 
 class ConfigFile(SaveConfigCallback):

@@ -19,15 +19,18 @@ from polymodal.errors import ConfigError, DataError
 from polymodal.files import complete_file
 from polymodal.functional import fold
 from polymodal.fusion import Fusion
+from polymodal.limits import ABOVE_0, FROM_0, at_least, check
 from polymodal.models.registry import TRANSLATION
 from polymodal.nn import Prediction
 from polymodal.processes import mean_of_all
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
-from polymodal.tasks.base import ENSEMBLE, Task, named_outputs
+from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs
 from polymodal.tasks.evaluation import viewable
 from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at
 from polymodal.tasks.optim import Optimiser
+
+_LIMITS = {"discriminator_filters": at_least(1), "discriminator_factor": ABOVE_0, "l1_weight": FROM_0}
 
 SHOWN = 4
 """How many validation scenes are kept as a picture after every validation."""
@@ -95,12 +98,15 @@ class Translation(Task):
         speed: Speed = "auto",
     ) -> None:
         super().__init__()
-        if discriminator_filters < 1:
-            raise ConfigError(f"discriminator_filters: expected 1 or more, got {discriminator_filters}.")
-        if not discriminator_factor > 0:
-            raise ConfigError(f"discriminator_factor: expected a number above 0, got {discriminator_factor}.")
-        if not l1_weight >= 0:
-            raise ConfigError(f"l1_weight: expected 0 or more, got {l1_weight}.")
+        check(
+            {
+                "discriminator_filters": discriminator_filters,
+                "discriminator_factor": discriminator_factor,
+                "l1_weight": l1_weight,
+            },
+            _LIMITS,
+        )
+        check_arguments(network_args, "classes", "out_channels")
         self.automatic_optimization = False
         self.network = network
         self.network_args = dict(network_args or {})
@@ -167,6 +173,8 @@ class Translation(Task):
             return {"classes": self.target.channels}
         height, width = data.train_dataloader().dataset[0]["target"].shape[-2:]
         depth = self.network_args.get("depth") or models.depth_for(height, width)
+        if type(depth) is not int:
+            raise ConfigError(f"network_args.depth: expected a number of down blocks, got {depth!r}.")
         loaders = {"train": data.train_dataloader, data.val_split: data.val_dataloader}
         if data.test_split in DatasetSpec.load(data.root).splits:
             loaders[data.test_split] = data.test_dataloader
@@ -187,6 +195,12 @@ class Translation(Task):
             steps = min(steps, -(-self.trainer.max_steps // 2))  # each batch counts as a step of either network
         built = self.build_optimisers(steps)
         return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
+
+    def logged(self) -> list[str]:
+        """The other losses, and the scores of every prediction, too."""
+        losses = [f"train/{name}" for name in ("adversarial", "l1", "discriminator")]
+        names = [*self.fused.outputs, ENSEMBLE]
+        return [*super().logged(), *losses, *(f"val/{s}/{name}" for name in names for s in self.scores.score_names())]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """One of the generator and one of the discriminator."""
