@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,31 @@ def check_run_folder(folder: Path) -> None:
 
 
 @contextmanager
+def no_new_folder(folder: Path) -> Iterator[None]:
+    """After an error, remove the folder, and those above it, if they are new and hold nothing."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
+@contextmanager
 def unless_begun(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
-    """Remove what a training that was refused before its first step has put into its folder, such as empty logs."""
-    before = set(folder.iterdir()) if folder.is_dir() else None
+    """Remove what a training that was refused before its first step has put into its folder, such as empty logs.
+
+    The folder must be locked.
+    """
+    before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         yield
     except Exception:
         if not begun() and folder.is_dir():
-            for entry in set(folder.iterdir()) - (before or set()):
+            for entry in set(folder.iterdir()) - before:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            if before is None:
-                folder.rmdir()
         raise
 
 

@@ -40,7 +40,7 @@ from polymodal.tasks.checkpoints import (
 from polymodal.tasks.classes import Classes
 from polymodal.tasks.epochs import EpochLines, LastEpochValidated
 from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
-from polymodal.tasks.files import check_run_folder, unless_begun
+from polymodal.tasks.files import check_run_folder, no_new_folder, unless_begun
 from polymodal.tasks.interrupt import Signals, Stopped
 from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
 from polymodal.tasks.parsing import RecipeParser, refusal
@@ -175,6 +175,7 @@ class RecipeCLI(LightningCLI):
         """Train; nothing in a checkpoint that is resumed from is executed."""
         self.signals.folder = self.folder
         if self.trainer.is_global_zero:
+            self.held.enter_context(no_new_folder(self.folder))
             self.held.enter_context(locked(self.folder))
             tidy_below(self.folder)
         resume = kwargs.get("ckpt_path")
