@@ -110,7 +110,7 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"--trainer.{name} {_text(settings[name])}: {why}.")
     given = {name: limit for name, limit in LIMITS.items() if settings[name] is not None}
     check(settings, given, "--trainer.")
-    if settings["gradient_clip_algorithm"] is not None and settings["gradient_clip_val"] is None:
+    if settings["gradient_clip_algorithm"] in ("norm", "value") and settings["gradient_clip_val"] is None:
         raise ConfigError("--trainer.gradient_clip_algorithm: nothing is clipped without --trainer.gradient_clip_val.")
     for what in ("epochs", "steps"):
         least, most = settings[f"min_{what}"], settings[f"max_{what}"]
