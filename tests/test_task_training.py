@@ -182,7 +182,7 @@ def test_a_killed_run_continues_bit_for_bit(data, tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_names_the_samples_and_leaves_no_checkpoint(data, tmp_path):
     """A checkpoint full of NaN would replace the last good one."""
     with pytest.raises(PolymodalError, match=r"the loss is (nan|inf).*samples 000\d, 000\d.*polymodal data check"):
-        train(data, tmp_path / "run", 2, "--model.class_weights=[.inf, .inf]")
+        train(data, tmp_path / "run", 2, "--model.class_weights=[1e38, 1e38]")
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

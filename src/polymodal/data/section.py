@@ -130,8 +130,6 @@ def decoded(data: bytes, file: str) -> str:
         raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
 
 
-
-
 def listed(names: Iterable[str]) -> str:
     """Names in a row, for messages."""
     return ", ".join(names)

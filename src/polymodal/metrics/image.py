@@ -20,6 +20,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from polymodal.errors import DataError
 from polymodal.processes import in_turn
 
+PIXEL_SCORES = ("MAE", "MSE", "PSNR", "SSIM")
 KID_SUBSETS, KID_SUBSET = 100, 1000
 FINEST_MSE = (1 / 510) ** 2  # of half a grey level of 8 bits, as much as rounding may be off
 SSIM_WINDOW = 11  # pixels that the Gaussian with σ 1.5 reaches
@@ -122,7 +123,7 @@ class ImageScores(nn.Module):
     def score_names(self) -> list[str]:
         """What `compute` calls the scores of each prediction."""
         marks = ["stretched"] if self.stretched else []
-        names = [_marked(name, marks) for name in cast(nn.ModuleDict, self.means[0])]
+        names = [_marked(name, marks) for name in PIXEL_SCORES]
         extractor = self._extractor[0]
         if extractor is not None:
             names += [_marked(name, [str(extractor.name), *marks]) for name in ("FID", "KID")]
@@ -196,7 +197,7 @@ class ImageScores(nn.Module):
         if not batches:
             raise DataError(f"{name}: no image with truth was seen, so there is nothing to score")
         marks = ["stretched"] if self.stretched else []
-        means = {score: MeanMetric(sync_on_compute=False) for score in ("MAE", "MSE", "PSNR", "SSIM")}
+        means = {score: MeanMetric(sync_on_compute=False) for score in PIXEL_SCORES}
         for batch in batches:
             means["MAE"].update(batch.error, batch.pixels)
             means["MSE"].update(batch.squares, batch.pixels)
