@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 help:
 	@echo "make demo   install, train on the embedded rooms with and without exchange, write runs/demo/report.html"
 	@echo "make test   install and run the tests"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and the floors of imports"
 	@echo "make clean  remove the environment, runs and caches"
 
 install: $(INSTALLED)
@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=tools $(BIN)/mypy tools/render_rooms.py tools/rooms
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
