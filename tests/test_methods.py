@@ -150,3 +150,22 @@ def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(capsys
         _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=1)
     # Started again when the others' runs are finished, it must not fail.
     assert _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=2) == ["shift"]
+
+
+def test_a_fusion_of_ones_own_is_a_method_by_its_name(tmp_path, monkeypatch):
+    """If this breaks, a new fusion cannot stand beside the others in a table without changing this package."""
+    (tmp_path / "my_method.py").write_text(
+        "from dataclasses import dataclass\nfrom polymodal.fusion import NormFusion\n\n"
+        "@dataclass(frozen=True)\nclass Halve(NormFusion):\n    share: float = 0.5\n\n"
+        "    def meet(self, x):\n        return x * self.share\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import my_method
+
+    known = methods(["rgb", "depth"])
+    assert choose(["own"], known) == ["halve"]
+    model = applied(rooms(), "halve", known["halve"].overrides)["model"]["init_args"]
+    assert model["fusion"] == {"class_path": "my_method.Halve", "init_args": {}}
+    monkeypatch.setattr(my_method.Halve, "name", "penalty")
+    with pytest.raises(ConfigError, match="called like a method"):
+        methods(["rgb", "depth"])

@@ -2,15 +2,17 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from polymodal.errors import ConfigError
-from polymodal.fusion import Exchange
+from polymodal.fusion import Exchange, Fusion
+from polymodal.fusion.base import class_path, is_own, known_fusions
 from polymodal.report.render import share
 
 ABLATION = "ablation"
 BASELINES = "baselines"
+OWN = "own"
 ALL = "all"
 SHARE = 0.5
 """What is exchanged where a share is set by hand: in the middle, so that it favours nobody."""
@@ -63,7 +65,13 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
         raise ConfigError(
             f"data.modalities: expected two or more to compare how they are fused, got {', '.join(modalities)}."
         )
-    return _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _controls(modalities)
+    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _controls(modalities)
+    own = _own()
+    if taken := sorted(own.keys() & rows.keys()):
+        raise ConfigError(
+            f"the fusion {own[taken[0]].title!r} is called like a method that there is; give its class another `name`."
+        )
+    return rows | own
 
 
 def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
@@ -198,6 +206,31 @@ def _controls(modalities: Sequence[str]) -> dict[str, Method]:
             (BASELINES,),
         ),
     }
+
+
+def _own() -> dict[str, Method]:
+    """A row for every fusion of a user's own that is imported and needs no settings."""
+    return {
+        fusion.name: Method(
+            fusion.name,
+            f"{class_path(fusion)} with its defaults, with shared convolutions and private norms.",
+            {
+                "model.norms": "private",
+                "model.convolutions": "shared",
+                "model.sites": "auto",
+                "model.fusion": {"class_path": class_path(fusion), "init_args": {}},
+            },
+            (OWN,),
+        )
+        for fusion in known_fusions()
+        if is_own(fusion) and "<locals>" not in fusion.__qualname__ and not _needs_settings(fusion)
+    }
+
+
+def _needs_settings(fusion: type[Fusion]) -> bool:
+    if not is_dataclass(fusion):
+        return False
+    return any(field.init and field.default is MISSING and field.default_factory is MISSING for field in fields(fusion))
 
 
 def _fusion(name: str, **settings: Any) -> dict[str, Any]:
