@@ -1,6 +1,6 @@
 """Train a multimodal network in plain PyTorch: `fuse`, a loop, a prediction. Run: `python examples/train.py [STEPS]`.
 
-The task is made up so that neither image is enough: each shows a bright or a dark square, and the class of the square is
+The task is made up so that neither image is enough: each shows a bright or a dark square, and the square's class is
 whether both are alike. So what a modality predicts well, it has from the other.
 """
 

@@ -209,7 +209,7 @@ def test_inspect_shows_a_network_by_name_and_the_model_of_a_run(run, capsys):
         assert main(["inspect", str(folder)]) == 0
         assert "modalities: rgb, depth" in capsys.readouterr().out
     assert "smp/Unet" in refused(capsys, "inspect", "no-such-network")
-    assert "colour=3" in refused(capsys, "inspect", "rooms-unet", "--arguments", "colour=3")
+    assert "unexpected argument 'colour'" in refused(capsys, "inspect", "rooms-unet", "--arguments", "colour=3")
 
 
 def test_validate_scores_a_run_on_its_data_or_on_another_copy(run, root, tmp_path, capsys):

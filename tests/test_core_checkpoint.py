@@ -268,7 +268,7 @@ def test_model_of_another_network_lists_what_differs(saved, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing network\.\w"):
         load(saved)
     save(rooms(sites="encoder.stages.0.*.bn1"), tmp_path / "deep", network=ROOMS)
-    edit(tmp_path / "deep", network={"name": "rooms-unet", "arguments": arguments | {"widths": [6]}})
+    edit(tmp_path / "deep", network={"name": "rooms-unet", "arguments": arguments | {"widths": [6], "decoder": 6}})
     with pytest.raises(CheckpointError, match=r"unexpected network\.\w"):
         load(tmp_path / "deep")
 

@@ -322,7 +322,7 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
 def test_files_without_a_word_on_size_take_any(tmp_path):
     """If this breaks, the files that were written before sizes could be fixed must all be exported again."""
     need("onnx")
-    said = {"format": 1, "modalities": {"x": 1}, "outputs": ["y"], "step": 4, "folded": False, "metadata": {}}
+    said = {"format": 1, "modalities": {"x": 1}, "outputs": ["ensemble"], "step": 4, "folded": False, "metadata": {}}
     session = export.Session(stamped(tmp_path / "older.onnx", json.dumps(said)))
     assert (session.size, session.step) == (None, 4)
 

@@ -51,7 +51,7 @@ def test_the_papers_translation(tmp_path):
     data = make_taskonomy(tmp_path / "taskonomy", keys, ("rgb", "reshading", "edge_texture"), size=(256, 256))
     describe(data)
     small = ["--model.network_args.filters=1", "--model.discriminator_filters=1", "--model.extractor=null"]
-    out = run("papers/taskonomy-rgb", tmp_path / "run", f"--data.root={data}", *small)
+    out = run("papers/taskonomy-rgb", tmp_path / "run", f"--data.root={data}", "--data.batch_size=1", *small)
     assert (out / "checkpoints" / "best.ckpt").is_file()
 
 

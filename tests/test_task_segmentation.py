@@ -106,7 +106,7 @@ def test_sqrt_weights_fall_with_the_frequency_and_have_mean_1():
 
 
 def test_class_weights_of_the_wrong_number_are_refused():
-    with pytest.raises(ConfigError, match="class_weights has 2 numbers; the data set has 3 classes"):
+    with pytest.raises(ConfigError, match="class_weights: expected one for each of 3 classes of the data set, got 2"):
         task(class_weights=[1.0, 2.0])
 
 
@@ -151,5 +151,5 @@ def test_a_useless_exchange_is_said_with_what_to_do(value, text):
 
 def test_a_single_class_is_refused_before_anything_trains():
     """Else the first validation ends in an index error, an epoch later."""
-    with pytest.raises(ConfigError, match=r"own: target.classes: there is one class"):
+    with pytest.raises(ConfigError, match=r"own: target: `classes` names one class"):
         task(data={"num_classes": 1, "root": "own"})

@@ -238,7 +238,7 @@ def test_the_discriminator_has_its_factor(root, stages):
     step(model, root)
     rates = [{group["lr"] for group in optimiser.param_groups} for optimiser in model.optimizers()]
     assert rates == ([{1e-3, 2e-3}, {5e-4}] if stages else [{1e-3}, {2.5e-4}])
-    with pytest.raises(ConfigError, match="discriminator_factor: expected a number above 0, got 0"):
+    with pytest.raises(ConfigError, match="discriminator_factor: expected a finite number above 0, got 0"):
         task(discriminator_factor=0)
 
 

@@ -130,11 +130,11 @@ def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the predictions, of which files are called.
 
     Raises:
-        ValueError: They are no such names, or not those of the modalities and one more.
+        ValueError: They are no such names, or not the ensemble, alone or with those of the modalities.
     """
     names = tuple(map(one_part, described["outputs"]))
-    if twins(names) or set(names) != {*described["modalities"], "ensemble"}:
-        raise ValueError(f"its predictions are {names}, expected one of each modality and 'ensemble'")
+    if twins(names) or set(names) not in ({*described["modalities"], "ensemble"}, {"ensemble"}):
+        raise ValueError(f"its predictions are {names}, expected 'ensemble', alone or with one of each modality")
     return names
 
 

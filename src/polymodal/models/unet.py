@@ -110,8 +110,10 @@ class RoomsUNet(nn.Module):
         decoder: int = 32,
     ) -> None:
         super().__init__()
-        if len(tuple(widths)) < 2:
-            raise ValueError(f"widths: expected two stages or more, got {widths}")
+        if not widths or (len(widths) == 1 and decoder != widths[0]):
+            raise ValueError(
+                f"widths: expected two stages or more, or one as wide as the decoder ({decoder}), got {list(widths)}"
+            )
         self.encoder = Encoder(in_channels, stem, tuple(widths))
         self.decoder = Decoder(tuple(widths), decoder)
         self.head = nn.Conv2d(decoder, classes, 1)
