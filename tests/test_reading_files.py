@@ -1,6 +1,9 @@
 """What TIFF and npy files say of themselves: pages, no-data and axes, in one way for training, check and prediction."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 from contextlib import suppress
 
 import imagecodecs
@@ -247,6 +250,76 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(monkeypatch):
     for data in files:
         with pytest.raises(DataError, match=r"a.png: says to have 16x12 pixels.* up to 100 are read"):
             decode(data, "a.png", PlainReading())
+
+
+def _claims(width: int, height: int) -> dict[str, bytes]:
+    """Small files whose headers claim a size, in each format and by each of its headers."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    jpeg = imagecodecs.jpeg8_encode(SMALL)
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg = jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
+    npy = io.BytesIO()
+    np.lib.format.write_array_header_1_0(npy, {"descr": "|u1", "fortran_order": False, "shape": (height, width)})
+    size = {256: width, 257: height}
+    return {
+        "png": png,
+        "jpeg": jpeg,
+        "npy": npy.getvalue(),
+        "tiff": _tags(size),
+        "tiff of planes": _tags({256: 16, 257: 12, 277: 2**31}),
+        "tiff of tiles": _tags({256: 16, 257: 12, 322: 2**20, 323: 2**20}),
+        "tiff of a volume": _tags({256: 16, 257: 12, 32997: 2**30}),
+        "jpeg in tiff": _tags({256: 16, 257: 12, 259: 7}, jpeg),
+    }
+
+
+def _tags(changed: dict[int, int], data: bytes = b"x") -> bytes:
+    """A TIFF file of these tags."""
+    values = {256: 16, 257: 12, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 2**31, 279: len(data)} | changed
+    if 322 in values:
+        values |= {324: values.pop(273), 325: values.pop(279)}
+    data += b"\0" * (len(data) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(values.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(values)) + entries + b"\0" * 4
+
+
+@pytest.mark.parametrize("case", _claims(1, 1))
+def test_a_header_that_lies_takes_no_memory(case):
+    """If this breaks, a file of some bytes fills the memory of whoever looks at it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"pixels|bytes of values"):
+            decode(_claims(65000, 65000)[case], "a.png", PlainReading())
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", ["grey", "label"])
+def test_a_file_larger_than_the_others_of_its_sample_is_refused_by_its_header(tmp_path, part):
+    """If this breaks, one picture among thousands fills the memory before it is seen to be misplaced."""
+    root = make_folder(tmp_path / "data", modalities=("grey", "normal"), splits={"train": 2})
+    (root / part / "0000.png").write_bytes(_claims(9000, 9000)["png"])
+    problems = [str(problem) for problem in check(root)]
+    assert any("9000x9000" in problem for problem in problems), problems
+    assert not any("cannot be read" in problem for problem in problems), problems
+    with pytest.raises(DataError, match=r"expected the size of .*9000x9000"):
+        compute(root)
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding():
+    """If this breaks, a file of some kilobytes is decoded for minutes."""
+    buffer = io.BytesIO()
+    Image.fromarray(SMALL).save(buffer, "JPEG", progressive=True)
+    picture = buffer.getvalue()
+    scan = picture[picture.rindex(b"\xff\xda") : -2]
+    with pytest.raises(DataError, match=r"\d\d\d scans, and up to 50 are read"):
+        decode(picture[:-2] + 100 * scan + b"\xff\xd9", "a.jpg", PlainReading())
 
 
 def _encoded() -> list[bytes]:

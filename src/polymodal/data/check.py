@@ -97,6 +97,8 @@ def _sample(
     """
     sizes: dict[str, tuple[int, int]] = {}
     loose: dict[str, tuple[int, int]] = {}
+    claimed = spec.header_sizes(key, spec.modalities)
+    least = min(map(math.prod, claimed.values()), default=0)
     for name, modality in _parts(spec):
         try:
             file = spec.file(modality, key)
@@ -104,6 +106,10 @@ def _sample(
             yield Defect(f"{modality.folder}/{key}", _problem(error, spec.store.where(modality.folder)))
             continue
         try:
+            if file in claimed and math.prod(claimed[file]) > least:  # it may fill the memory
+                sizes[file] = claimed[file]
+                check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: sizes[file]})
+                continue
             content = spec.content(modality, file)
             known = len(first[name or ""]) if (name or "") in first else None
             raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(modality.kind, known), file)

@@ -5,10 +5,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from polymodal.documents import MAX_FILE
 from polymodal.errors import DataError
 
-MAX_PIXELS = 2**29
-"""So many pixels, 23170 x 23170, may a file hold; its header is asked before anything is decoded."""
+MAX_PIXELS = 2**27
+"""So many pixels, 11585 x 11585, may a file hold: a whole tile of Sentinel-2 (10980 x 10980), and little more.
+
+Its header is asked before anything is decoded: of one colour, a file of some kilobytes can hold them all.
+"""
 
 LAYOUTS = ("chw", "hwc")
 """Where the channels of an array of three axes stand: first, or last."""
@@ -130,6 +134,22 @@ def check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise RefusedError(
             f"says to have {width}x{height} pixels (width x height), and up to {MAX_PIXELS} are read. Cut it into parts"
+        )
+
+
+def check_unpacked(size: int) -> None:
+    """Refuse values of many channels that a header announces, before they are unpacked.
+
+    Args:
+        size: Bytes of all values.
+
+    Raises:
+        RefusedError: They are more than a file of unpacked values may have.
+    """
+    if size > MAX_FILE:
+        raise RefusedError(
+            f"says to hold {size} bytes of values, and up to {MAX_FILE} are read. Cut it into parts, or leave out "
+            "channels"
         )
 
 

@@ -275,8 +275,8 @@ def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:
     Raises:
         DataError: With two files and their sizes.
     """
-    (first, size), *others = sizes.items()
-    for file, other in others:
+    first, size = next(iter(sizes.items()), ("", ()))
+    for file, other in sizes.items():
         if other != size:
             raise DataError(
                 f"{file}: expected the size of {first}, {size[1]}x{size[0]} (width x height), "

@@ -26,6 +26,9 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1, _APP2, _SCAN, _END = 0xE1, 0xE2, 0xDA, b"\xff\xd9"
 _CMYK = 4
 
+_MAX_SCANS = 50
+"""Passes over one picture. Encoders write some ten; of one colour a thousand take kilobytes, and minutes to decode."""
+
 
 def decode_png(data: bytes, reading: Reading) -> Content:
     """A PNG file; (C, H, W) not yet upright.
@@ -83,8 +86,7 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
     notes: tuple[str, ...] = ()
     for marker, start, stop in _segments(data):
         if marker in _FRAMES:
-            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (start + 1, start + 3))
-            check_pixels(width, height)
+            _check_frame(data, start)
             colors = data[start + 5]
         elif marker == _APP1:
             metadata = True
@@ -94,6 +96,7 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
     # A decoder fills up what is missing with grey.
     if data.rfind(_END, scan) < 0:
         raise ValueError("cut off: its end is missing")
+    _check_scans(data, scan)
     orientation = _orientation(JpegImageFile, data) if metadata else 1
     if colors == _CMYK:
         if not seen(reading):
@@ -105,6 +108,31 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
     else:
         raise RefusedError(f"{colors} colours, and grey, RGB and CMYK are read. Save it as PNG")
     return Content(channels_first(array), notes=notes, orientation=orientation, lossy=True)
+
+
+def check_jpeg(data: bytes) -> None:
+    """Refuse a JPEG stream within another file, which decoders unpack at the size that it claims itself.
+
+    Raises:
+        RefusedError: It claims too much.
+        ValueError: It is damaged.
+    """
+    for marker, start, stop in _segments(data):
+        if marker in _FRAMES:
+            _check_frame(data, start)
+        elif marker == _SCAN:
+            _check_scans(data, stop)
+
+
+def _check_frame(data: bytes, start: int) -> None:
+    height, width = (int.from_bytes(data[at : at + 2], "big") for at in (start + 1, start + 3))
+    check_pixels(width, height)
+
+
+def _check_scans(data: bytes, behind: int) -> None:
+    """Refuse too many passes, counted from behind the header of the first one."""
+    if (scans := 1 + data.count(b"\xff\xda", behind)) > _MAX_SCANS:
+        raise RefusedError(f"{scans} scans, and up to {_MAX_SCANS} are read. Save it anew")
 
 
 CMYK_NOTE = "CMYK: its inks are read as RGB, without a colour profile"

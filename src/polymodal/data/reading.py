@@ -63,12 +63,19 @@ def read_array(
 
 def read_content(path: str | Path, reading: Reading) -> Content:
     """Like `read_array`, with all that the file says of itself."""
-    path = Path(path)
+    return decode(stored_bytes(Path(path)), str(path), reading)
+
+
+def stored_bytes(path: Path) -> bytes:
+    """The bytes of a file as `decode` takes them.
+
+    Raises:
+        DataError: It is no file, or cannot be read.
+    """
     try:
-        data = read_bytes(path, MAX_FILE)
+        return read_bytes(path, MAX_FILE)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    return decode(data, str(path), reading)
 
 
 def decode(data: bytes, file: str, reading: Reading) -> Content:

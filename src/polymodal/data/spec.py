@@ -26,7 +26,8 @@ A target may be an image instead of a label, `target: {folder: albedo, kind: ima
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -37,6 +38,7 @@ from polymodal.data.label_files import LabelFiles
 from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import QUOTED, Section, decoded, listed, parse
+from polymodal.data.sizes import header_size
 from polymodal.documents import MAX_LIST
 from polymodal.errors import DataError
 from polymodal.names import path_below
@@ -203,6 +205,20 @@ class DatasetSpec:
         if part.kind == "label":
             self._labels.setdefault(part, LabelFiles(part.code)).check(content, where)
         return content
+
+    def header_sizes(self, key: str, modalities: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Height and width by file, of modalities and the target, where headers tell and all must be equal.
+
+        Nothing is decoded: one file that claims to be larger than the others of its sample may fill the memory.
+        """
+        parts = [self.modalities[name] for name in modalities if not self.modalities[name].resize]
+        found = {}
+        for part in (*parts, self.target):
+            with suppress(DataError):  # a file that is missing or damaged is told of when its turn comes
+                file = self.file(part, key)
+                if size := header_size(self.store.read(file)):
+                    found[file] = size
+        return found
 
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
-from polymodal.data.inputs import UNITS, InputSpec, settled, stored, to_values
+from polymodal.data.inputs import UNITS, InputSpec, check_sizes, settled, stored, to_values
 from polymodal.data.parts import ModalitySpec
 from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined, range_of
@@ -193,9 +194,15 @@ def _values(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """What `to_values` gives of each file."""
     for key in keys:
-        file = spec.file(spec.modalities[name], key)
-        where = spec.store.where(file)
-        yield to_values(*settled(spec.content(spec.modalities[name], file), plain, where), where)
+        where, content = _content(spec, name, key)
+        yield to_values(*settled(content, plain, where), where)
+
+
+def _content(spec: DatasetSpec, name: str, key: str) -> tuple[str, Content]:
+    """A file's name and content, decoded once its size is seen to be that of the target's."""
+    check_sizes({spec.store.where(file): size for file, size in spec.header_sizes(key, [name]).items()})
+    file = spec.file(spec.modalities[name], key)
+    return spec.store.where(file), spec.content(spec.modalities[name], file)
 
 
 def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
@@ -235,10 +242,8 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
-    modality = spec.modalities[name]
-    file = spec.file(modality, _training_keys(spec)[0])
-    where = spec.store.where(file)
-    return where, spec.content(modality, file).channels(None, where)
+    where, content = _content(spec, name, _training_keys(spec)[0])
+    return where, content.channels(None, where)
 
 
 def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
-from polymodal.data.content import Content, Reading, RefusedError, check_pixels, full_scale, seen
-from polymodal.data.pictures import CMYK_NOTE
+from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
+from polymodal.data.pictures import CMYK_NOTE, check_jpeg
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -38,7 +38,7 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         masks = [page for page in found if page.is_mask]
         pages = _largest([page for page in found if not page.is_mask])
         page = pages[0]
-        check_pixels(page.imagewidth, page.imagelength * page.imagedepth)
+        _check_page(page, data)
         if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
             raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
         array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
@@ -54,6 +54,17 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
     palette = _palette(page.colormap).T if indices and page.colormap is not None else None
     notes = (*_scaled_note(page), *notes)
     return Content(colors, alpha, nodata, notes, int(orientation), palette, page.compression in _JPEG)
+
+
+def _check_page(page: TiffPage, data: bytes) -> None:
+    """Refuse what would fill the memory; each tile is unpacked whole, however little of it the image has."""
+    check_pixels(page.imagewidth, page.imagelength * page.imagedepth)
+    if page.is_tiled:
+        check_pixels(page.tilewidth, page.tilelength * page.tiledepth)
+    check_unpacked(page.nbytes)
+    if page.compression == COMPRESSION.JPEG:
+        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            check_jpeg(data[start : start + size])
 
 
 def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:
@@ -99,6 +110,7 @@ def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: Readin
             "are the channels of one image, or save each as a file of its own"
         )
     check_pixels(pages[0].imagewidth, pages[0].imagelength * count)
+    check_unpacked(max(series.nbytes, sum(page.nbytes for page in pages)))
     if series.ndim == 3 and series.size >= _size(pages) and series.axes.endswith("YX"):
         return series.asarray()
     planes = [_planes(page) for page in pages]

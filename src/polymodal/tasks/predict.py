@@ -14,11 +14,12 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec, resize_inputs
-from polymodal.data.inputs import settled, to_values
+from polymodal.data.inputs import check_sizes, settled, to_values
 from polymodal.data.progress import track
 from polymodal.data.ranges import range_of
-from polymodal.data.reading import read_content
+from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
+from polymodal.data.sizes import header_size
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.files import complete_file, new_folder
 from polymodal.names import one_part
@@ -194,8 +195,12 @@ def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, ex
 
 def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
     """The files of a scene by modality, and what the values of each mean."""
+    stored = {name: stored_bytes(file) for name, file in scene.files.items()}
+    claimed = {str(file): header_size(stored[name]) for name, file in scene.files.items() if not specs[name].resize}
+    check_sizes({file: size for file, size in claimed.items() if size})  # before any is decoded
     read = {
-        name: settled(read_content(file, specs[name]), specs[name], str(file)) for name, file in scene.files.items()
+        name: settled(decode(stored[name], str(file), specs[name]), specs[name], str(file))
+        for name, file in scene.files.items()
     }
     raw, meaning = {name: array for name, (array, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
     return aligned(raw, meaning, {name: str(file) for name, file in scene.files.items()}), meaning
