@@ -211,9 +211,10 @@ class DatasetSpec:
 
         Nothing is decoded: one file that claims to be larger than the others of its sample may fill the memory.
         """
-        parts = [self.modalities[name] for name in modalities if not self.modalities[name].resize]
+        inputs = [self.modalities[name] for name in modalities if not self.modalities[name].resize]
+        parts: list[ModalitySpec | TargetSpec] = [*inputs, self.target]
         found = {}
-        for part in (*parts, self.target):
+        for part in parts:
             with suppress(DataError):  # a file that is missing or damaged is told of when its turn comes
                 file = self.file(part, key)
                 if size := header_size(self.store.read(file)):
