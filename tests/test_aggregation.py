@@ -106,10 +106,19 @@ def reference(net, plain, inputs, operation, sites):
     return F.interpolate(out, size=inputs[0].shape[-2:], mode="bilinear")
 
 
+STAGES = {"early": {0}, "middle": {1}, "late": {2}, "all": {0, 1, 2}}
+KINDS = (("concat", 3), ("average", 3), ("attention", 2), ("attention", 3))
+QUICK = set(zip(KINDS, ("early", "middle", "late", "all"), strict=True))
+"""Each operation and each place once."""
+
+
 @pytest.mark.parametrize(
-    ("operation", "modalities"), [("concat", 3), ("average", 3), ("attention", 2), ("attention", 3)]
+    ("operation", "modalities", "place", "sites"),
+    [
+        pytest.param(*kind, place, sites, marks=[] if (kind, place) in QUICK else pytest.mark.slow)
+        for kind, (place, sites) in product(KINDS, STAGES.items())
+    ],
 )
-@pytest.mark.parametrize(("place", "sites"), [("early", {0}), ("middle", {1}), ("late", {2}), ("all", {0, 1, 2})])
 def test_equals_a_list_based_reference(modalities, operation, place, sites):
     """Lost: a baseline in a table that is not the method it is called by."""
     plain = rooms().eval()
@@ -124,12 +133,12 @@ def test_equals_a_list_based_reference(modalities, operation, place, sites):
     assert_equal(ours.ensemble, theirs, 1e-10)
 
 
-def test_gradients_reach_every_parameter():
+@pytest.mark.parametrize("place", ["early", *(pytest.param(place, marks=pytest.mark.slow) for place in PLACES[1:])])
+def test_gradients_reach_every_parameter(place):
     """Lost: an operation that is counted, and breaks distributed training, but is never trained."""
-    for place in PLACES:
-        net = fuse(rooms(), NAMES, Aggregation("attention"), sites=place, convolutions="private").train()
-        net(images(NAMES, 2, 3, 24, 32)).ensemble.square().sum().backward()
-        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+    net = fuse(rooms(), NAMES, Aggregation("attention"), sites=place, convolutions="private").train()
+    net(images(NAMES, 2, 3, 24, 32)).ensemble.square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None] == []
 
 
 def test_a_map_that_nobody_reads_gets_no_parameters():
@@ -197,16 +206,16 @@ BASELINES = {
     "alignment": (Alignment(0.5), "all"),
     "independent": (None, "auto"),
 }
-RARE = (("torchvision/deeplabv3", "concat"), ("torchvision/deeplabv3", "average"))
+COMMON = {
+    ("rooms-unet", "average"), ("rooms-unet", "attention"), ("rooms-unet", "alignment"),
+    ("smp/FPN", "concat"), ("smp/FPN", "independent"), ("torchvision/deeplabv3", "average"),
+}  # fmt: skip
+"""Each baseline, and on each network one that makes one stream."""
 
 
 @pytest.mark.parametrize(
     ("network", "baseline"),
-    [
-        # What a dict and dilated stages do differently, the dearest aggregation shows as well.
-        pytest.param(network, baseline, marks=pytest.mark.slow if (network, baseline) in RARE else ())
-        for network, baseline in product(NETWORKS, BASELINES)
-    ],
+    [pytest.param(*pair, marks=[] if pair in COMMON else pytest.mark.slow) for pair in product(NETWORKS, BASELINES)],
 )
 def test_every_baseline_trains_a_step_and_comes_back_from_disk(network, baseline, tmp_path):
     """Lost: a comparison would stop at this method, or score other weights than it trained."""

@@ -25,6 +25,12 @@ TIMM = (
     "resnet26", "rexnet_100", "selecsls42", "seresnet50", "skresnet18", "starnet_s050", "swiftformer_xs",
     "tf_efficientnet_lite0", "tiny_vit_5m_224", "tinynet_e", "tresnet_m", "xception41",
 )  # fmt: skip
+QUICK = {
+    "fasternet_t0", "ghostnet_050", "lcnet_035", "mobilenetv2_035", "mobilenetv3_small_050", "mobilevit_xxs",
+    "regnety_002", "repghostnet_050", "resnet10t", "resnet18", "skresnet18", "starnet_s050",
+    "Unet-resnet18", "DeepLabV3Plus-mobilenet_v2", "Linknet-tu-resnet10t",
+}  # fmt: skip
+"""The light ones of each kind; the others are slow."""
 INPUT_SIZE = {"inception_v3": 96}
 # Some of these classify on a batch norm over vectors, which cannot be folded; their encoders have none.
 TIMM_FEATURES = ("repvit_m0_9", "efficientvit_m0", "shvit_s1", "resnet10t", "mobilenetv3_small_050", "vgg11_bn")
@@ -39,6 +45,15 @@ SMP = (
     ("Linknet", "tu-resnet10t"),
     ("UPerNet", "tu-mobilenetv2_035"),
 )
+
+
+def quick_first(*networks):
+    """Parameters, those that are not quick marked."""
+    names = ["-".join(network) if isinstance(network, tuple) else network for network in networks]
+    return [
+        pytest.param(*network, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, network in zip(names, ((n,) if isinstance(n, str) else n for n in networks), strict=True)
+    ]
 
 
 def build_timm(name: str, **arguments: object) -> nn.Module:
@@ -67,19 +82,19 @@ def assert_branches_equal(plain: nn.Module, size: int = 64, batch: int = 2) -> N
         assert_equal(first, second, 1e-3)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", quick_first(*TIMM))
 def test_timm_classifier(name):
     """If this breaks, a user's favourite backbone computes something else once it is multimodal."""
     assert_branches_equal(build_timm(name, num_classes=5), INPUT_SIZE.get(name, 64))
 
 
-@pytest.mark.parametrize("name", TIMM_FEATURES)
+@pytest.mark.parametrize("name", quick_first(*TIMM_FEATURES))
 def test_timm_encoder_returning_a_list(name):
     """If this breaks, encoders that return feature pyramids cannot be made multimodal."""
     assert_branches_equal(build_timm(name, features_only=True))
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), SMP)
+@pytest.mark.parametrize(("architecture", "encoder"), quick_first(*SMP))
 def test_smp(architecture, encoder):
     """If this breaks, the segmentation decoders that most users start from compute something else when fused."""
     import segmentation_models_pytorch as smp
@@ -98,9 +113,9 @@ def test_smp_with_a_classification_head_returns_a_pair():
 
 def test_torchvision_deeplab_returns_a_dict():
     """If this breaks, torchvision's segmentation networks, which return a dict of two outputs, do not work."""
-    from torchvision.models.segmentation import deeplabv3_resnet50
+    from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
-    network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True).double()
+    network = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3, aux_loss=True).double()
     assert_branches_equal(network)
     net = fuse(network.eval(), MODALITIES, fusion=None)
     with torch.inference_mode():
@@ -110,7 +125,9 @@ def test_torchvision_deeplab_returns_a_dict():
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet26", "densenet121", "regnety_002", "mobilenetv2_035", "dla46_c", "repvgg_a0", "ese_vovnet19b_slim_dw"],
+    quick_first(
+        "resnet26", "densenet121", "regnety_002", "mobilenetv2_035", "dla46_c", "repvgg_a0", "ese_vovnet19b_slim_dw"
+    ),
 )
 def test_training_mode_normalises_each_modality_by_its_own_batch(name):
     """If this breaks, one modality's statistics leak into another's while training, in running values or gradients."""
@@ -153,7 +170,7 @@ def test_network_with_synchronised_norms(timm_network):
     ("name", "sites"),
     [
         ("resnet26", r"layer\d\.\d\.bn2"),
-        ("seresnet50", r"layer\d\.\d\.bn2"),
+        pytest.param("seresnet50", r"layer\d\.\d\.bn2", marks=pytest.mark.slow),
         ("efficientnet_lite0", r"blocks\.[1-6]\.\d\.bn2"),
         ("mobilenetv2_035", r"blocks\.[1-6]\.\d\.bn2"),
     ],

@@ -258,7 +258,9 @@ def unet() -> Multimodal:
     import segmentation_models_pytorch as smp
 
     torch.manual_seed(0)
-    net = fuse(smp.Unet("resnet18", encoder_weights=None, classes=3).eval(), NAMES[:2], Exchange(0.6))
+    shallow = {"encoder_depth": 3, "decoder_channels": (32, 16, 8)}
+    plain = smp.Unet("resnet18", encoder_weights=None, classes=3, **shallow).eval()
+    net = fuse(plain, NAMES[:2], Exchange(0.6))
     return randomize_norms(net)
 
 

@@ -30,6 +30,10 @@ FILES = {"onnx": ["net.onnx"], "pt2": ["net.pt2"], "openvino": ["net.xml", "net.
 """What is written of each format, the file that is asked for first."""
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def need(format: str) -> None:
     kind = formats.FORMATS[format]
     for package in kind.packages:
@@ -182,7 +186,9 @@ def opened(format: str, file: Path) -> tuple[dict, Callable[[dict[str, torch.Ten
     return json.loads(about), predict
 
 
-@pytest.mark.parametrize(("format", "folded"), [("pt2", False), ("pt2", True), ("onnx", True), ("openvino", True)])
+@pytest.mark.parametrize(
+    ("format", "folded"), [("pt2", False), ("onnx", True), slow("pt2", True), slow("openvino", True)]
+)
 def test_file_runs_without_this_library(format, folded, tmp_path):
     """If this breaks, an exported file needs polymodal, predicts something else, or does not say how to use it."""
     need(format)
@@ -221,7 +227,7 @@ def test_weights_that_onnx_keeps_beside_the_file_come_with_it(tmp_path, monkeypa
     export.Session(written[0], threads=1)({name: torch.zeros(1, 2, 8, 8) for name in ("a", "b")})
 
 
-@pytest.mark.parametrize("format", FILES)
+@pytest.mark.parametrize("format", ["pt2", slow("onnx"), slow("openvino")])
 def test_failed_check_writes_no_file(format, tmp_path, monkeypatch):
     """If this breaks, a wrong file takes the place of a good one."""
     need(format)

@@ -68,7 +68,7 @@ def assert_right_at_ten_random_sizes(net, folded, path) -> None:
     assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
 
 
-@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pyramid_pooling_is_right_at_ten_random_sizes(folded, tmp_path):
     """If this breaks, the files of such networks are wrong by some percent, at most sizes and without a word."""
     assert_right_at_ten_random_sizes(fused(layered(Pyramid())), folded, tmp_path / "net.onnx")
@@ -98,7 +98,7 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", ["large", pytest.param("portrait", marks=pytest.mark.slow)])
 def test_what_python_decides_by_the_size_is_refused(condition, tmp_path):
     """If this breaks, a file computes at every size what was right for one."""
     net = fused(layered(Branch(CONDITIONS[condition])))

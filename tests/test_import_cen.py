@@ -225,7 +225,7 @@ def test_an_imported_model_says_what_it_is(imported):
     assert metadata["training"] == {"epochs": 175, "selected_on": "NYUDv2-40-CEN/test"}
 
 
-@pytest.mark.parametrize("encoder", BLOCKS)
+@pytest.mark.parametrize("encoder", ["resnet101", pytest.param("resnet152", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["exchange", "asymmetric"])
 def test_every_released_network_finds_all_its_tensors(encoder, method):
     from polymodal.fusion import make_fusion

@@ -111,7 +111,21 @@ def test_the_recipe_is_not_changed_by_applying_a_method():
     assert yaml.safe_dump(rooms()) == before
 
 
-@pytest.mark.parametrize("name", KNOWN)
+QUICK = (
+    "rgb-alone",
+    "independent",
+    "penalty",
+    "exchange-random",
+    "asymmetric",
+    "attention-middle",
+    "align-all",
+    "copy",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in KNOWN]
+)
 def test_every_method_parses_against_the_rooms_recipe(name):
     changed = applied(rooms(), name, KNOWN[name].overrides)
     prepared = Prepared(["--config", yaml.safe_dump(changed)])
@@ -122,8 +136,14 @@ def test_every_method_parses_against_the_rooms_recipe(name):
         assert getattr(fusion, key) == value
 
 
-def test_a_network_of_each_kind_is_built_before_anything_trains():
-    kinds = ("independent", "shared-norms", "exchange-random", "asymmetric", "attention-middle", "align-all", "copy")
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("independent", "attention-middle"),
+        pytest.param(("shared-norms", "exchange-random", "asymmetric", "align-all", "copy"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_of_each_kind_is_built_before_anything_trains(kinds):
     # Without class weights, for which every label would be counted.
     plain = {"model.class_weights": None}
     recipes = {name: applied(rooms(), name, plain | dict(KNOWN[name].overrides)) for name in kinds}
@@ -136,13 +156,23 @@ def test_a_network_that_cannot_be_built_is_refused_by_the_methods_name():
         _check_networks({"exchange": wrong}, named=["exchange"], of=1)
 
 
-def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(capsys):
+@pytest.mark.parametrize(
+    ("kinds", "refused"),
+    [
+        (("exchange", "shuffle", "shift"), ["shuffle", "shift"]),
+        pytest.param(
+            ("independent", "asymmetric", "shuffle", "shift", "concat-middle", "align-all"),
+            ["asymmetric", "shuffle", "shift"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(kinds, refused, capsys):
     """If this breaks, baselines for translation cannot be compared, or one of them is missing without a word."""
     translation = Prepared(["--config", str(recipe("rooms-translation"))]).settings
     known = methods(translation["data"]["init_args"]["modalities"])
-    kinds = ("independent", "exchange", "asymmetric", "shuffle", "shift", "concat-middle", "align-all")
     recipes = {name: applied(translation, name, known[name].overrides) for name in kinds}
-    assert _check_networks(recipes, named=["baselines"], of=len(recipes)) == ["asymmetric", "shuffle", "shift"]
+    assert _check_networks(recipes, named=["baselines"], of=len(recipes)) == refused
     assert "left out: the method 'shift' cannot be used with this recipe: An asymmetric" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="method 'shuffle' cannot be used"):
         _check_networks(recipes, named=["baselines", "shuffle"], of=len(recipes))

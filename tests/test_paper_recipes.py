@@ -1,12 +1,14 @@
-"""The papers' segmentation recipes: each is what the released code says, can be read, and one of each kind trains."""
+"""The papers' segmentation recipes: each is what the released code says, can be read and built; one of each trains."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from fixtures_data import make_folder
+from polymodal import fuse, fusion, models
 from polymodal.tasks.training import fit, recipe
 
 FOLDER = recipe("rooms").parent / "papers"
@@ -65,6 +67,21 @@ def test_a_recipe_can_be_read(name, capsys):
     assert shown["model"]["init_args"]["network"] == settings(name)["model"]["init_args"]["network"]
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_network_of_a_recipe_can_be_built(name):
+    """Its settings fit the network, and the fusion finds where to act; without values, so that it takes no memory."""
+    content = settings(name)
+    model, modalities = content["model"]["init_args"], content["data"]["init_args"]["modalities"]
+    cls = getattr(fusion, model["fusion"]["class_path"].rpartition(".")[2])
+    with torch.device("meta"):
+        plain = models.create(model["network"], classes=40, **model["network_args"])
+        method = cls(**model["fusion"].get("init_args", {}))
+        net = fuse(plain, modalities, method, statistics=model["statistics"], inplace=True)
+    assert net.sites
+    assert isinstance(net.fusion, cls)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["cen-refinenet101-nyudv2", "cen-pspnet152-sunrgbd", "asymfusion-refinenet101-cityscapes"]
 )

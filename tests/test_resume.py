@@ -153,6 +153,10 @@ def interrupted(monkeypatch, data: Path, run: Path, step: int, *settings: str, i
     assert stop.value.code == 143
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 OFTEN = "--trainer.val_check_interval=2"
 SELDOM = "--trainer.check_val_every_n_epoch=2"
 
@@ -167,15 +171,15 @@ def unfinished(monkeypatch):
 @pytest.mark.parametrize(
     ("step", "settings"),
     [
-        (1, []),
         (10, []),  # the last of an epoch
-        (13, [SELDOM]),  # in the last epoch, which is validated whatever the setting says
-        (5, [SELDOM]),  # the last of an epoch without a validation
         (7, [OFTEN]),  # a validation follows, within the epoch
-        (8, ["--trainer.accumulate_grad_batches=2"]),  # gradients wait
-        (8, ["--trainer.limit_train_batches=3"]),
-        (8, ["--trainer.max_epochs=-1", "--trainer.max_steps=13"]),
-        (5, ["--trainer.max_epochs=-1", "--trainer.max_steps=13"]),  # Lightning has the epoch's end twice
+        slow(1, []),
+        slow(13, [SELDOM]),  # in the last epoch, which is validated whatever the setting says
+        slow(5, [SELDOM]),  # the last of an epoch without a validation
+        slow(8, ["--trainer.accumulate_grad_batches=2"]),  # gradients wait
+        slow(8, ["--trainer.limit_train_batches=3"]),
+        slow(8, ["--trainer.max_epochs=-1", "--trainer.max_steps=13"]),
+        slow(5, ["--trainer.max_epochs=-1", "--trainer.max_steps=13"]),  # Lightning has the epoch's end twice
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -189,7 +193,7 @@ def test_a_signal_at_any_step_costs_nothing(data, undisturbed, tmp_path, monkeyp
     assert_equal_runs(run, undisturbed(*settings))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [slow(0), 2])
 def test_a_resumed_training_has_the_same_final_scores(data, tmp_path, monkeypatch, workers):
     """The promise as a user sees it; with workers, which have loaded batches ahead that nobody trained on."""
     settings = [f"--data.workers={workers}"]
@@ -201,7 +205,7 @@ def test_a_resumed_training_has_the_same_final_scores(data, tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("unfinished")
-@pytest.mark.parametrize(("step", "settings"), [(7, [OFTEN]), (5, [])])
+@pytest.mark.parametrize(("step", "settings"), [(7, [OFTEN]), slow(5, [])])
 def test_a_validation_that_a_signal_breaks_off_is_made_again(data, undisturbed, tmp_path, monkeypatch, step, settings):
     """A batch system waits half a minute; a validation may take longer."""
     interrupted(monkeypatch, data, tmp_path, step, *settings, in_validation=True)
@@ -212,7 +216,9 @@ def test_a_validation_that_a_signal_breaks_off_is_made_again(data, undisturbed, 
 
 @pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize(
-    ("step", "after_validation", "settings"), [(8, False, []), (7, True, [OFTEN])], ids=["time", "early stopping"]
+    ("step", "after_validation", "settings"),
+    [(8, False, []), slow(7, True, [OFTEN])],
+    ids=["time", "early stopping"],
 )
 def test_an_end_within_an_epoch_is_continued(
     data, undisturbed, tmp_path, monkeypatch, step, after_validation, settings

