@@ -62,6 +62,7 @@ def folder(tmp_path_factory):
         "broken.yaml": b"a: [1\n",
         "binary.yaml": b"\xff\xfe\x00\x01",
         "nul.yaml": b"a: \x00\n",
+        "twice.yaml": b"trainer: {max_epochs: 1}\ntrainer: {max_steps: 2}\n",
         "taken/config.yaml": b"mine: 1\n",
         "taken/report.html": b"mine",
     }.items():

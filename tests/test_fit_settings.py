@@ -149,6 +149,19 @@ def test_a_misspelt_setting_of_a_file_is_told_as_well(data, tmp_path, content, e
         fit(words(data, tmp_path / "run", f"--config={file}"))
 
 
+def test_a_setting_twice_and_a_group_of_none_are_told(data, tmp_path):
+    """Else the first half of a recipe that was put together is dropped in silence."""
+    file = tmp_path / "twice.yaml"
+    file.write_text("trainer:\n  max_epochs: 1\ntrainer:\n  max_steps: 2\n")
+    for word, expected in (
+        (f"--config={file}", "twice.yaml, line 3: 'trainer' is there twice"),
+        ("--model.optimiser=null", "model.optimiser, is null; leave it out"),
+        ("--trainer.max_time=00:00:00:00", "max_time: expected a duration above 0, .* got 00:00:00:00"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            fit(words(data, tmp_path / "run", word))
+
+
 def test_words_that_are_no_settings_and_files_that_are_not_there_are_told(data, tmp_path):
     for word, expected in (
         ("more", "'more': expected settings as --NAME VALUE"),

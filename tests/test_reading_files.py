@@ -88,6 +88,22 @@ def test_pictures_of_other_shapes_in_one_file_are_refused():
         read(pages((LARGE, {}), (SMALL[:, :4], {})))
 
 
+def test_pages_that_lead_in_a_circle_and_too_many_of_them_are_refused(monkeypatch):
+    """Else one changed byte, where the next page is said to be, is followed for ever."""
+    data = bytearray(pages((np.zeros((4, 6), np.uint8), {}), (np.ones((4, 6), np.uint8), {})))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        first, last = file.pages[0].offset, file.pages[1]
+        place = last.offset + 2 + 12 * len(last.tags)  # behind the tags stands where the next page is
+    for target in (first, last.offset):
+        data[place : place + 4] = target.to_bytes(4, "little")
+        with pytest.raises(DataError, match="its pages lead in a circle"):
+            read(bytes(data))
+    monkeypatch.setattr("polymodal.data.tiff.MAX_TAGS", 20)
+    data[place : place + 4] = bytes(4)
+    with pytest.raises(DataError, match="more than 20 tags"):
+        read(bytes(data))
+
+
 def test_a_mask_page_that_hides_pixels_is_refused():
     hidden = SMALL > 40
     with pytest.raises(DataError, match="its mask leaves pixels out"):

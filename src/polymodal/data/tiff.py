@@ -3,16 +3,19 @@
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 from PIL import Image
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFrame, TiffPage
 
 from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
 from polymodal.data.pictures import CMYK_NOTE, check_jpeg
+
+MAX_TAGS = 2**16
+"""Of all pages of a file, some 4000 pages as they are usual; the next one is found in each, so it can be itself."""
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -33,8 +36,7 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         RefusedError: When it says of itself what cannot be followed.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        found = [page for page in file.pages if isinstance(page, TiffPage)]
-        found += [sub for page in found for sub in page.pages or () if isinstance(sub, TiffPage)]
+        found = _pages(file)
         masks = [page for page in found if page.is_mask]
         pages = _largest([page for page in found if not page.is_mask])
         page = pages[0]
@@ -65,6 +67,36 @@ def _check_page(page: TiffPage, data: bytes) -> None:
     if page.compression == COMPRESSION.JPEG:
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             check_jpeg(data[start : start + size])
+
+
+def _pages(file: tifffile.TiffFile) -> list[TiffPage]:
+    """All pages of a file, and those that its pages hold.
+
+    Raises:
+        ValueError: They lead in a circle.
+        RefusedError: There are too many.
+    """
+    found: list[TiffPage] = []
+    places: set[int] = set()
+    tags = 0
+
+    def walk(pages: Iterable[TiffPage | TiffFrame]) -> None:
+        nonlocal tags
+        for page in pages:
+            if page.offset in places:
+                raise ValueError("its pages lead in a circle")
+            places.add(page.offset)
+            tags += 1
+            if isinstance(page, TiffPage):
+                tags += len(page.tags)
+                found.append(page)
+            if tags > MAX_TAGS:
+                raise RefusedError(f"its pages have more than {MAX_TAGS} tags. Save what is meant as a file of its own")
+
+    walk(file.pages)
+    for page in tuple(found):
+        walk(page.pages or ())
+    return found
 
 
 def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:

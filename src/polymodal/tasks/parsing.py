@@ -7,12 +7,16 @@ attempts the first one and what it stumbled over are of use.
 import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from os import PathLike
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from polymodal.documents import DocumentError
+from polymodal.errors import ConfigError
 from polymodal.near import meant, nearest
+from polymodal.yaml_documents import parse_yaml
 
 _UNKNOWN = re.compile(
     r"(?:Option '(?P<option>[^']+)' is not accepted"
@@ -35,6 +39,14 @@ class RecipeParser(LightningArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"exit_on_error": False, "allow_abbrev": False} | settings)
+
+    def parse_string(self, content: str, path: str | PathLike[str] = "", **settings: Any) -> Namespace:
+        """Read a recipe within the bounds of documents; of a key that is there twice jsonargparse takes the last."""
+        try:
+            parse_yaml(content)
+        except DocumentError as error:
+            raise ConfigError(f"{error.at(f'--config: {path}' if path else '--config')}.") from error
+        return super().parse_string(content, path, **settings)
 
 
 def refusal(message: str, parser: ArgumentParser) -> str:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ OWN_CHECKPOINTS = ("best", "last")
 def _is_part(value: Any) -> bool:
     """A number of batches, or a share of them."""
     return value >= 0 if isinstance(value, int) else 0 <= value <= 1
+
+
+def _is_time(value: Any) -> bool:
+    """A duration as Lightning reads it, above 0."""
+    if isinstance(value, str):
+        days, hours, minutes, seconds = map(int, value.split(":"))
+        value = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+    return (timedelta(**value) if isinstance(value, Mapping) else value) > timedelta()
 
 
 _LENGTH = Limit(lambda value: value == -1 or value >= 1, "1 or more, or -1 for no limit of this kind")
@@ -40,6 +49,9 @@ LIMITS: dict[str, Limit] = {
     "log_every_n_steps": at_least(0),
     "max_epochs": _LENGTH,
     "max_steps": _LENGTH,
+    "max_time": Limit(
+        _is_time, "a duration above 0, DD:HH:MM:SS, such as 00:12:00:00 for half a day, or null for no limit"
+    ),
     "min_epochs": at_least(0),
     "min_steps": at_least(0),
     "num_nodes": at_least(1),
