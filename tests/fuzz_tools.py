@@ -15,14 +15,15 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, 2, -1, 3, 255, 256, 1.5, -0.5, 1e-320, 1e308, 2**31, 2**63 - 1, -(2**63), float("nan"),
-    float("inf"), -float("inf"), "", " ", "x", "0", "nan", "1e5", "../x", "/", "é", "a\nb", "\0", "rgb", "ensemble", "label",
-    [], [0], [[]], [None], [1, 2, 3], ["a", "a"], [0.5] * 40, {}, {"": None}, {"x": {"y": 1}}, {"kind": "label"},
+    float("inf"), -float("inf"), "", " ", "x", "0", "nan", "1e5", "../x", "/", "é", "a\nb", "\0", "rgb", "ensemble",
+    "label", [], [0], [[]], [None], [1, 2, 3], ["a", "a"], [0.5] * 40, {}, {"": None}, {"x": {"y": 1}},
 )  # fmt: skip
 """What may stand where something else is expected."""
 
 ODD_ARRAYS = (
     np.zeros(0), np.zeros((0, 3), np.float32), np.array(0), np.array(np.nan), np.array(-1), np.array(2**62),
-    np.array("x"), np.array([""]), np.array(["a", "a"]), np.array([True]), np.array([1 + 2j]), np.zeros((1, 1, 1, 1, 1)),
+    np.array("x"), np.array([""]), np.array(["a", "a"]), np.array([True]), np.array([1 + 2j]),
+    np.zeros((1, 1, 1, 1, 1)),
     np.full((2, 2), np.inf), np.arange(3), np.arange(6).reshape(2, 3), np.zeros((2, 8, 8, 3), np.uint8), np.array(b"x"),
     np.array("2026-11-28", "datetime64[D]"), np.zeros(2, "i4, f8"), np.full(3, -1, np.int8), np.zeros((2, 8, 8), bool),
 )  # fmt: skip

@@ -9,8 +9,8 @@ import json
 import os
 import random
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -108,23 +108,31 @@ TIFFS = [
     tiff(DEEP, bigtiff=True, resolution=(1, 1), metadata=None),
     picture("TIFF", COLORS, "CMYK"),
 ]
-ARRAYS = [npy(COLORS), npy(DEEP), npy(np.moveaxis(COLORS, 2, 0).astype(">f4")), npy(GREY > 99), npy(COLORS[..., :2] / 9)]
+ARRAYS = [
+    npy(COLORS),
+    npy(DEEP),
+    npy(np.moveaxis(COLORS, 2, 0).astype(">f4")),
+    npy(GREY > 99),
+    npy(COLORS[..., :2] / 9),
+]
 READINGS = [PlainReading(kind, pages=pages) for kind in ("image", "label", "depth", "raw") for pages in (None, "bands")]
 
 
 def decoded(ending: str, data: bytes) -> None:
     """Read one picture in every way; what is no picture is refused, and what is one is numbers in three axes."""
+    said = []
     for reading in READINGS:
         try:
             content = decode(data, f"file{ending}", reading)
         except PolymodalError as error:
-            assert_plain(error)
+            said.append(str(error))
         else:
             assert content.array.ndim == 3
             assert content.array.size
             assert content.array.dtype.kind in "buif"
             assert content.array.dtype.isnative
             content.channels(None, "file")
+    assert not any("\n" in text for text in said)
 
 
 @pytest.fixture(scope="module")
@@ -206,26 +214,21 @@ def targets(root: Path) -> dict[str, Target]:
     }
 
 
-class replaced:
+@contextmanager
+def replaced(file: Path, content: bytes) -> Iterator[None]:
     """A file that holds something else for a while."""
-
-    def __init__(self, file: Path, content: bytes) -> None:
-        self.file, self.kept = file, file.read_bytes()
-        file.write_bytes(content)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self.file.write_bytes(self.kept)
+    kept = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        yield
+    finally:
+        file.write_bytes(kept)
 
 
-def assert_plain(error: PolymodalError) -> None:
-    assert str(error)
-    assert len(str(error)) < 5000
-
-
-KINDS = ("PNG", "JPEG", "TIFF", "npy", "dataset.yaml", "statistics.json", "split", "metrics.csv", "scores", "scales.npz",
-         "samples.npz", "config.yaml", "environment.json", "config.json", "description")  # fmt: skip
+KINDS = (
+    "PNG", "JPEG", "TIFF", "npy", "dataset.yaml", "statistics.json", "split", "metrics.csv", "scores", "scales.npz",
+    "samples.npz", "config.yaml", "environment.json", "config.json", "description",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -245,7 +248,8 @@ def tried(kind: str, target: Target, numbers: range, stderr: int) -> list[str]:
         try:
             target.read(content)
         except PolymodalError as error:
-            assert_plain(error)
+            if "\n" in str(error):
+                found.append(f"{kind} {number}: more than one line: {error}")
         except Exception as error:
             found.append(f"{kind} {number}: {error!r} of {content[:200]!r}")
         finally:

@@ -133,7 +133,8 @@ def load_run(folder: Path) -> Run:
 
 
 def _broken(file: Path, problem: object) -> ConfigError:
-    return ConfigError(f"{file} cannot be read: {problem}. Delete it to make the page without it, or run again.")
+    said = " ".join(str(problem).split())
+    return ConfigError(f"{file} cannot be read: {said}. Delete it to make the page without it, or run again.")
 
 
 def _text(file: Path) -> str:
@@ -171,7 +172,13 @@ def _scores(file: Path, split: str) -> Scores:
     for key, kind in _KINDS.items():
         value = content.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise _broken(file, f"{key}: got {str(value)[:60]} ({type(value).__name__}), which nothing wrote")
+            raise _unwritten(file, key, value)
+    for key in ("modalities", "classes"):
+        if not all(isinstance(name, str) for name in content.get(key) or []):
+            raise _unwritten(file, key, content[key])
+    for name, figures in predictions.items():
+        if not isinstance(figures.get("iou"), list | None):
+            raise _unwritten(file, f"predictions.{name}.iou", figures["iou"])
     return Scores(
         split=split,
         scenes=counted(content.get("samples"), content.get("split_samples")),
@@ -190,12 +197,16 @@ def _scores(file: Path, split: str) -> Scores:
     )
 
 
+def _unwritten(file: Path, key: str, value: object) -> ConfigError:
+    return _broken(file, f"{key}: got {str(value)[:60]} ({type(value).__name__}), which nothing wrote")
+
+
 def _data(file: Path, text: str) -> dict[str, Any]:
     """The settings of the data, by name."""
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _broken(file, " ".join(str(error).split())) from error
+        raise _broken(file, error) from error
     data = content.get("data") if isinstance(content, dict) else None
     return {**data, **(data.get("init_args") or {})} if isinstance(data, dict) else {}
 
@@ -222,9 +233,26 @@ def _npz(file: Path) -> Mapping[str, np.ndarray] | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as content:
-            return {key: content[key] for key in content.files}
+            return {key: np.asanyarray(content[key]) for key in content.files}  # what is no array is bytes
     except Exception as error:  # zlib's, struct's, tokenize's, ...: whatever a damaged archive runs into
-        raise _broken(file, " ".join(str(error).split()) or type(error).__name__) from error
+        raise _broken(file, str(error) or type(error).__name__) from error
+
+
+_TEXTS, _TRUTHS, _BYTES, _WHOLE, _NUMBERS = "U", "b", "u", "iu", "iuf"
+"""Kinds of numpy's types."""
+
+
+def _array(content: Mapping[str, np.ndarray], key: str, kinds: str, *axes: int) -> np.ndarray:
+    """An array of a type and a number of axes.
+
+    Raises:
+        KeyError: It is not there.
+        ValueError: It is another one.
+    """
+    array = content[key]
+    if array.dtype.kind not in kinds or array.ndim not in axes:
+        raise ValueError(f"{key}: got {array.dtype} of shape {array.shape}, which nothing wrote")
+    return array
 
 
 def _scales(file: Path) -> Scales | None:
@@ -233,17 +261,23 @@ def _scales(file: Path) -> Scales | None:
         return None
     try:
         sites = [
-            Site(str(name), content[f"scale:{name}"], content[f"keep:{name}"], content[f"part:{name}"])
-            for name in content["sites"]
+            Site(
+                name,
+                _array(content, f"scale:{name}", _NUMBERS, 3),
+                _array(content, f"keep:{name}", _TRUTHS, 2),
+                _array(content, f"part:{name}", _TRUTHS, 2),
+            )
+            for name in _array(content, "sites", _TEXTS if content["sites"].size else _NUMBERS, 1).tolist()
         ]
-        threshold, share = (float(content[name]) if name in content else None for name in ("threshold", "share"))
-        scales = Scales(content["epochs"], content["modalities"].tolist(), sites, threshold, share)
+        threshold, share = (
+            float(_array(content, name, _NUMBERS, 0)) if name in content else None for name in ("threshold", "share")
+        )
+        epochs, modalities = _array(content, "epochs", _NUMBERS, 1), _array(content, "modalities", _TEXTS, 1).tolist()
+        scales = Scales(epochs, modalities, sites, threshold, share)
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise _broken(file, error) from error
-    if scales.epochs.ndim != 1 or any(site.keep.ndim != 2 for site in sites):
-        raise _broken(file, "expected the epochs as a row and keep as a table")
     for site in sites:
         expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
         if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
@@ -261,17 +295,23 @@ def _scenes(file: Path) -> Scenes | None:
         return None
     try:
         scenes = Scenes(
-            keys=content["keys"].tolist(),
-            inputs=_group(content, "input:"),
-            target=content["target"],
+            keys=_array(content, "keys", _TEXTS, 1).tolist(),
+            inputs={name: _array(content, f"input:{name}", _BYTES, 4) for name in _group(content, "input:")},
+            target=_array(content, "target", _WHOLE, 3, 4),
             known=_known(content),
-            predictions=_group(content, "prediction:"),
+            predictions={
+                name: _array(content, f"prediction:{name}", _WHOLE, 3, 4) for name in _group(content, "prediction:")
+            },
             **_classes(content),
         )
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise _broken(file, error) from error
+    shape = scenes.target.shape[:3]
+    colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
+    if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
+        raise _broken(file, f"expected {len(scenes.keys)} scenes of one size, got targets {scenes.target.shape}")
     for name, prediction in scenes.predictions.items():
         if prediction.shape != scenes.target.shape:
             raise _broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
@@ -283,15 +323,18 @@ def _scenes(file: Path) -> Scenes | None:
 def _known(content: Mapping[str, np.ndarray]) -> np.ndarray:
     target = content["target"]
     if target.ndim == 4:
-        return content.get("target_valid", np.ones(target.shape[:3], bool))
-    return target != int(content["ignore"])
+        return _array({"target_valid": np.ones(target.shape[:3], bool), **content}, "target_valid", _TRUTHS, 3)
+    return np.asarray(target != int(_array(content, "ignore", _WHOLE, 0)))
 
 
 def _classes(content: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if content["target"].ndim == 4:
         return {"colors": np.zeros((0, 3), np.uint8), "classes": []}
-    return {"colors": content["colors"], "classes": content["classes"].tolist()}
+    colors, classes = _array(content, "colors", _BYTES, 2), _array(content, "classes", _TEXTS, 1).tolist()
+    if colors.shape != (len(classes), 3) or not classes:
+        raise ValueError(f"colors: got {colors.shape} for {len(classes)} classes, which nothing wrote")
+    return {"colors": colors, "classes": classes}
 
 
-def _group(content: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): array for key, array in content.items() if key.startswith(prefix)}
+def _group(content: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in content if key.startswith(prefix)]
