@@ -277,8 +277,15 @@ def _parsed(content: bytes) -> dict[str, Moments]:
             numbers(moments["mean"]),
             positives(moments["std"]),
             Range.from_dict(moments.get("seen")),
-            # Until there were fingerprints, the scale alone was noted.
-            moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None),
+            _origin(moments),
         )
         for name, moments in values.items()
     }
+
+
+def _origin(moments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What one modality was measured from; until there were fingerprints, the scale alone was noted."""
+    origin = moments.get("of", {"scale": moments["scale"]} if "scale" in moments else None)
+    if origin is not None and (not isinstance(origin, dict) or ("keys" in origin) != ("files" in origin)):
+        raise ValueError(f"of: {str(origin)[:60]}")
+    return origin
