@@ -400,8 +400,9 @@ def _write_tables(out: Path, comparison: Comparison) -> None:
 
 def _show(comparison: Comparison) -> None:
     headings, lines = table(comparison)
+    legend = ", * the best" if any(cell.best for cells in lines for cell in cells) else ""  # none, of one seed
     shown = Table(
-        title=f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}, * the best",
+        title=f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}{legend}",
         title_justify="left",
         box=None,
         padding=(0, 2),
