@@ -24,7 +24,7 @@ def one_part(name: object) -> str:
         ValueError: What is expected.
     """
     if not isinstance(name, str) or len(name) > LONGEST or not _AT_HOME.fullmatch(name):
-        raise ValueError(f"a name of up to {LONGEST} letters, digits, points, - _ and +, that begins with a letter or a digit")
+        raise ValueError(f"a name of up to {LONGEST} letters, digits, points, - _ and +, a letter or a digit first")
     return name
 
 
