@@ -286,7 +286,16 @@ def test_fit_with_an_unknown_setting_names_it(tmp_path, capsys):
     assert message.count("\n") == 1
 
 
-def test_demo_trains_both_and_leaves_a_summary_and_a_page(root, tmp_path, capsys):
+def train_here(commands):
+    for command in commands.values():
+        fit(command[command.index("fit") + 1 :])
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_demo_trains_both_and_leaves_a_summary_and_a_page(apart, root, tmp_path, capsys, monkeypatch):
+    """In processes of their own as a user sees it; in this one for what they leave behind."""
+    if not apart:
+        monkeypatch.setattr(demo, "train_all", train_here)
     out = tmp_path / "demo"
     summary = demo.run_demo(out, 0, [*TINY, "--data.root", str(root), "--data.eval_batch_size", "2"])
     shown = capsys.readouterr().out
@@ -295,7 +304,7 @@ def test_demo_trains_both_and_leaves_a_summary_and_a_page(root, tmp_path, capsys
     assert all(scores.keys() == {"rgb", "depth", "ensemble", "exchanged"} for scores in summary.values())
     assert summary["none"]["exchanged"] == 0.0
     assert "docs/results.md" in (out / "report.html").read_text(encoding="utf-8")
-    assert "exchange  epoch 1/1" in shown
+    assert "exchange  epoch 1/1" in shown or not apart
     assert "mean IoU in per cent on 2 test scenes" in shown
 
 
@@ -310,10 +319,6 @@ def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, c
         modalities=["rgb", "depth", "grey", "normal"],
     )
     out, small = tmp_path / "demo", ["--model.network_args={filters: 2}", "--model.extractor=null"]
-
-    def train_here(commands):
-        for command in commands.values():
-            fit(command[command.index("fit") + 1 :])
 
     # In this process: that trainings of their own are started and followed is tested above.
     monkeypatch.setattr(demo_translation, "train_all", train_here)

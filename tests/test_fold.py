@@ -81,10 +81,10 @@ def assert_folds(net: Multimodal, folded: Folded | None = None, names=None, size
 @pytest.mark.parametrize(
     ("modalities", "fusion"),
     [
-        (1, Exchange(threshold=0.6)),
+        pytest.param(1, Exchange(threshold=0.6), marks=pytest.mark.slow),
         (2, Exchange(share=1.0, within="all")),
         (3, RandomExchange(share=0.7)),
-        (4, Exchange(threshold=0.8, within="all")),
+        pytest.param(4, Exchange(threshold=0.8, within="all"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -175,10 +175,15 @@ USUAL = {"exchange": "shared", "random": "shared", "asymmetric": "shared"}
 """By the name of a fusion, the convolutions that it is used with in the papers; the others with private ones."""
 
 
+def usual(way: Fusion, convolutions: str) -> bool:
+    """Of the ways to aggregate one: the others are folded with some of the modalities below."""
+    return convolutions == USUAL.get(way.name, "private") and getattr(way, "operation", "concat") == "concat"
+
+
 @pytest.mark.parametrize(
     ("fusion", "convolutions"),
     [
-        pytest.param(way, kind, marks=() if kind == USUAL.get(way.name, "private") else pytest.mark.slow)
+        pytest.param(way, kind, marks=() if usual(way, kind) else pytest.mark.slow)
         for way, kind in product(EVERY_WAY, ("shared", "private"))
     ],
     ids=str,
