@@ -504,3 +504,40 @@ def test_a_setting_of_the_fusion_that_is_missing_is_named(saved, key):
     edit(saved, fuse=settings)
     with pytest.raises(CheckpointError, match=rf"fuse\.fusion\.{key}: missing"):
         load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hook": "x"}, "hook: unknown"),
+        ({"fuse": {"hook": 1}}, "fuse.hook: unknown"),
+        ({"network": {**ROOMS, "hook": 1}}, "network.hook: unknown"),
+        ({"metadata": [1]}, "metadata: expected keys and values"),
+        ({"fuse": {"modalities": {f"m{number}": 3 for number in range(9999)}}}, "9999 modalities"),
+        ({"network": {**ROOMS, "arguments": {**ROOMS["arguments"], "widths": [6000, 6000]}}}, "more than .* values"),
+        ({"network": {**ROOMS, "arguments": {**ROOMS["arguments"], "widths": [1] * 9999}}}, "values in 1\\d+ tensors"),
+    ],
+)
+def test_a_configuration_that_asks_for_more_than_the_weights_hold_is_refused_in_one_line(saved, change, said):
+    """If this breaks, a few words in a file fill the memory, or are dropped in silence."""
+    own = json.loads((saved / "config.json").read_text())
+    edit(saved, **{key: {**own[key], **value} if key == "fuse" else value for key, value in change.items()})
+    with pytest.raises(CheckpointError, match=said) as raised:
+        load(saved)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(saved, tmp_path):
+    """If this breaks, a network that is spoilt predicts one class everywhere, without a word."""
+    from safetensors.torch import load_file, save_file
+
+    net = load(saved)
+    next(net.parameters()).data.flatten()[0] = torch.nan
+    with pytest.raises(ConfigError, match="NaN or infinite, so nothing was saved"):
+        save(net, tmp_path / "spoilt", network=ROOMS)
+    assert not (tmp_path / "spoilt").exists()
+    tensors = load_file(saved / "model.safetensors")
+    tensors["ensemble.alpha"][0] = torch.inf
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"ensemble\.alpha holds values that are NaN or infinite"):
+        load(saved)

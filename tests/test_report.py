@@ -285,6 +285,11 @@ def test_no_runs_at_all_is_an_error(tmp_path):
         ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "epochs": ' + b"9" * 5000 + b"}"),
         ("metrics.csv", b"epoch,val/loss\ninf,1\n"),
         ("config.yaml", b"data: 2001-99-99"),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": "high"}}}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0, "iou": [{}]}}}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "weights": {"rgb": []}}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "exchanged": {"rgb": true}}'),
+        ("scores.test.json", b'{"predictions": {"rgb": {"mean_iou": 1.0}}, "modalities": [1]}'),
     ],
 )
 def test_a_broken_file_is_named_and_the_old_page_stays(runs, tmp_path, file, content):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymodal.budget import budget
+from polymodal.documents import DocumentError, parse_json, read_json, require_regular
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace
 from polymodal.fusion import Fusion, make_fusion
@@ -20,6 +23,8 @@ from polymodal.surgery import fuse
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _FORMAT = 1
+_KEYS = ("format", "network", "fuse", "metadata", "weights")
+_FUSE = ("modalities", "fusion", "sites", "stems", "norms", "convolutions", "statistics")
 
 
 def save(
@@ -59,9 +64,11 @@ def save(
         "fuse": net.config(),
         "metadata": dict(metadata or {}),
     }
-    plain = json.loads(_json(config))
+    plain = _parsed(_json(config))
     if network is not None:
         _check_network(net, plain["network"])
+    if spoilt := _not_finite(net.state_dict()):
+        raise ConfigError(f"net: {spoilt} holds values that are NaN or infinite, so nothing was saved. Train it anew.")
     # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
     existed = folder.exists()
@@ -138,8 +145,8 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it."
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        config = read_json(path, CheckpointError)
+    except (DocumentError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("fuse"), dict):
         raise CheckpointError(f"{path} is no model configuration: expected an object with the key 'fuse'.")
@@ -147,7 +154,29 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: expected format {_FORMAT}, got {config.get('format')!r}. Use the version that wrote it."
         )
+    for key in ("network", "metadata"):
+        if not isinstance(config.get(key), dict | None):
+            raise CheckpointError(f"{path}: {key}: expected keys and values, got {str(config[key])[:60]}.")
+    unknown = [key for key in config if key not in _KEYS]
+    unknown += [f"fuse.{key}" for key in config["fuse"] if key not in _FUSE]
+    unknown += [f"network.{key}" for key in config.get("network") or () if key not in ("name", "arguments")]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: {unknown[0][:60]}: unknown. Restore the file, or use the version that wrote it."
+        )
     return config
+
+
+def _parsed(text: str) -> Any:
+    """As `load` will read it.
+
+    Raises:
+        ConfigError: It is beyond the bounds of documents.
+    """
+    try:
+        return parse_json(text)
+    except DocumentError as error:
+        raise ConfigError(f"network and metadata: {error}, and `load` would refuse it. Keep less in them.") from error
 
 
 def _json(config: Mapping[str, Any]) -> str:
@@ -183,10 +212,18 @@ def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     spec = config.get("network")
     if spec is None:
         raise CheckpointError(f"{folder} does not say how to make its network: give it, load(folder, network=...).")
+    shapes = _shapes(folder / _WEIGHTS)
     try:
-        return create(spec["name"], **spec["arguments"])
-    except (PolymodalError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / _CONFIG}: the network cannot be made: {error}") from error
+        named = len(config["fuse"]["modalities"])
+        if named > len(shapes):
+            raise CheckpointError(f"it has {named} modalities, and the weights are {len(shapes)} tensors")
+        copies = named if config["fuse"]["convolutions"] == "private" else 1
+        with budget(sum(map(math.prod, shapes)) // copies, len(shapes)):
+            return create(spec["name"], **spec["arguments"])
+    except (PolymodalError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{folder / _CONFIG}: the network cannot be made: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
 
 
 def _make_fusion(folder: Path, settings: Mapping[str, Any]) -> Fusion:
@@ -221,9 +258,28 @@ def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:
     return "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
 
 
+def _not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The first tensor that no training would keep; empty if there is none."""
+    return next((key for key, value in tensors.items() if not value.isfinite().all()), "")
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shapes(path: Path) -> list[Any]:
+    """The shapes of the tensors in a file, without reading them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        require_regular(path, CheckpointError)
+        with safe_open(path, framework="pt") as file:
+            return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
 
 
 def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
@@ -232,6 +288,7 @@ def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
     from safetensors.torch import load_file
 
     try:
+        require_regular(path, CheckpointError)
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
@@ -239,6 +296,10 @@ def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
         raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
     if problems := _misfits(tensors, net):
         raise CheckpointError(f"{path} belongs to another network: {problems}.")
+    if spoilt := _not_finite(tensors):
+        raise CheckpointError(
+            f"{path}: {spoilt} holds values that are NaN or infinite. Restore the file, or train anew."
+        )
     if digest is not None and _digest(path) != digest:
         raise CheckpointError(
             f"{path} is not what {_CONFIG} beside it was written with: saving was interrupted between the two, or one "

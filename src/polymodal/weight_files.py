@@ -1,6 +1,7 @@
 """Files of weights: read without running anything in them."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def load_tensors(file: Path, remedy: str) -> Any:
         CheckpointError: The file is missing, damaged, or holds anything that could run code.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of how a file is pickled, lines of its own before ours
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {file}. {remedy}") from error
     except pickle.UnpicklingError as error:

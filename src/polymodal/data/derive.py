@@ -29,11 +29,12 @@ from polymodal.data.geometry import (
     reshading,
     texture_edges,
 )
-from polymodal.data.inputs import InputSpec, settled, to_values
+from polymodal.data.inputs import InputSpec, check_sizes, settled, to_values
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.progress import track
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import STATISTICS_FILE
+from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
@@ -223,7 +224,7 @@ def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
         write_file(record, json.dumps(content, indent=2).encode())
         return
     try:
-        begun = json.loads(record.read_text(encoding="utf-8"))
+        begun = read_json(record)
     except ValueError as error:
         raise DataError(f"{record}: not what `polymodal data derive` writes ({error}). Name a new folder.") from error
     if begun != content:
@@ -232,6 +233,8 @@ def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
 
 def _images(spec: DatasetSpec, key: str, domains: list[str], camera: Camera | None) -> dict[str, Array]:
     """The domains of one sample, uint8 (H, W) or (H, W, 3)."""
+    used = {_modality(spec, "depth" if DOMAINS[name].image else "image") for name in domains}
+    check_sizes({spec.store.where(file): size for file, size in spec.header_sizes(key, used).items()})
     images, surface = {}, None
     for name in domains:
         domain = DOMAINS[name]

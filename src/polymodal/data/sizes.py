@@ -1,6 +1,7 @@
 """Height and width of a picture from its header alone, so that those of thousands are known in a moment."""
 
 import io
+import warnings
 from contextlib import suppress
 
 from PIL import Image
@@ -14,7 +15,11 @@ def header_size(content: bytes) -> tuple[int, int] | None:
     Args:
         content: Of the file.
     """
-    with suppress(Exception), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+    with (
+        warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),  # our own bound is told of
+        suppress(Exception),
+        Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image,
+    ):
         # Asked without need, Pillow would decode a whole PNG to look for an orientation behind its pixels.
         turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
         width, height = reversed(image.size) if turned else image.size

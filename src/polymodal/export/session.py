@@ -150,4 +150,13 @@ def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> d
             f"{path}: its description has format {described['format']}, where this polymodal reads up to "
             f"{DESCRIPTION_FORMAT}: it was written by a newer polymodal. Update polymodal, or export the network again."
         )
+    counts = [described["step"], *described["modalities"].values(), *(described.get("size") or ())]
+    right = (
+        all(type(count) is int and count > 0 for count in counts)
+        and len(described.get("size") or (1, 1)) == 2
+        and isinstance(described["folded"], bool)
+        and isinstance(described["metadata"], dict)
+    )
+    if not right:
+        raise ValueError(f"its description is {str(described)[:200]}")
     return described

@@ -1,7 +1,7 @@
 """A run folder read into plain values: a piece that a run lacks is None or empty, a broken piece is an error."""
 
 import csv
-import json
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from polymodal.documents import MAX_FILE, MAX_LIST, DocumentError, read_bytes, read_json, require_regular, too_long
 from polymodal.errors import ConfigError
 from polymodal.report.scores import counted
+from polymodal.yaml_documents import parse_yaml
 
 SPLITS = ("test", "val")  # what counts comes first
 
@@ -139,15 +140,15 @@ def _broken(file: Path, problem: object) -> ConfigError:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, MemoryError) as error:
+        return read_bytes(file, MAX_LIST, ConfigError).decode()
+    except (OSError, UnicodeDecodeError) as error:
         raise _broken(file, error) from error
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
+        content = read_json(file, ConfigError)
+    except (DocumentError, OSError) as error:
         raise _broken(file, error) from error
     if not isinstance(content, dict):
         raise _broken(file, f"expected an object, got {type(content).__name__}")
@@ -173,6 +174,11 @@ def _scores(file: Path, split: str) -> Scores:
         value = content.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise _unwritten(file, key, value)
+    for key, values in (*predictions.items(), *((key, content.get(key) or {}) for key in ("weights", "exchanged"))):
+        for name, value in values.items():
+            numbers = value if name == "iou" and isinstance(value, list) else [value]
+            if not all(number is None or type(number) in (int, float) for number in numbers):
+                raise _unwritten(file, f"{key}.{name}", value)
     for key in ("modalities", "classes"):
         if not all(isinstance(name, str) for name in content.get(key) or []):
             raise _unwritten(file, key, content[key])
@@ -204,8 +210,8 @@ def _unwritten(file: Path, key: str, value: object) -> ConfigError:
 def _data(file: Path, text: str) -> dict[str, Any]:
     """The settings of the data, by name."""
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = parse_yaml(text)
+    except DocumentError as error:
         raise _broken(file, error) from error
     data = content.get("data") if isinstance(content, dict) else None
     return {**data, **(data.get("init_args") or {})} if isinstance(data, dict) else {}
@@ -229,9 +235,13 @@ def _history(file: Path) -> dict[str, dict[int, float]]:
 
 
 def _npz(file: Path) -> Mapping[str, np.ndarray] | None:
-    if not file.is_file():
+    if not file.exists():
         return None
+    require_regular(file, ConfigError)
     try:
+        with zipfile.ZipFile(file) as archive:
+            if (size := sum(member.file_size for member in archive.infolist())) > MAX_FILE:
+                raise ValueError(too_long(size, MAX_FILE))
         with np.load(file, allow_pickle=False) as content:
             return {key: np.asanyarray(content[key]) for key in content.files}  # what is no array is bytes
     except Exception as error:  # zlib's, struct's, tokenize's, ...: whatever a damaged archive runs into

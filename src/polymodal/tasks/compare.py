@@ -22,6 +22,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from polymodal.documents import read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
@@ -179,7 +180,7 @@ def _record(
     record: dict[str, Any] = {"command": "", "recipe": dict(settings), "methods": {}}
     if file.is_file():
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = read_json(file, ConfigError)
             different = _differences(record["recipe"], settings)
             earlier = {name: method["overrides"] for name, method in record["methods"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -372,7 +373,22 @@ def _comparison(
 
 
 def _json(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """What a run of the comparison wrote; None where it wrote nothing.
+
+    Raises:
+        ConfigError: It is damaged, or no mapping.
+    """
+    if not file.exists():
+        return None
+    try:
+        content = read_json(file, ConfigError)
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged ({error}). Remove it to have the run made again.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{file}: expected keys and values, got {str(content)[:60]}. Remove it to have the run made again."
+        )
+    return content
 
 
 def _chosen(scores: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Cityscapes (Cordts et al., CVPR 2016) from leftImg8bit, disparity, camera and gtFine, unpacked side by side."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from polymodal.data.prepare.writing import IGNORE, Content, Plan, look_up, read_plane, require
+from polymodal.documents import read_json
 from polymodal.errors import DataError
 
 RELEASED = {"train": 2975, "val": 500, "test": 1525}
@@ -115,7 +115,7 @@ def _file(source: Path, kind: str, split: str, key: str) -> Path:
 
 def _baseline_times_focal(file: Path) -> float:
     try:
-        camera = json.loads(file.read_bytes())
+        camera = read_json(file)
         baseline, focal = float(camera["extrinsic"]["baseline"]), float(camera["intrinsic"]["fx"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(

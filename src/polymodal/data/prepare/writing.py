@@ -22,6 +22,7 @@ from polymodal.data.inputs import check_sizes
 from polymodal.data.progress import track
 from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
+from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.files import is_empty, require_empty, tidy_below, write_file
 from polymodal.locks import LOCK, locked
@@ -233,7 +234,7 @@ def look_up(labels: np.ndarray, table: np.ndarray, where: str, known: str) -> np
 
 def _begun(marker: Path) -> Any:
     try:
-        return json.loads(marker.read_bytes())
+        return read_json(marker)
     except ValueError as error:
         raise DataError(f"{marker}: damaged ({error}). Remove {marker.parent} to begin again.") from error
 
