@@ -146,11 +146,13 @@ def test_floats_that_are_no_class_are_refused(values, part):
     assert part in refused(LabelCode(AB), values, np.float32)
 
 
-def test_labels_stored_as_colours(root):
+@pytest.mark.parametrize("ignore", [[list(BLACK)], list(BLACK)])
+def test_labels_stored_as_colours(root, ignore):
+    """If this breaks, a colour that is ignored is taken for three numbers, and class 0 is ignored instead."""
     expected = targets(root)
     colors = np.array([RED, GREEN, BLACK], np.uint8)
     write_labels(root, lambda label: colors[np.minimum(label, 2)])
-    edit(root, lambda d: d["target"].update(colors=[list(RED), list(GREEN)], ignore=[list(BLACK)]))
+    edit(root, lambda d: d["target"].update(colors=[list(RED), list(GREEN)], ignore=ignore))
     assert torch.equal(targets(root), expected)
     assert not any(defect for defect in check(root) if not defect.note)
 

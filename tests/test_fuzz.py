@@ -196,20 +196,20 @@ def targets(root: Path) -> dict[str, Target]:
         return Target(number, [file.read_bytes()], damage, partial(read, file=file))
 
     return {
-        "PNG": Target(1600, PNGS, damaged_png, partial(decoded, ".png")),
-        "JPEG": Target(1400, JPEGS, damaged_bytes, partial(decoded, ".jpg")),
-        "TIFF": Target(1600, TIFFS, damaged_bytes, partial(decoded, ".tif")),
-        "npy": Target(1400, ARRAYS, damaged_bytes, partial(decoded, ".npy")),
+        "PNG": Target(1800, PNGS, damaged_png, partial(decoded, ".png")),
+        "JPEG": Target(1500, JPEGS, damaged_bytes, partial(decoded, ".jpg")),
+        "TIFF": Target(1700, TIFFS, damaged_bytes, partial(decoded, ".tif")),
+        "npy": Target(1500, ARRAYS, damaged_bytes, partial(decoded, ".npy")),
         "dataset.yaml": target(800, data / "dataset.yaml", damaged_yaml, of_data),
-        "statistics.json": target(500, measured / "statistics.json", damaged_json, of_data),
+        "statistics.json": target(400, measured / "statistics.json", damaged_json, of_data),
         "split": target(300, data / "splits/train.txt", damaged_bytes, of_data),
-        "metrics.csv": target(400, run / "metrics.csv", damaged_bytes, of_run),
-        "scores": target(500, run / "scores.test.json", damaged_json, of_run),
+        "metrics.csv": target(350, run / "metrics.csv", damaged_bytes, of_run),
+        "scores": target(350, run / "scores.test.json", damaged_json, of_run),
         "scales.npz": target(300, run / "scales.npz", damaged_archive, of_run),
         "samples.npz": target(300, run / "samples.npz", damaged_archive, of_run),
-        "config.yaml": target(200, run / "config.yaml", damaged_yaml, of_run),
-        "environment.json": target(100, run / "environment.json", damaged_json, of_run),
-        "config.json": Target(400, [(model / "config.json").read_bytes()], damaged_json, of_model),
+        "config.yaml": target(150, run / "config.yaml", damaged_yaml, of_run),
+        "environment.json": target(50, run / "environment.json", damaged_json, of_run),
+        "config.json": Target(350, [(model / "config.json").read_bytes()], damaged_json, of_model),
         "description": Target(200, [json.dumps(description).encode()], damaged_json, of_export),
     }
 

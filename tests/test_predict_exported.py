@@ -54,6 +54,16 @@ def test_a_missing_modality_is_refused_with_a_remedy_that_works(exported, tmp_pa
     assert "--subset" not in str(refused.value)
 
 
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_scene_that_lacks_a_modality_is_refused_with_a_remedy_that_works(exported, tmp_path, subset):
+    """Else the message sends users to --subset, which a file cannot do."""
+    inputs = scenes(tmp_path, (32, 32), (32, 32))
+    (inputs["depth"] / "scene1.png").unlink()
+    with pytest.raises(DataError, match=r"scene1 .no depth.*an exported network takes all of them") as refused:
+        predict(exported, inputs, tmp_path / "out", subset=subset)
+    assert "--subset" not in str(refused.value)
+
+
 def test_a_file_that_does_not_say_what_it_takes_is_refused(exported, tmp_path):
     """Else images are normalised in a way that the network was not trained with, or a traceback is all there is."""
     import onnx

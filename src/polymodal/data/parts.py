@@ -252,11 +252,12 @@ def target_of(section: Section) -> TargetSpec:
             range=section.get("range", values.interval, None),
             **_how(section),
         )
+    colors: tuple[values.Color, ...] = section.get("colors", values.colors, ())
     code = LabelCode(
         section.get("classes", values.texts),
         section.get("map", values.pairs, ()),
-        section.get("colors", values.colors, ()),
-        section.get("ignore", values.unlabelled, ()),
+        colors,
+        section.get("ignore", values.unlabelled_colors if colors else values.unlabelled, ()),
     )
     code.check(section.at)
     return replace(label_target(folder, prefix, suffix, code), **_how(section))

@@ -63,6 +63,11 @@ def unlabelled(value: Any) -> tuple[int | float | Color, ...]:
     return found
 
 
+def unlabelled_colors(value: Any) -> tuple[int | float | Color, ...]:
+    """`unlabelled`, where three numbers are one colour."""
+    return unlabelled([value] if _is_color(value) else value)
+
+
 def _stored(value: Any) -> int | float | Color:
     if isinstance(value, float) and math.isnan(value):
         return value

@@ -54,11 +54,11 @@ class Session:
         try:
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
             described = _description(self._session.get_modelmeta().custom_metadata_map, path)
-            self.modalities: dict[str, int] = dict(described["modalities"])
+            self.modalities: dict[str, int] = {name: _count(n) for name, n in described["modalities"].items()}
             self.outputs: tuple[str, ...] = _outputs(described)
-            self.step: int = described["step"]
+            self.step: int = _count(described["step"])
             fixed = described.get("size")  # files of format 1 never are
-            self.size: Size | None = None if fixed is None else (fixed[0], fixed[1])
+            self.size: Size | None = None if fixed is None else (_count(fixed[0]), _count(fixed[1]))
             self.folded: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
         except CheckpointError:
@@ -124,6 +124,17 @@ def needed_package(name: str, purpose: str, extra: str) -> ModuleType:
             f"{purpose} needs the package {name}, which is not installed ({error}). Install it by "
             f"pip install 'polymodal[{extra}]'."
         ) from error
+
+
+def _count(value: Any) -> int:
+    """A number of channels or pixels.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if type(value) is not int or value < 1:
+        raise ValueError(f"a number of channels or pixels is {value!r}")
+    return value
 
 
 def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         specs, target, size = read_model_description(session.metadata, model, session.modalities)
     _check_names(list(inputs), list(specs), subset=subset, exported=session is not None)
     specs = {name: spec for name, spec in specs.items() if name in inputs}
-    scenes = find_scenes({name: inputs[name] for name in specs}, specs, subset=subset and session is None)
+    chosen = {name: inputs[name] for name in specs}
+    scenes = find_scenes(chosen, specs, subset=subset and session is None, whole=session is not None)
     kind = kind_of(target)
     check_pictures(scenes, [ENSEMBLE], kind.endings)
     run = _network(folder, subset) if session is None else _exported(session)

@@ -67,13 +67,16 @@ class Folder:
         return self.store.path / self.store.find(".", key, self.part)
 
 
-def find_scenes(inputs: Mapping[str, Path], declared: Mapping[str, Affixes], *, subset: bool = False) -> list[Scene]:
+def find_scenes(
+    inputs: Mapping[str, Path], declared: Mapping[str, Affixes], *, subset: bool = False, whole: bool = False
+) -> list[Scene]:
     """The scenes in files, or in folders and those below them, matched by the files' names without ending.
 
     Args:
         inputs: All files, or all folders, by modality.
         declared: What the files of the training were called, by modality.
         subset: Whether scenes may lack modalities.
+        whole: Whether the network takes no other than complete scenes, as an exported one.
 
     Raises:
         DataError: A path does not exist, files and folders are mixed, or a file has no partner.
@@ -96,7 +99,7 @@ def find_scenes(inputs: Mapping[str, Path], declared: Mapping[str, Affixes], *, 
     lacking = {stem: [name for name in inputs if stem not in keys[name]] for stem in stems}
     lonely = all(len(names) == len(inputs) - 1 > 0 for names in lacking.values())
     if any(lacking.values()) and (lonely or not subset):
-        raise _no_partners(found, lacking, subset=subset)
+        raise _no_partners(found, lacking, subset=subset, whole=whole)
     return [
         Scene(stem, {name: found[name].file(stem) for name in inputs if name not in lacking[stem]}) for stem in stems
     ]
@@ -114,7 +117,9 @@ def _keys(found: Mapping[str, Folder]) -> dict[str, list[str]]:
     }
 
 
-def _no_partners(found: Mapping[str, Folder], lacking: Mapping[str, Sequence[str]], *, subset: bool) -> DataError:
+def _no_partners(
+    found: Mapping[str, Folder], lacking: Mapping[str, Sequence[str]], *, subset: bool, whole: bool
+) -> DataError:
     texts = [f"{stem} (no {', '.join(names)})" for stem, names in lacking.items() if names]
     more = f", ... ({len(texts)} in all)" if len(texts) > SHOWN_STEMS else ""
     stem, (name, *_) = next((stem, names) for stem, names in lacking.items() if names)
@@ -122,6 +127,8 @@ def _no_partners(found: Mapping[str, Folder], lacking: Mapping[str, Sequence[str
     remedy = (
         "No scene has two modalities: name the files alike, or predict with one modality at a time."
         if subset
+        else "Complete the scenes: an exported network takes all of them; the model folder predicts with what each has."
+        if whole
         else "Complete the scenes, or predict each with the modalities that it has by --subset."
     )
     return DataError(
