@@ -302,6 +302,22 @@ def test_a_broken_file_is_named_and_the_old_page_stays(runs, tmp_path, file, con
     assert out.read_text() == "old"
 
 
+def test_scores_of_an_earlier_model_are_named(runs, tmp_path):
+    """A finished run that was trained on and killed before it scored would show old figures as those of the model."""
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (run / "model").mkdir()
+    scores = {file: json.loads(file.read_text()) for file in run.glob("scores.*.json")}
+    for file, content in scores.items():
+        file.write_text(json.dumps({**content, "model": "ab12"}))
+    (run / "model" / "config.json").write_text(json.dumps({"weights": "ab12"}))
+    write_report([run], tmp_path / "report.html")
+    (run / "model" / "config.json").write_text(json.dumps({"weights": "cd34"}))
+    with pytest.raises(
+        ConfigError, match=r"scores\.test\.json has the scores of an earlier model .*polymodal validate"
+    ):
+        write_report([run], tmp_path / "report.html")
+
+
 def test_pickled_arrays_are_refused(runs, tmp_path):
     run = Path(shutil.copytree(runs[0], tmp_path / "run"))
     np.savez(run / "samples.npz", keys=np.array([{"a": 1}], dtype=object))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fixtures_data import make_folder
 from polymodal.errors import CheckpointError, ConfigError
+from polymodal.locks import locked
 from polymodal.tasks.base import Task
 from polymodal.tasks.checkpoints import WholeFiles, check_resumable, newest, read_checkpoint
 from polymodal.tasks.interrupt import Stopped
@@ -311,6 +312,14 @@ def test_a_folder_names_the_newest_checkpoint_that_can_be_read(data, tmp_path, m
     best.unlink()
     train(data, tmp_path)
     assert "ended before its first checkpoint: it starts again" in capsys.readouterr().out
+
+
+def test_a_folder_in_which_a_training_runs_is_refused(data, tmp_path):
+    """Two trainings in one folder would both end, one's settings beside the other's weights."""
+    run = tmp_path / "run"
+    with locked(run), pytest.raises(ConfigError, match=r"another command that still runs \(process"):
+        train(data, run)
+    assert not list(run.iterdir())
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):

@@ -109,7 +109,8 @@ def load_run(folder: Path) -> Run:
         ConfigError: The folder has no scores, or one of its files cannot be read.
     """
     files = {split: folder / f"scores.{split}.json" for split in SPLITS}
-    scores = {split: _scores(file, split) for split, file in files.items() if file.is_file()}
+    weights = _weights(folder)
+    scores = {split: _scores(file, split, weights) for split, file in files.items() if file.is_file()}
     if not scores:
         state = "the folder does not exist" if not folder.is_dir() else "it has neither"
         raise ConfigError(
@@ -165,8 +166,20 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 """What the values of scores are, where they are there."""
 
 
-def _scores(file: Path, split: str) -> Scores:
+def _weights(folder: Path) -> str | None:
+    """What the weights of a run's model add up to; None where there is none, or one of an earlier version."""
+    within = folder / "model"
+    file = (within if within.is_dir() else folder) / "config.json"
+    return _json(file).get("weights") if file.is_file() else None
+
+
+def _scores(file: Path, split: str, weights: str | None) -> Scores:
     content = _json(file)
+    if weights and content.get("model", weights) not in (weights, None):
+        raise ConfigError(
+            f"{file} has the scores of an earlier model than the one that is there: a training that went on was "
+            f"interrupted before it scored. Score it: polymodal validate {file.parent} --split {split}"
+        )
     predictions = content.get("predictions")
     if not (isinstance(predictions, dict) and predictions and all(isinstance(p, dict) for p in predictions.values())):
         raise _broken(file, "expected the scores of at least one prediction under the key 'predictions'")

@@ -107,6 +107,7 @@ def score_split(
     own = split_of(data, split)
     facts = {
         "split": split,
+        "model": config.get("weights"),
         "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
         "identity": data.identity(own),
         "protocol": protocol.as_dict(),

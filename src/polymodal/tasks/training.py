@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import polymodal
 from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
-from polymodal.files import tidy_below
+from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.tasks.averaging import NetworkFirst, build_network, holds_average
 from polymodal.tasks.base import ENSEMBLE, Task
@@ -82,7 +82,7 @@ class RecipeCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=ConfigFile,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={"default_root_dir": "runs/run"},
             parser_kwargs={"prog": "polymodal"},
             parser_class=RecipeParser,
@@ -219,10 +219,12 @@ class ConfigFile(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the settings to the recipe's loggers, too."""
+        """Write the file whole, which Lightning's own way does not, and give the settings to the recipe's loggers."""
         del pl_module, stage
+        text = self.parser.dump(self.config, skip_none=False)
+        write_file(Path(trainer.default_root_dir) / self.config_filename, text.encode())
         if trainer.enable_autolog_hparams:
-            log_recipe(trainer.loggers, yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            log_recipe(trainer.loggers, yaml.safe_load(text))
 
 
 def fit(arguments: Sequence[str]) -> Path:

@@ -55,6 +55,23 @@ def validate(
     """
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else _data_settings(run)
+    checkpoint.read_config(model)  # where there is no model, a lock would make a folder
+    with locked(run):
+        data, elsewhere = _scenes(run, model, settings, split, root, protocol)
+        scores = score_split(model, data, split, run, protocol, elsewhere)
+    _show(scores, protocol)
+    if elsewhere:
+        print(
+            f"not the scenes that {run} was scored on; its own scores stay, these are in "
+            f"{run / scores_name(split, protocol, elsewhere)}"
+        )
+    return scores
+
+
+def _scenes(
+    run: Path, model: Path, settings: Mapping[str, Any], split: str, root: str | None, protocol: Protocol
+) -> tuple[FolderData, str]:
+    """The data set to score a model on, and what it is called if it is not the run's own."""
     metadata: Any = checkpoint.read_config(model).get("metadata")
     inputs, target, size = read_model_description(metadata, model)
     keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
@@ -77,16 +94,7 @@ def validate(
     known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol), own)
     name = DatasetSpec.load(data.root).name
     stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
-    elsewhere = f"{name}-{identity[:8]}" if stranger else ""
-    with locked(run):
-        scores = score_split(model, data, split, run, protocol, elsewhere)
-    _show(scores, protocol)
-    if elsewhere:
-        print(
-            f"not the scenes that {run} was scored on; its own scores stay, these are in "
-            f"{run / scores_name(split, protocol, elsewhere)}"
-        )
-    return scores
+    return data, f"{name}-{identity[:8]}" if stranger else ""
 
 
 def _may_be_own(root: str, name: str, settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
