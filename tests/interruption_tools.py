@@ -1,12 +1,14 @@
 """Ends a process at any of the moments in which it changes files, which are found by following it."""
 
 import builtins
+import importlib
 import io
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ENDED = 9
@@ -17,6 +19,8 @@ _CALLS = ("open", "rename", "replace", "link", "unlink", "remove", "rmdir", "mkd
 
 class Stopper:
     """Counts the moments, and ends the process in one of them, as a kill does: nothing is tidied up.
+
+    Its forks are processes of their own and not followed.
 
     A call that changes the disk has a moment before and one after; a write of bytes has one in the middle, too.
 
@@ -29,6 +33,7 @@ class Stopper:
         self.folder = str(folder)
         self.moment = moment
         self.passed: list[str] = []
+        self.process = 0
 
     def come_to(self, what: str) -> None:
         if len(self.passed) == self.moment:
@@ -36,6 +41,8 @@ class Stopper:
         self.passed.append(what)
 
     def concerns(self, path: object) -> bool:
+        if os.getpid() != self.process:
+            return False
         if isinstance(path, int):
             path = _opened(path)
         if not isinstance(path, str | os.PathLike):
@@ -45,6 +52,7 @@ class Stopper:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Follow what goes through Python; libraries write into workplaces alone, which publishing comes after."""
+        self.process = os.getpid()
         originals = {name: getattr(os, name) for name in _CALLS}
         plain_open = builtins.open
 
@@ -168,16 +176,20 @@ def in_a_fork(work: Callable[[], object]) -> tuple[int, object]:
 
 
 def moments(folder: Path, command: Callable[[], object]) -> list[str]:
-    """The moments of a command that is left alone, in a child."""
+    """The moments of a command that is left alone, in a child; this process imports what it does, for the next ones."""
     stopper = Stopper(folder)
 
-    def work() -> list[str]:
+    def work() -> tuple[list[str], list[str]]:
         with stopper.watching():
             command()
-        return stopper.passed
+        return stopper.passed, list(sys.modules)
 
-    status, passed = in_a_fork(work)
+    status, answer = in_a_fork(work)
     assert status == 0
+    passed, modules = answer
+    for name in modules:
+        with suppress(Exception):
+            importlib.import_module(name)
     return passed
 
 
