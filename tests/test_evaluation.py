@@ -15,7 +15,7 @@ from polymodal.errors import DataError
 from polymodal.fusion import Exchange
 from polymodal.report import write_report
 from polymodal.surgery import fuse
-from polymodal.tasks.evaluation import save_model, score_split, write_scenes
+from polymodal.tasks.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
 
 INPUTS = ["rgb", "grey"]
 
@@ -84,3 +84,15 @@ def test_a_scene_that_cannot_be_predicted_is_named(root, tmp_path):
     with pytest.raises(DataError, match=r"0003: An image of 36x32 .*multiples of 8"):
         write_scenes(run / "model", data, run)
     assert not (run / "samples.npz").exists()
+
+
+def test_scores_of_the_model_before_go_with_it(tmp_path, capsys):
+    """Else a training that went on ends in a page that refuses what the one before had scored."""
+    (tmp_path / "config.json").write_text(
+        '{"format": 1, "fuse": {}, "network": null, "metadata": {}, "weights": "new"}'
+    )
+    for split, model in (("val", "new"), ("test", "old")):
+        (tmp_path / f"scores.{split}.json").write_text(f'{{"model": "{model}"}}')
+    remove_scores_of_others(tmp_path)
+    assert [file.name for file in tmp_path.glob("scores.*")] == ["scores.val.json"]
+    assert "scores.test.json had the scores of the model before" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.progress import track
+from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal
 from polymodal.speed import accelerate
@@ -223,6 +224,15 @@ def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], Target
     inputs = {name: InputSpec.from_dict(values) for name, values in metadata["inputs"].items()}
     size = metadata["size"]
     return inputs, TargetSpec.from_dict(metadata["target"]), None if size is None else (int(size[0]), int(size[1]))
+
+
+def remove_scores_of_others(folder: Path) -> None:
+    """Remove the scores of a run's earlier model, which is no more, and say so; a page would refuse them."""
+    own = checkpoint.read_config(folder).get("weights")
+    for file in sorted(folder.glob("scores.*.json")):
+        if read_json(file).get("model", own) != own:
+            file.unlink()
+            print(f"{file.name} had the scores of the model before this training and was removed")
 
 
 def save_model(

@@ -39,7 +39,14 @@ from polymodal.tasks.checkpoints import (
 )
 from polymodal.tasks.classes import Classes
 from polymodal.tasks.epochs import EpochLines, LastEpochValidated
-from polymodal.tasks.evaluation import name_of_split, save_model, score_split, split_of, write_scenes
+from polymodal.tasks.evaluation import (
+    name_of_split,
+    remove_scores_of_others,
+    save_model,
+    score_split,
+    split_of,
+    write_scenes,
+)
 from polymodal.tasks.files import check_run_folder, no_new_folder, unless_begun
 from polymodal.tasks.interrupt import Signals, Stopped
 from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
@@ -297,6 +304,7 @@ def finish(cli: RecipeCLI) -> None:
     }
     # In the precision that it is scored in and predicts with, whatever it was trained in.
     save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / "model")
+    remove_scores_of_others(folder)
     cli.recorder.write_scales(model.fused)
     limits = scored_parts(cli.trainer)
     lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
