@@ -104,6 +104,17 @@ def test_pages_that_lead_in_a_circle_and_too_many_of_them_are_refused(monkeypatc
         read(bytes(data))
 
 
+def test_tiles_that_are_announced_and_not_there_are_refused():
+    """Else one changed byte of the width is worked on for minutes, and the rest of the picture is zeros."""
+    data = bytearray(pages((np.ones((16, 32), np.uint8), {"tile": (16, 16), "compression": "zlib"})))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[256].valueoffset
+    assert read(bytes(data)).shape == (1, 16, 32)
+    data[place : place + 4] = (2**22).to_bytes(4, "little")
+    with pytest.raises(DataError, match="262144 strips or tiles are announced, and 2 are there"):
+        read(bytes(data))
+
+
 def test_a_mask_page_that_hides_pixels_is_refused():
     hidden = SMALL > 40
     with pytest.raises(DataError, match="its mask leaves pixels out"):

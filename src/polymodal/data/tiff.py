@@ -40,7 +40,8 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         masks = [page for page in found if page.is_mask]
         pages = _largest([page for page in found if not page.is_mask])
         page = pages[0]
-        _check_page(page, data)
+        for each in (*pages, *masks):
+            _check_page(each, data)
         if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
             raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
         array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
@@ -59,11 +60,14 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
 
 
 def _check_page(page: TiffPage, data: bytes) -> None:
-    """Refuse what would fill the memory; each tile is unpacked whole, however little of it the image has."""
+    """Refuse what would fill the memory, or take hours; each tile is unpacked whole, however little the image has."""
     check_pixels(page.imagewidth, page.imagelength * page.imagedepth)
     if page.is_tiled:
         check_pixels(page.tilewidth, page.tilelength * page.tiledepth)
     check_unpacked(page.nbytes)
+    needed, listed = math.prod(page.chunked), len(page.dataoffsets)
+    if needed > listed and not page.is_contiguous:
+        raise ValueError(f"cut off: {needed} strips or tiles are announced, and {listed} are there")
     if page.compression == COMPRESSION.JPEG:
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             check_jpeg(data[start : start + size])
