@@ -135,6 +135,19 @@ def test_sites_without_exchange_take_one_line(tmp_path):
     assert f"<h4>{busy}</h4>" in text
 
 
+@pytest.mark.parametrize(("key", "value"), [("threshold", -1.0), ("threshold", np.nan), ("scale", np.inf)])
+def test_scales_that_no_network_has_are_refused(tmp_path, key, value):
+    """If this breaks, a damaged file ends in a message of mathematics."""
+    run = write_run(tmp_path / "run", scenes=1, size=(8, 8))
+    with np.load(run / "scales.npz") as scales:
+        arrays = dict(scales)
+    name = key if key == "threshold" else f"scale:{next(iter(SITES))}"
+    arrays[name] = np.full_like(arrays[name], value)
+    np.savez_compressed(run / "scales.npz", **arrays)
+    with pytest.raises(ConfigError, match=r"scales.npz cannot be read: .* negative or not finite"):
+        page(run, tmp_path)
+
+
 def test_classes_stand_above_the_maps_of_channels(runs, tmp_path):
     text = page(runs[0], tmp_path)
     heads = ["<h2>Scores</h2>", "<h2>Scenes</h2>", "<h2>Classes</h2>", "<h2>Exchanged channels</h2>"]

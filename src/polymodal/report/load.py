@@ -297,6 +297,9 @@ def _scales(file: Path) -> Scales | None:
         )
         epochs, modalities = _array(content, "epochs", _NUMBERS, 1), _array(content, "modalities", _TEXTS, 1).tolist()
         scales = Scales(epochs, modalities, sites, threshold, share)
+        for name, values in {"threshold": threshold, "share": share, **{s.name: s.scale for s in sites}}.items():
+            if values is not None and not (np.isfinite(values) & (np.asarray(values) >= 0)).all():
+                raise ValueError(f"{name}: got a number that is negative or not finite, which nothing wrote")
     except KeyError as error:
         raise _broken(file, f"the array {error} is missing") from error
     except (TypeError, ValueError) as error:
