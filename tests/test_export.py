@@ -316,7 +316,7 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
         export.Session(tmp_path / "other.onnx")
     with pytest.raises(CheckpointError, match=r"`polymodal export` wrote: it has no description of polymodal\.$"):
         export.Session(stamped(tmp_path / "foreign.onnx", None))
-    with pytest.raises(CheckpointError, match="or it is damaged: 'modalities'"):
+    with pytest.raises(CheckpointError, match="or it is damaged: 'step'"):
         export.Session(stamped(tmp_path / "short.onnx", json.dumps({"format": 1})))
     with pytest.raises(CheckpointError, match=r"has format 3, .* up to 2: .*by a newer polymodal\. Update polymodal"):
         export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 3})))

@@ -64,7 +64,7 @@ def test_every_argument_of_the_trainer_is_known():
         ("--trainer.min_epochs=-1", "min_epochs: expected 0 or more"),
         ("--trainer.min_epochs=5", "min_epochs 5 is more than --trainer.max_epochs 1"),
         ("--trainer.min_steps=50", "--trainer.min_steps 50: the training has 2 steps"),
-        ("--trainer.max_time=foo", "--trainer.max_time foo: .*DD:HH:MM:SS"),
+        ("--trainer.max_time=foo", "--trainer.max_time: expected a duration above 0, DD:HH:MM:SS.* got foo"),
         ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches: expected 1 or more"),
         ("--trainer.gradient_clip_val=-1", "gradient_clip_val: expected a number above 0"),
         ("--trainer.gradient_clip_val=.nan", "gradient_clip_val: .* got nan"),
