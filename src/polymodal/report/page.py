@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from polymodal.errors import ConfigError
 from polymodal.files import write_file
+from polymodal.report.arrays import Scales, Scenes
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
 from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
-from polymodal.report.load import Run, Scales, Scenes, Scores, load_run
+from polymodal.report.load import Run, Scores, load_run
 from polymodal.report.render import hue, number, render, share, short
 from polymodal.report.scores import Score, headlines, known_scores
 
