@@ -333,8 +333,9 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def train_until_killed(step: int, *arguments) -> None:
+def train_until_killed(step: int, threads: int, *arguments) -> None:
     """What the process of `killed` runs."""
+    torch.set_num_threads(threads)  # sums round by how many there are
     Task.forward = with_dropout
     Signal.step, Signal.number = step, signal.SIGKILL
     train(*arguments)
@@ -344,7 +345,7 @@ def killed(data: Path, run: Path, step: int, *settings: str) -> None:
     """Train in a process that SIGKILL ends in a step; not a fork of this one, which autograd refuses."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([Task.__module__, "polymodal.tasks.training"])
-    child = context.Process(target=train_until_killed, args=(step, data, run, *settings))
+    child = context.Process(target=train_until_killed, args=(step, torch.get_num_threads(), data, run, *settings))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
