@@ -25,13 +25,14 @@ def budget(values: int, tensors: int) -> Iterator[None]:
         CheckpointError: The network is larger.
     """
     most = values + SPARE_VALUES, tensors + SPARE_TENSORS
-    made: list[int] = []
+    made = [0, 0]
 
     def count(_module: nn.Module, _name: str, parameter: Any) -> None:
-        made.append(0 if parameter is None else parameter.numel())
-        if sum(made) > most[0] or len(made) > most[1]:
+        made[0] += 0 if parameter is None else parameter.numel()
+        made[1] += 1
+        if made[0] > most[0] or made[1] > most[1]:
             raise CheckpointError(
-                f"it has more than {sum(made)} values in {len(made)} tensors, and the weights have {values} in "
+                f"it has more than {made[0]} values in {made[1]} tensors, and the weights have {values} in "
                 f"{tensors}; restore the file, or save the model again"
             )
 

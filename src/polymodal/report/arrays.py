@@ -1,7 +1,8 @@
 """The arrays of a run, scales.npz and samples.npz, held to what a run writes."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ def _array(content: Mapping[str, np.ndarray], key: str, kinds: str, *axes: int) 
     return array
 
 
+@contextmanager
+def _held_to_runs(file: Path) -> Iterator[None]:
+    """Say of what cannot be read in which file it stands."""
+    try:
+        yield
+    except KeyError as error:
+        raise broken(file, f"the array {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise broken(file, error) from error
+
+
 def read_scales(file: Path) -> Scales | None:
     """The scales of every epoch; None where the file is not there.
 
@@ -96,7 +108,7 @@ def read_scales(file: Path) -> Scales | None:
     content = _npz(file)
     if content is None:
         return None
-    try:
+    with _held_to_runs(file):
         sites = [
             Site(
                 name,
@@ -114,10 +126,6 @@ def read_scales(file: Path) -> Scales | None:
         for name, values in {"threshold": threshold, "share": share, **{s.name: s.scale for s in sites}}.items():
             if values is not None and not (np.isfinite(values) & (np.asarray(values) >= 0)).all():
                 raise ValueError(f"{name}: got a number that is negative or not finite, which nothing wrote")
-    except KeyError as error:
-        raise broken(file, f"the array {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise broken(file, error) from error
     for site in sites:
         expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
         if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
@@ -138,7 +146,7 @@ def read_scenes(file: Path) -> Scenes | None:
     content = _npz(file)
     if content is None:
         return None
-    try:
+    with _held_to_runs(file):
         scenes = Scenes(
             keys=_array(content, "keys", _TEXTS, 1).tolist(),
             inputs={name: _array(content, f"input:{name}", _BYTES, 4) for name in _group(content, "input:")},
@@ -149,10 +157,6 @@ def read_scenes(file: Path) -> Scenes | None:
             },
             **_classes(content),
         )
-    except KeyError as error:
-        raise broken(file, f"the array {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise broken(file, error) from error
     shape = scenes.target.shape[:3]
     colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
     if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
