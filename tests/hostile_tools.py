@@ -19,10 +19,10 @@ _PATHS = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.li
 _PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn")
 
 _LIBRARIES = (
-    "polymodal.tasks.training",
-    "polymodal.tasks.compare",
-    "polymodal.tasks.predict",
-    "polymodal.tasks.export",
+    "polymodal.runs.training",
+    "polymodal.runs.compare",
+    "polymodal.runs.predict",
+    "polymodal.runs.export",
     "polymodal.report.page",
     "segmentation_models_pytorch",
     "onnxruntime",

@@ -20,9 +20,9 @@ from polymodal.cli import main, models
 from polymodal.data import DatasetSpec, FolderData
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.models import create
-from polymodal.tasks import demo
-from polymodal.tasks.evaluation import save_model
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs import demo
+from polymodal.runs.evaluation import save_model
+from polymodal.runs.training import fit, recipe
 
 TINY = [
     *("--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.precision", "32-true"),
@@ -310,7 +310,7 @@ def test_demo_trains_both_and_leaves_a_summary_and_a_page(apart, root, tmp_path,
 
 def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, capsys, monkeypatch):
     """If this breaks, the demo no longer shows what a second modality adds to a translation."""
-    from polymodal.tasks import demo_translation
+    from polymodal.runs import demo_translation
 
     data = make_folder(
         tmp_path / "set",
@@ -335,7 +335,7 @@ def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, c
 
 def test_the_translation_demo_names_the_extractor_of_its_fid(capsys):
     """If this breaks, a FID by other features can be taken for the published kind."""
-    from polymodal.tasks import demo_translation
+    from polymodal.runs import demo_translation
 
     figures = {"MAE": 0.25, "FID[lite0]": 12.34}
     scored = {"samples": 2, "modalities": ["grey"], "predictions": {"grey": figures}, "parameters": 9, "seconds": 1.0}

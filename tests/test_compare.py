@@ -20,9 +20,9 @@ from polymodal.cli import main
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.locks import LOCK, locked
 from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table, to_csv, to_html, to_markdown
-from polymodal.tasks import children
-from polymodal.tasks.compare import _gpus, compare
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs import children
+from polymodal.runs.compare import _gpus, compare
+from polymodal.runs.training import fit, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
 
@@ -366,7 +366,7 @@ def without_times(out):
 def test_a_comparison_killed_half_way_ends_in_the_table_of_an_undisturbed_one(words, tmp_path, monkeypatch):
     """The promise of the command: no result depends on how often the machine went down."""
     out, whole = tmp_path / "out", tmp_path / "whole"
-    code = "from polymodal.tasks import children; children.cores = lambda: 1; from polymodal.cli import main; main()"
+    code = "from polymodal.runs import children; children.cores = lambda: 1; from polymodal.cli import main; main()"
     given = ["compare", "--config", str(recipe("folder")), "--methods", "penalty,exchange", "--seeds", "0"]
     command = [sys.executable, "-c", code, *given, "--out", str(out), *words]
     first = out / "penalty" / "seed-0"

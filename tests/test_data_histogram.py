@@ -10,7 +10,7 @@ from fixtures_data import edit, make_folder
 from polymodal.cli import main
 from polymodal.data import FolderData, check
 from polymodal.errors import DataError
-from polymodal.tasks.classes import Classes
+from polymodal.runs.classes import Classes
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from polymodal.data import DatasetSpec, FolderData, InputSpec, check
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.statistics import input_specs
 from polymodal.errors import ConfigError, DataError
-from polymodal.tasks.predict import Scene, warn_of_other_units
-from polymodal.tasks.validate import _as_trained
+from polymodal.runs.predict import Scene, warn_of_other_units
+from polymodal.runs.validate import _as_trained
 
 CELSIUS, KELVIN = (-10.0, 40.0), (263.0, 313.0)
 

@@ -14,8 +14,8 @@ from polymodal.data import FolderData
 from polymodal.errors import DataError
 from polymodal.fusion import Exchange
 from polymodal.report import write_report
+from polymodal.runs.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
 from polymodal.surgery import fuse
-from polymodal.tasks.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
 
 INPUTS = ["rgb", "grey"]
 

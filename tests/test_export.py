@@ -23,8 +23,8 @@ from polymodal.costs import Cost
 from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError
 from polymodal.export import formats
 from polymodal.fusion import Aggregation
-from polymodal.tasks.evaluation import save_model
-from polymodal.tasks.predict import predict
+from polymodal.runs.evaluation import save_model
+from polymodal.runs.predict import predict
 
 FILES = {"onnx": ["net.onnx"], "pt2": ["net.pt2"], "openvino": ["net.xml", "net.bin"]}
 """What is written of each format, the file that is asked for first."""

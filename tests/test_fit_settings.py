@@ -16,8 +16,8 @@ from fixtures_data import make_folder
 from polymodal.cli import main
 from polymodal.data import progress
 from polymodal.errors import ConfigError, DataError, FusionError, PolymodalError
-from polymodal.tasks.refusals import while_made, while_trained
-from polymodal.tasks.training import RecipeCLI, fit, recipe
+from polymodal.runs.refusals import while_made, while_trained
+from polymodal.runs.training import RecipeCLI, fit, recipe
 
 SMALL = [
     *("--data.batch_size=2", "--data.eval_batch_size=1", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),

@@ -30,7 +30,7 @@ from polymodal.data.reading import decode
 from polymodal.data.statistics import compute, write
 from polymodal.errors import PolymodalError
 from polymodal.report import write_report
-from polymodal.tasks.predict import predict
+from polymodal.runs.predict import predict
 
 SAVED = Path(__file__).parent / "saved"
 PATIENCE = 20

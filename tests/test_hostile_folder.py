@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from polymodal.tasks.children import fit_command
+from polymodal.runs.children import fit_command
 
 MODULES = ("tifffile", "yaml", "torch", "numpy", "lightning", "multiprocessing", "argparse", "json")
 

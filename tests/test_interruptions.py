@@ -23,9 +23,9 @@ from polymodal.cli import main
 from polymodal.data.files import Store
 from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
-from polymodal.tasks import children
-from polymodal.tasks.checkpoints import read_checkpoint
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs import children
+from polymodal.runs.checkpoints import read_checkpoint
+from polymodal.runs.training import fit, recipe
 
 SMALL = {"classes": 2, "stem": 4, "widths": [4, 4], "decoder": 4}
 
@@ -69,7 +69,7 @@ def nothing(folder: Path) -> None:
 
 def prepared_model(folder: Path) -> None:
     from polymodal.data import FolderData
-    from polymodal.tasks.evaluation import save_model
+    from polymodal.runs.evaluation import save_model
 
     make_folder(folder / "data", size=(16, 16), splits={"train": 1, "val": 1}, modalities=("rgb", "grey"))
     data = FolderData(str(folder / "data"), modalities=["rgb", "grey"])
@@ -251,7 +251,7 @@ def check_training(name: str, folder: Path) -> None:
 def test_killed_at_many_moments_a_training_is_given_again(name, tmp_path):
     """If this breaks, a training that was killed is lost, stuck, or ends in another model than an undisturbed one."""
     context = multiprocessing.get_context("forkserver")  # autograd refuses forks of a process that ran a backward
-    context.set_forkserver_preload(["polymodal.tasks.training"])
+    context.set_forkserver_preload(["polymodal.runs.training"])
     child = context.Process(target=check_training, args=(name, tmp_path))
     child.start()
     child.join()

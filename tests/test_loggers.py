@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from fixtures_data import make_folder
 from polymodal.errors import ConfigError
-from polymodal.tasks.loggers import Events, loggers_of
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs.loggers import Events, loggers_of
+from polymodal.runs.training import fit, recipe
 
 SMALL = [
     *("--data.batch_size=2", "--data.eval_batch_size=1", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"),

@@ -7,9 +7,9 @@ import yaml
 
 from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
-from polymodal.tasks.compare import Prepared, _check_networks
-from polymodal.tasks.methods import applied, choose, methods
-from polymodal.tasks.training import recipe
+from polymodal.runs.compare import Prepared, _check_networks
+from polymodal.runs.methods import applied, choose, methods
+from polymodal.runs.training import recipe
 
 ABLATION = [
     "rgb-alone", "depth-alone", "independent", "shared-norms", "private-norms", "penalty", "exchange", "exchange-all",

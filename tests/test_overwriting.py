@@ -6,7 +6,7 @@ from fixtures_data import make_folder
 from fixtures_run import write_run
 from polymodal.cli import main
 from polymodal.errors import ConfigError
-from polymodal.tasks.files import check_run_folder
+from polymodal.runs.files import check_run_folder
 
 
 def refused(capsys, file, *words):

@@ -16,7 +16,7 @@ from polymodal.cli import main
 from polymodal.errors import CheckpointError, ExportError, FusionError
 from polymodal.export import fold
 from polymodal.fusion import NormFusion, base
-from polymodal.tasks.training import recipe
+from polymodal.runs.training import recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-fusion.md").read_text(encoding="utf-8")
 TINY = [

@@ -9,7 +9,7 @@ import yaml
 
 from fixtures_data import make_folder
 from polymodal import fuse, fusion, models
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs.training import fit, recipe
 
 FOLDER = recipe("rooms").parent / "papers"
 NETWORKS = {
@@ -87,7 +87,7 @@ def test_the_network_of_a_recipe_can_be_built(name):
 )
 def test_a_recipe_trains(name, tmp_path, monkeypatch):
     """With a small encoder, and of RefineNet the light decoder."""
-    monkeypatch.setattr("polymodal.tasks.training.finish", lambda cli: None)
+    monkeypatch.setattr("polymodal.runs.training.finish", lambda cli: None)
     splits = {"train": 2, "test": 1, "val": 1}
     data = make_folder(tmp_path / "own", size=(40, 56), splits=splits, modalities=("rgb", "depth"))
     changes = {

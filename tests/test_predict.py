@@ -13,10 +13,10 @@ from polymodal import checkpoint, fuse, models
 from polymodal.cli import main
 from polymodal.data import palette
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.tasks.evaluation import save_model
+from polymodal.runs.evaluation import save_model
+from polymodal.runs.predict import predict
+from polymodal.runs.scenes import Scene, check_pictures
 from polymodal.tasks.overlay import overlay
-from polymodal.tasks.predict import predict
-from polymodal.tasks.scenes import Scene, check_pictures
 
 HEIGHT, WIDTH = 24, 32
 

@@ -10,9 +10,9 @@ import polymodal
 from fixtures_data import Described
 from polymodal import checkpoint, export, models
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.tasks.evaluation import describe
-from polymodal.tasks.export import export_model
-from polymodal.tasks.predict import predict
+from polymodal.runs.evaluation import describe
+from polymodal.runs.export import export_model
+from polymodal.runs.predict import predict
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_file_that_does_not_say_what_it_takes_is_refused(exported, tmp_path):
 
 def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path, monkeypatch):
     """Else an export of a network without a size of its own ends in an error about an image that nobody gave."""
-    monkeypatch.setattr("polymodal.tasks.export.REFERENCE_SIZE", (30, 40))
+    monkeypatch.setattr("polymodal.runs.export.REFERENCE_SIZE", (30, 40))
     arguments = {"filters": 2, "depth": 3, "in_channels": 3, "out_channels": 3}
     net = polymodal.fuse(models.create("translation-unet", **arguments), {"depth": 1, "rgb": 3}, "exchange")
     checkpoint.save(net, tmp_path / "model", network={"name": "translation-unet", "arguments": arguments})

@@ -16,7 +16,7 @@ from polymodal.cli import main
 from polymodal.data import FolderData, InputSpec
 from polymodal.errors import ConfigError
 from polymodal.report import write_report
-from polymodal.tasks.evaluation import name_of_split, save_model
+from polymodal.runs.evaluation import name_of_split, save_model
 from polymodal.tasks.protocol import Protocol, in_windows, resized, view
 
 RGB = InputSpec("image", 3)
@@ -244,7 +244,7 @@ def test_scores_are_those_of_the_averaged_views(run):
     """The command against the network called by hand, twice a scene."""
     from polymodal import checkpoint
     from polymodal.metrics import SegmentationScores
-    from polymodal.tasks.validate import validate
+    from polymodal.runs.validate import validate
 
     plain = validate(run, "val")["predictions"]["ensemble"]["iou"]
     written = validate(run, "val", protocol=Protocol(flip=True))["predictions"]["ensemble"]["iou"]

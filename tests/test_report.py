@@ -20,7 +20,7 @@ from polymodal.fusion import RandomExchange
 from polymodal.models import create
 from polymodal.report import write_report
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram, tick_values
-from polymodal.tasks.recorder import Recorder
+from polymodal.runs.recorder import Recorder
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BROWSER_FLAGS = [

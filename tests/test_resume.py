@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from fixtures_data import make_folder
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.locks import locked
+from polymodal.runs.checkpoints import WholeFiles, check_resumable, newest, read_checkpoint
+from polymodal.runs.interrupt import Stopped
+from polymodal.runs.position import Position
+from polymodal.runs.training import fit, recipe
 from polymodal.tasks.base import Task
-from polymodal.tasks.checkpoints import WholeFiles, check_resumable, newest, read_checkpoint
-from polymodal.tasks.interrupt import Stopped
-from polymodal.tasks.position import Position
-from polymodal.tasks.training import fit, recipe
 
 EPOCHS, BATCHES = 3, 5
 SMALL = [
@@ -165,7 +165,7 @@ SELDOM = "--trainer.check_val_every_n_epoch=2"
 @pytest.fixture
 def unfinished(monkeypatch):
     """Trainings without scores and report, which are made of the checkpoints."""
-    monkeypatch.setattr("polymodal.tasks.training.finish", lambda cli: None)
+    monkeypatch.setattr("polymodal.runs.training.finish", lambda cli: None)
 
 
 @pytest.mark.usefixtures("unfinished")
@@ -344,7 +344,7 @@ def train_until_killed(step: int, threads: int, *arguments) -> None:
 def killed(data: Path, run: Path, step: int, *settings: str) -> None:
     """Train in a process that SIGKILL ends in a step; not a fork of this one, which autograd refuses."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([Task.__module__, "polymodal.tasks.training"])
+    context.set_forkserver_preload([Task.__module__, "polymodal.runs.training"])
     child = context.Process(target=train_until_killed, args=(step, torch.get_num_threads(), data, run, *settings))
     child.start()
     child.join()

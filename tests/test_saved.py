@@ -14,7 +14,7 @@ import torch
 import polymodal
 from polymodal.export import Session, fold
 from polymodal.report.load import load_run
-from polymodal.tasks.validate import validate
+from polymodal.runs.validate import validate
 
 SAVED = Path(__file__).parent / "saved"
 MODELS = sorted(path.parent.name for path in SAVED.glob("*/config.json"))

@@ -21,10 +21,10 @@ from polymodal import processes as common
 from polymodal.data.sampler import SeededSampler, TurnSampler
 from polymodal.errors import ConfigError
 from polymodal.processes import Place
-from polymodal.tasks.checkpoints import read_checkpoint
-from polymodal.tasks.processes import check_processes
-from polymodal.tasks.synchronised import SynchronisedNorms
-from polymodal.tasks.training import recipe
+from polymodal.runs.checkpoints import read_checkpoint
+from polymodal.runs.processes import check_processes
+from polymodal.runs.synchronised import SynchronisedNorms
+from polymodal.runs.training import recipe
 
 numbers = st.integers(1, 12)
 

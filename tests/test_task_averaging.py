@@ -6,7 +6,7 @@ import torch
 
 from fixtures_data import make_folder
 from polymodal import load
-from polymodal.tasks.training import fit, read_checkpoint, recipe
+from polymodal.runs.training import fit, read_checkpoint, recipe
 
 SWA = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
 

@@ -7,7 +7,7 @@ import yaml
 
 from fixtures_data import make_folder
 from polymodal.data.taskonomy import describe
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs.training import fit, recipe
 from test_taskonomy import make_taskonomy
 
 FAST = [
@@ -35,7 +35,7 @@ def test_a_recipe_can_be_read(name, capsys):
 @pytest.fixture
 def unscored(monkeypatch):
     """Without the last scores over the whole set, which other tests cover."""
-    monkeypatch.setattr("polymodal.tasks.training.finish", lambda cli: None)
+    monkeypatch.setattr("polymodal.runs.training.finish", lambda cli: None)
 
 
 def run(name: str, folder: Path, *more: str) -> Path:

@@ -11,9 +11,9 @@ from polymodal.errors import ConfigError, PolymodalError
 from polymodal.fusion import Exchange, SiteState
 from polymodal.models import create
 from polymodal.nn import Prediction
+from polymodal.runs.recorder import exchanged_shares, warn_of_useless_exchange
 from polymodal.tasks import Segmentation
 from polymodal.tasks.base import named_outputs
-from polymodal.tasks.recorder import exchanged_shares, warn_of_useless_exchange
 from polymodal.tasks.segmentation import AUXILIARY_WEIGHT
 
 IGNORE = 255

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from fixtures_data import make_folder
 from polymodal.errors import CheckpointError, ConfigError, DataError, PolymodalError
+from polymodal.runs.checkpoints import check_resumable, read_checkpoint
+from polymodal.runs.seeds import EpochSeeds
+from polymodal.runs.training import fit, recipe
 from polymodal.tasks.base import Task
-from polymodal.tasks.checkpoints import check_resumable, read_checkpoint
-from polymodal.tasks.seeds import EpochSeeds
-from polymodal.tasks.training import fit, recipe
 
 SMALL = [
     "--data.batch_size=2",

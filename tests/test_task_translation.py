@@ -20,15 +20,15 @@ from fixtures_data import make_folder
 from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
+from polymodal.runs.checkpoints import read_checkpoint
+from polymodal.runs.interrupt import Stopped
+from polymodal.runs.predict import predict
+from polymodal.runs.seeds import EpochSeeds
+from polymodal.runs.training import fit, recipe
+from polymodal.runs.validate import validate
 from polymodal.tasks import Optimiser, Translation
 from polymodal.tasks.base import Task
-from polymodal.tasks.checkpoints import read_checkpoint
-from polymodal.tasks.interrupt import Stopped
-from polymodal.tasks.predict import predict
-from polymodal.tasks.seeds import EpochSeeds
-from polymodal.tasks.training import fit, recipe
 from polymodal.tasks.translation import masked_l1, where_known
-from polymodal.tasks.validate import validate
 
 INPUTS = ["grey", "depth"]
 NAMES = ("rgb", *INPUTS)
@@ -357,8 +357,8 @@ def test_a_trained_model_predicts_and_is_validated_from_its_folder(root, finishe
 
 def test_a_score_is_printed_with_its_extractor(capsys):
     """If this breaks, a FID by other features can be taken for the published kind."""
+    from polymodal.runs.validate import _show
     from polymodal.tasks.protocol import Protocol
-    from polymodal.tasks.validate import _show
 
     scores = ("MAE", "MSE", "PSNR", "SSIM", "FID[lite0]", "KID[lite0]")
     predictions = {"texture_edge": dict.fromkeys(scores, 1.0)}

@@ -12,9 +12,9 @@ from PIL import Image
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse, models
 from polymodal.data import FolderData
-from polymodal.tasks.evaluation import name_of_split, save_model, score_split
+from polymodal.runs.evaluation import name_of_split, save_model, score_split
+from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
-from polymodal.tasks.validate import validate
 
 INPUTS = ["rgb", "depth"]
 

@@ -15,7 +15,7 @@ from polymodal.export import fold
 from polymodal.export import save as save_exported
 from polymodal.fusion import make_fusion
 from polymodal.models import create
-from polymodal.tasks.training import fit, recipe
+from polymodal.runs.training import fit, recipe
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent)]

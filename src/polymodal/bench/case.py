@@ -21,9 +21,9 @@ from polymodal.fusion import Exchange
 from polymodal.multimodal import Multimodal
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.plain_norm import is_batch_norm_2d
+from polymodal.runs.import_cen import IGNORE, RELEASED_EXCHANGE
+from polymodal.runs.recorder import exchanged_shares
 from polymodal.surgery import fuse
-from polymodal.tasks.import_cen import IGNORE, RELEASED_EXCHANGE
-from polymodal.tasks.recorder import exchanged_shares
 
 _SMALL = 128
 """Height and width that the norms' statistics are taken at: enough for that, and soon done."""

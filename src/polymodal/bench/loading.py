@@ -38,7 +38,7 @@ def bench_data(
         ConfigError: A number is out of its range, or a setting cannot be used.
         DataError: The data set is not what its description says.
     """
-    from polymodal.tasks.training import quieten
+    from polymodal.runs.training import quieten
 
     check_counts(repeats, 0)
     if not caches or not workers or min(workers) < 0:
@@ -70,7 +70,7 @@ def bench_data(
 
 
 def _data_module(words: Sequence[str]) -> Any:
-    from polymodal.tasks.compare import Prepared
+    from polymodal.runs.compare import Prepared
 
     data = Prepared(words).datamodule
     data.setup("fit")

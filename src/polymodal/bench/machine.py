@@ -9,7 +9,7 @@ import torch
 
 import polymodal
 from polymodal.errors import ConfigError
-from polymodal.tasks.children import cores
+from polymodal.runs.children import cores
 
 
 def machine(device: str) -> dict[str, str | int]:

@@ -21,9 +21,9 @@ from polymodal.export import Session
 from polymodal.functional import fold, unfold
 from polymodal.multimodal import Multimodal
 from polymodal.nn.plain_norm import is_batch_norm_2d
+from polymodal.runs.import_cen import IGNORE
 from polymodal.speed import Speed, accelerate
 from polymodal.tasks.base import named_outputs, output_at
-from polymodal.tasks.import_cen import IGNORE
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.segmentation import Segmentation
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = _import_modules(words)
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.
         if words[:1] == ["fit"] and words[1:] not in (["-h"], ["--help"]):
-            from polymodal.tasks.training import fit
+            from polymodal.runs.training import fit
 
             fit(words[1:])
             return 0

@@ -69,8 +69,8 @@ def add(commands: Any) -> None:
 
 
 def _validate(parsed: argparse.Namespace) -> None:
+    from polymodal.runs.validate import validate
     from polymodal.tasks.protocol import Protocol
-    from polymodal.tasks.validate import validate
 
     protocol = Protocol(
         typed.numbers(parsed.scales, float, "--scales") or (1.0,),
@@ -83,7 +83,7 @@ def _validate(parsed: argparse.Namespace) -> None:
 
 
 def _predict(parsed: argparse.Namespace) -> None:
-    from polymodal.tasks.predict import predict
+    from polymodal.runs.predict import predict
 
     paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
     written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
@@ -91,14 +91,14 @@ def _predict(parsed: argparse.Namespace) -> None:
 
 
 def _export(parsed: argparse.Namespace) -> None:
-    from polymodal.tasks.export import export_model
+    from polymodal.runs.export import export_model
 
     size = None if parsed.size is None else (parsed.size[0], parsed.size[1])
     print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold, size=size))
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:
-    from polymodal.tasks.import_cen import import_cen
+    from polymodal.runs.import_cen import import_cen
 
     print(f"{import_cen(parsed.file, parsed.out, parsed.fusion)}: {parsed.out}")
 

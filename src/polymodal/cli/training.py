@@ -61,7 +61,7 @@ class ListMethods(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
         """List them."""
         del arguments
-        from polymodal.tasks.methods import methods
+        from polymodal.runs.methods import methods
 
         example = ("rgb", "depth")
         print(
@@ -74,18 +74,18 @@ class ListMethods(argparse.Action):
 
 def _demo(parsed: argparse.Namespace) -> None:
     if parsed.task == "translation":
-        from polymodal.tasks.demo_translation import run_translation_demo
+        from polymodal.runs.demo_translation import run_translation_demo
 
         run_translation_demo(parsed.out or Path("runs/demo-translation"), parsed.seed)
         return
-    from polymodal.tasks.demo import run_demo
+    from polymodal.runs.demo import run_demo
 
     run_demo(parsed.out or Path("runs/demo"), parsed.seed)
 
 
 def _compare(parsed: argparse.Namespace) -> None:
     from polymodal.errors import ConfigError
-    from polymodal.tasks.compare import compare
+    from polymodal.runs.compare import compare
 
     try:
         seeds = [int(word) for word in parsed.seeds.split(",") if word.strip()]

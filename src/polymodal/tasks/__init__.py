@@ -1,4 +1,4 @@
-"""Training and evaluation, one module for each kind of problem."""
+"""What is learned, one module for each kind of problem."""
 
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.segmentation import Segmentation

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from polymodal.data import TargetSpec
+from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.target import restore_target, stored_bits
 from polymodal.metrics import ImageScores, feature_extractor
 
@@ -43,6 +43,30 @@ def truth_at(batch: Mapping[str, Tensor], size: Sequence[int], target: TargetSpe
     image, share = (F.interpolate(tensor, size=tuple(size), **way) for tensor in (image, valid.float()))
     known = share > 0.5
     return torch.where(known, image / share, 0.0), known
+
+
+def viewable(image: Tensor, spec: InputSpec) -> Tensor:
+    """A normalised input as a picture.
+
+    Colours come back as they were; anything else is stretched from its 2nd to its 98th percentile, channel by channel.
+
+    Args:
+        image: (C, H, W) as the network takes it.
+        spec: How it was normalised.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    values = image * torch.tensor(spec.std).view(-1, 1, 1) + torch.tensor(spec.mean).view(-1, 1, 1)
+    if spec.kind == "label":
+        values = image.argmax(0, keepdim=True).float() / max(1, spec.channels - 1)
+    elif spec.kind == "normal":
+        values = (values + 1) / 2
+    elif spec.kind != "image":
+        low, high = np.percentile(values.flatten(1).numpy(), (2, 98), axis=1)[..., None, None]
+        values = (values - torch.tensor(low)) / torch.tensor(np.maximum(high - low, 1e-6))
+    three = values[:3] if values.shape[0] >= 3 else values[:1].expand(3, -1, -1)
+    return (three.clamp(0, 1) * 255).round().byte()
 
 
 def as_picture(image: Tensor) -> np.ndarray:

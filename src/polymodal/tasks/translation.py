@@ -26,8 +26,7 @@ from polymodal.processes import mean_of_all
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs
-from polymodal.tasks.evaluation import viewable
-from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at
+from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
 
 _LIMITS = {"discriminator_filters": at_least(1), "discriminator_factor": ABOVE_0, "l1_weight": FROM_0}

@@ -23,10 +23,11 @@ from polymodal.data.sizes import header_size
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.files import complete_file, new_folder
 from polymodal.names import one_part
+from polymodal.runs.evaluation import best_device, described, trained
+from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
 from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
-from polymodal.tasks.evaluation import best_device, described, trained, viewable
+from polymodal.tasks.images import viewable
 from polymodal.tasks.kinds import kind_of
-from polymodal.tasks.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
 
 if TYPE_CHECKING:
     from polymodal.export import Session

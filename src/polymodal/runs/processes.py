@@ -16,7 +16,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from polymodal.data import FolderData
 from polymodal.errors import ConfigError, PolymodalError
-from polymodal.tasks.scored import part
+from polymodal.runs.scored import part
 
 LOOK = 0.3
 """Seconds from one look at the other processes to the next."""

@@ -28,13 +28,13 @@ from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
 from polymodal.report.scores import counted
-from polymodal.tasks import children
-from polymodal.tasks.checkpoints import check_resumable
-from polymodal.tasks.files import write_json
-from polymodal.tasks.methods import Method, applied, choose, methods
-from polymodal.tasks.progress import Progress
-from polymodal.tasks.scored import scored_splits
-from polymodal.tasks.training import RecipeCLI, quieten
+from polymodal.runs import children
+from polymodal.runs.checkpoints import check_resumable
+from polymodal.runs.files import write_json
+from polymodal.runs.methods import Method, applied, choose, methods
+from polymodal.runs.progress import Progress
+from polymodal.runs.scored import scored_splits
+from polymodal.runs.training import RecipeCLI, quieten
 
 RECORD = "comparison.json"
 OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
@@ -90,7 +90,7 @@ def compare(
 
     Args:
         config: The recipe.
-        words: Methods or groups of methods, see `polymodal.tasks.methods`. Of a group, what the recipe's network cannot
+        words: Methods or groups of methods, see `polymodal.runs.methods`. Of a group, what the recipe's network cannot
             carry is left out, which is said; a method that is named itself must work.
         seeds: One run of each method for each.
         out: The folder of it all: a new or empty one, or that of the same recipe, to which methods and seeds are added.

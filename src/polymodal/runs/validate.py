@@ -14,8 +14,8 @@ from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.locks import locked
-from polymodal.tasks.evaluation import score_split, scores_name, split_of
-from polymodal.tasks.predict import read_model_description
+from polymodal.runs.evaluation import score_split, scores_name, split_of
+from polymodal.runs.predict import read_model_description
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
 

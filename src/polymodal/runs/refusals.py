@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from polymodal.errors import ConfigError, PolymodalError
-from polymodal.tasks.parsing import essence
+from polymodal.runs.parsing import essence
 
 
 @contextmanager

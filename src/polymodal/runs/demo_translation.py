@@ -12,10 +12,10 @@ from rich.table import Table
 from polymodal.report import write_report
 from polymodal.report.render import count, duration, fixed
 from polymodal.report.scores import headlines, known_scores
-from polymodal.tasks import children
-from polymodal.tasks.demo import room, train_all
-from polymodal.tasks.files import write_json
-from polymodal.tasks.training import recipe
+from polymodal.runs import children
+from polymodal.runs.demo import room, train_all
+from polymodal.runs.files import write_json
+from polymodal.runs.training import recipe
 
 TRANSLATIONS: dict[str, tuple[str, str]] = {
     "daylight": ("reshading", "texture_edge"),

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from polymodal.errors import PolymodalError
-from polymodal.tasks.evaluation import SCORES_ON
+from polymodal.runs.evaluation import SCORES_ON
 
 LAST_LINES = 12
 TOLD = ("epoch ", SCORES_ON)

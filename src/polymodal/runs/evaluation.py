@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import checkpoint
@@ -20,13 +19,14 @@ from polymodal.data.progress import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal
+from polymodal.runs.files import write_arrays, write_json
+from polymodal.runs.recorder import exchanged_shares
+from polymodal.runs.scored import part
 from polymodal.speed import accelerate
 from polymodal.tasks.base import ENSEMBLE, named_outputs
-from polymodal.tasks.files import write_arrays, write_json
+from polymodal.tasks.images import viewable
 from polymodal.tasks.kinds import kind_of
 from polymodal.tasks.protocol import Protocol
-from polymodal.tasks.recorder import exchanged_shares
-from polymodal.tasks.scored import part
 
 SCORES_ON = "scores on "
 """How a line begins that says how far the scoring is, before the split."""
@@ -184,30 +184,6 @@ def _naming(keys: Sequence[str]) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{', '.join(keys)}: {error}") from error
-
-
-def viewable(image: Tensor, spec: InputSpec) -> Tensor:
-    """A normalised input as a picture.
-
-    Colours come back as they were; anything else is stretched from its 2nd to its 98th percentile, channel by channel.
-
-    Args:
-        image: (C, H, W) as the network takes it.
-        spec: How it was normalised.
-
-    Returns:
-        uint8 (3, H, W).
-    """
-    values = image * torch.tensor(spec.std).view(-1, 1, 1) + torch.tensor(spec.mean).view(-1, 1, 1)
-    if spec.kind == "label":
-        values = image.argmax(0, keepdim=True).float() / max(1, spec.channels - 1)
-    elif spec.kind == "normal":
-        values = (values + 1) / 2
-    elif spec.kind != "image":
-        low, high = np.percentile(values.flatten(1).numpy(), (2, 98), axis=1)[..., None, None]
-        values = (values - torch.tensor(low)) / torch.tensor(np.maximum(high - low, 1e-6))
-    three = values[:3] if values.shape[0] >= 3 else values[:1].expand(3, -1, -1)
-    return (three.clamp(0, 1) * 255).round().byte()
 
 
 def describe(data: Any) -> dict[str, Any]:

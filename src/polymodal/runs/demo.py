@@ -17,9 +17,9 @@ from polymodal.files import is_empty
 from polymodal.locks import locked
 from polymodal.report import write_report
 from polymodal.report.render import count, duration, share
-from polymodal.tasks import children
-from polymodal.tasks.files import write_json
-from polymodal.tasks.training import recipe
+from polymodal.runs import children
+from polymodal.runs.files import write_json
+from polymodal.runs.training import recipe
 
 RUNS: dict[str, tuple[str, ...]] = {"exchange": (), "none": ("--model.fusion", "null")}
 """What each run changes in the recipe; "none" shares the convolutions and keeps private norms as "exchange" does."""

@@ -13,8 +13,8 @@ from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.files import write_file
 from polymodal.processes import gathered, own
-from polymodal.tasks.interrupt import Signals
-from polymodal.tasks.position import POSITION, Position, accumulates, batches_done, put_back
+from polymodal.runs.interrupt import Signals
+from polymodal.runs.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.weight_files import load_tensors
 
 FOLDER = "checkpoints"

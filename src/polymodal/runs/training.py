@@ -25,9 +25,8 @@ from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
-from polymodal.tasks.averaging import NetworkFirst, build_network, holds_average
-from polymodal.tasks.base import ENSEMBLE, Task
-from polymodal.tasks.checkpoints import (
+from polymodal.runs.averaging import NetworkFirst, build_network, holds_average
+from polymodal.runs.checkpoints import (
     FOLDER,
     BestCheckpoint,
     Resumption,
@@ -37,9 +36,9 @@ from polymodal.tasks.checkpoints import (
     how_to_go_on,
     read_checkpoint,
 )
-from polymodal.tasks.classes import Classes
-from polymodal.tasks.epochs import EpochLines, LastEpochValidated
-from polymodal.tasks.evaluation import (
+from polymodal.runs.classes import Classes
+from polymodal.runs.epochs import EpochLines, LastEpochValidated
+from polymodal.runs.evaluation import (
     name_of_split,
     remove_scores_of_others,
     save_model,
@@ -47,17 +46,18 @@ from polymodal.tasks.evaluation import (
     split_of,
     write_scenes,
 )
-from polymodal.tasks.files import check_run_folder, no_new_folder, unless_begun
-from polymodal.tasks.interrupt import Signals, Stopped
-from polymodal.tasks.loggers import log_recipe, log_scores, loggers_of
-from polymodal.tasks.parsing import RecipeParser, refusal
-from polymodal.tasks.processes import Together, check_processes, settle_share
-from polymodal.tasks.recorder import Recorder
-from polymodal.tasks.refusals import while_made, while_trained
-from polymodal.tasks.scored import scored_parts, scored_splits
-from polymodal.tasks.seeds import EpochSeeds
-from polymodal.tasks.synchronised import SynchronisedNorms
-from polymodal.tasks.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
+from polymodal.runs.files import check_run_folder, no_new_folder, unless_begun
+from polymodal.runs.interrupt import Signals, Stopped
+from polymodal.runs.loggers import log_recipe, log_scores, loggers_of
+from polymodal.runs.parsing import RecipeParser, refusal
+from polymodal.runs.processes import Together, check_processes, settle_share
+from polymodal.runs.recorder import Recorder
+from polymodal.runs.refusals import while_made, while_trained
+from polymodal.runs.scored import scored_parts, scored_splits
+from polymodal.runs.seeds import EpochSeeds
+from polymodal.runs.synchronised import SynchronisedNorms
+from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
+from polymodal.tasks.base import ENSEMBLE, Task
 
 _KNOWN = (
     "args parameter is intended",

@@ -165,7 +165,7 @@ def _classes_for(message: str) -> list[str]:
         kind.__name__
         for kind, base in kinds.items()
         if not kind.__name__.startswith("_")
-        and not (base.__module__.startswith("lightning") and kind.__module__.startswith("polymodal.tasks"))
+        and not (base.__module__.startswith("lightning") and kind.__module__.startswith("polymodal.runs"))
     )
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from polymodal.files import complete_file
 from polymodal.fusion import SiteState
 from polymodal.multimodal import Multimodal
-from polymodal.tasks.files import write_arrays, write_json
+from polymodal.runs.files import write_arrays, write_json
 
 
 class Recorder(Callback):

@@ -1,0 +1,1 @@
+"""What is done with a task: train, validate, predict, compare, export."""
