@@ -3,6 +3,7 @@
 import io
 import pickle
 import zipfile
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from fixtures_data import make_archive, make_folder
 from polymodal.data import Store, read_array
 from polymodal.data.content import PlainReading
+from polymodal.data.labels import LabelCode, class_numbers
 from polymodal.data.reading import decode
 from polymodal.errors import DataError
 
@@ -53,10 +55,15 @@ def test_palette_gives_indices_as_label_and_colours_as_image(colors):
 
 
 def test_one_bit_mask_is_zero_and_one():
+    """Also in its bytes, which are 255 as some decoders give them, and a class that nobody declared."""
     mask = RNG.random((9, 11)) > 0.5
-    read = array(png(Image.fromarray(mask)), "a.png", "label")
-    assert read.dtype == bool
-    assert np.array_equal(read, mask[None])
+    stream = io.BytesIO()
+    np.save(stream, (mask * np.uint8(255)).view(bool))
+    for data, name in ((png(Image.fromarray(mask)), "a.png"), (stream.getvalue(), "a.npy")):
+        read = array(data, name, "label")
+        assert read.dtype == bool
+        assert np.array_equal(read.view(np.uint8), mask[None])
+        assert np.array_equal(class_numbers(read, LabelCode(("no", "yes")), name), mask)
 
 
 def test_jpeg_colour_and_grey():
@@ -171,6 +178,20 @@ def test_what_a_killed_command_or_a_system_left_is_no_sample(tmp_path):
     for name in (".4711.0001.png", "._0001.jpg"):
         (root / "rgb" / name).write_bytes(b"half")
     assert Store(root).keys("rgb").keys() == Store(make_archive(root)).keys("rgb").keys() == before
+
+
+def test_a_file_is_read_once_for_its_checksum_as_long_as_it_stays(tmp_path, monkeypatch):
+    """Scores say on which files they were counted; if this breaks, every scoring reads them all again."""
+    (tmp_path / "a.npy").write_bytes(b"one")
+    store, read = Store(tmp_path), []
+    monkeypatch.setattr(Store, "read", lambda self, file: read.append(file) or (self.path / file).read_bytes())
+    assert store.checksum("a.npy") == store.checksum("a.npy") == zlib.crc32(b"one")
+    assert len(read) == 1
+    (tmp_path / "a.npy").write_bytes(b"other")
+    assert store.checksum("a.npy") == zlib.crc32(b"other")
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(DataError, match=r"a\.npy: cannot be read"):
+        store.checksum("a.npy")
 
 
 def test_archive_travels_to_workers(tmp_path):

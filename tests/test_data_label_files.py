@@ -72,6 +72,18 @@ def test_a_palette_in_another_order_is_no_training_data(root, kind):
     assert defect.problem in refused
 
 
+def test_one_index_in_two_colours_is_no_training_data(root):
+    """Each file numbers its own few colours from 0 on, so that a class is whatever else a file shows."""
+    image = Image.fromarray(np.array(Image.open(root / "label/0001.png")), "P")
+    image.putpalette([*BLACK, 0, 0, 255, *VOID])
+    image.save(root / "label/0001.png")
+    (refused,) = refusals(root)
+    assert "its palette shows the class 'class 1' in the colour [0, 0, 255], and" in refused
+    assert "label/0000.png in [255, 0, 0]: its indices seem to be numbered anew" in refused
+    (defect,) = (defect for defect in check(root) if not defect.note)
+    assert defect.problem in refused
+
+
 def test_declared_colours_are_what_a_palette_is_held_against(root):
     """If this breaks, files of colours among files of indices are decoded by two rules that contradict each other."""
     edit(root, lambda d: d["target"].update(colors=[list(BLACK), list(RED)], ignore=[2, list(VOID)]))

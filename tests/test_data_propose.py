@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -166,3 +167,92 @@ def test_masks_in_jpeg_are_refused_and_no_classes_made_of_their_blur(tmp_path):
         write(tmp_path, f"mask/{key}.jpg", labels(0, 255))
     with pytest.raises(DataError, match=r"mask/0\.jpg: compressed as JPEG"):
         propose(tmp_path)
+
+
+VOC = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], *[[9, 9, n] for n in range(253)]], np.uint8)
+
+
+def palette_label(root, key: int, indices: np.ndarray, table: np.ndarray, ending: str = "png") -> None:
+    file = root / f"label/{key}.{ending}"
+    file.parent.mkdir(exist_ok=True)
+    if ending == "tif":
+        tifffile.imwrite(file, indices, photometric="palette", colormap=table.T.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(indices, "P")
+        image.putpalette(table.tobytes())
+        image.save(file)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("stored", [(0, 1, 2), (0, 2, 9)])
+def test_a_palette_tells_numbers_and_the_colours_of_classes(tmp_path, ending, stored):
+    """If this breaks, the classes of the best known sets are shown in other colours than everywhere else."""
+    for key in range(4):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        palette_label(tmp_path, key, labels(*stored, 255), VOC, ending)
+    content, said = proposed(tmp_path)
+    assert content["target"]["ignore"] == 255
+    assert content["target"]["colors"] == VOC[list(stored)].tolist()
+    assert "those of the files' palettes" in said
+    assert not [defect for defect in check(tmp_path) if not defect.note]
+
+
+@pytest.mark.parametrize(
+    "table", [np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(-1, 3), np.zeros((256, 3), np.uint8)]
+)
+def test_a_palette_without_colours_of_its_own_tells_none(tmp_path, table):
+    for key in range(4):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        palette_label(tmp_path, key, labels(0, 1, 2), table)
+    content, _ = proposed(tmp_path)
+    assert content["target"] == {"folder": "label", "kind": "label", "classes": ["class 0", "class 1", "class 2"]}
+
+
+def test_of_several_labels_one_is_the_target_and_none_an_input(tmp_path):
+    """If this breaks, a newcomer's first network reads the truth beside the image, and scores 100."""
+    for key in range(4):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        write(tmp_path, f"gt/{key}_gt_color.png", np.array([[0, 0, 0], [128, 0, 0]], np.uint8)[labels(0, 1)])
+        write(tmp_path, f"gt/{key}_gt_instanceIds.png", labels(7, 8).astype(np.uint16) * 1000)
+        write(tmp_path, f"gt/{key}_gt_labelIds.png", labels(0, 1))
+    content, said = proposed(tmp_path)
+    assert content["target"]["suffix"] == "_gt_labelIds"
+    assert list(content["modalities"]) == ["rgb"]
+    assert said.count("left out: labels, too") == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full(SIZE, 0.5), r"label/0\.npy: expected whole class numbers, got 0\.5"),
+        (np.full(SIZE, np.inf), "expected whole class numbers, got inf"),
+        (np.full(SIZE, -1), "no pixel is labelled: all are -1"),
+        (np.zeros((*SIZE, 2), np.uint8), r"got 2 channel\(s\)"),
+        (np.zeros((*SIZE, 3), np.uint16), r"got 3 channel\(s\) of uint16"),
+        (np.arange(SIZE[0] * SIZE[1] * 2).reshape(SIZE[0], -1), "more than 256 different labels"),
+    ],
+)
+def test_what_can_be_no_labels_is_refused_in_one_line(tmp_path, values, said):
+    for key in range(2):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        write(tmp_path, f"label/{key}.npy", values)
+    with pytest.raises(DataError, match=said):
+        propose(tmp_path)
+
+
+def test_numbers_and_colours_side_by_side_are_refused(tmp_path):
+    for key in range(2):
+        write(tmp_path, f"rgb/{key}.png", colour())
+        write(tmp_path, f"label/{key}.png", colour() // 200 if key else labels(0, 1))
+    with pytest.raises(DataError, match="some files hold class numbers and others colours"):
+        propose(tmp_path)
+
+
+def test_an_image_in_a_palette_is_read_as_its_colours(tmp_path):
+    for key in range(3):
+        (tmp_path / "rgb").mkdir(exist_ok=True)
+        Image.fromarray(colour()).quantize(16).save(tmp_path / f"rgb/{key}.png")
+        write(tmp_path, f"label/{key}.png", labels(0, 1))
+    content, said = proposed(tmp_path)
+    assert content["modalities"]["rgb"]["kind"] == "image"
+    assert "3 channels" in said

@@ -54,6 +54,7 @@ class Store:
         self._process = -1
         self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._checksums: dict[tuple[str, int, int], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None, "_process": -1}
@@ -84,14 +85,28 @@ class Store:
             raise DataError(f"{self.where(file)}: cannot be read ({error}).") from error
 
     def checksum(self, file: str) -> int:
-        """The CRC-32 of a file's content, which an archive knows without reading it.
+        """The CRC-32 of a file's content, which an archive knows without reading it, and a folder once it was read.
 
         Raises:
             DataError: When it does not exist or cannot be read.
         """
         if self.is_archive and file in self._names:
             return self._open().getinfo(file).CRC
-        return zlib.crc32(self.read(file))
+        if (state := (file, *self.stamp(file))) not in self._checksums:
+            self._checksums[state] = zlib.crc32(self.read(file))
+        return self._checksums[state]
+
+    def stamp(self, file: str) -> tuple[int, int]:
+        """The bytes of a folder's file and when it was written, by which an unchanged one is known unread.
+
+        Raises:
+            DataError: When it does not exist.
+        """
+        try:
+            found = (self.path / file).stat()
+        except OSError as error:
+            raise DataError(f"{self.where(file)}: cannot be read ({error.strerror}).") from error
+        return found.st_size, found.st_mtime_ns
 
     def keys(self, folder: str) -> dict[str, tuple[str, ...]]:
         """The files of a folder and the folders below it by key, listed once.

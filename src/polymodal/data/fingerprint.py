@@ -124,8 +124,8 @@ def _contents(spec: DatasetSpec, files: Sequence[str]) -> str:
 def _stamp(spec: DatasetSpec, files: Sequence[str]) -> str | None:
     if spec.store.is_archive:
         return None
-    stats = ((file, (spec.store.path / file).stat()) for file in files)
-    return _digest(f"{PurePosixPath(file).name} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+    stamps = ((file, *spec.store.stamp(file)) for file in files)
+    return _digest(f"{PurePosixPath(file).name} {size} {written}" for file, size, written in stamps)
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -105,6 +105,8 @@ def decode(data: bytes, file: str, reading: Reading) -> Content:
     array = content.array
     if array.dtype.kind not in "buif" or array.size == 0:
         raise DataError(f"{file}: expected numbers, got {array.dtype} of shape {array.shape}.")
+    if array.dtype == bool:  # some decoders, and some files, say yes by other bytes than 1
+        content = replace(content, array=array.view(np.uint8) != 0)
     if not array.dtype.isnative:
         content = replace(content, array=array.astype(array.dtype.newbyteorder("=")))
     return _upright(content)
