@@ -11,6 +11,7 @@ from fixtures_data import edit, make_folder
 from polymodal.data import FolderDataset, InputSpec, check
 from polymodal.data.content import PlainReading
 from polymodal.data.inputs import settled
+from polymodal.data.label_files import require_lossless
 from polymodal.data.reading import decode
 from polymodal.errors import DataError
 
@@ -118,6 +119,18 @@ def test_labels_in_jpeg_are_named(root):
     content = decode(buffer.getvalue(), "a.tif", PlainReading("label"))
     with pytest.raises(DataError, match=r"^a\.tif: compressed as JPEG"):  # as `predict` reads an input
         settled(content, InputSpec("label", 2, classes=("a", "b")), "a.tif")
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "webp", "lerc"])
+def test_labels_in_what_may_have_losses_are_named(compression):
+    stream = io.BytesIO()
+    photo = {"photometric": "rgb" if compression == "webp" else "minisblack"}
+    tifffile.imwrite(
+        stream, np.ones((16, 16, 3) if compression == "webp" else (16, 16), np.uint8), **photo, compression=compression
+    )
+    content = decode(stream.getvalue(), "a.tif", PlainReading("label"))
+    with pytest.raises(DataError, match=f"compressed as {compression.upper()}"):
+        require_lossless(content, "a.tif")
 
 
 def test_a_no_data_value_that_no_pixel_can_hold_says_nothing():

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -42,9 +43,11 @@ def read(data: bytes, kind: str = "image") -> np.ndarray:
     return decode(data, "a.png", PlainReading(kind)).array
 
 
-def png(width: int, height: int, bits: int, color: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(
+    width: int, height: int, bits: int, color: int, rows: bytes, *chunks: tuple[bytes, bytes], interlaced: int = 0
+) -> bytes:
     """A PNG file from its packed rows, each with its filter byte."""
-    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced))
     parts = (header, *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
@@ -172,6 +175,46 @@ def test_tiff_of_odd_bits_is_seen_at_its_full_scale(bits):
     top = 255 if bits == 4 else 65535
     assert np.array_equal(read(bytes(data)), np.rint(numbers[None, :, :8] * (top / (2**bits - 1))))
     assert np.array_equal(read(bytes(data), "raw"), numbers[None, :, :8])
+
+
+def test_a_jpeg_of_12_bits_is_seen_at_its_full_scale():
+    """If this breaks, such pictures are 16 times as dark as they are."""
+    numbers = GREY.astype(np.uint16) << 4
+    data = imagecodecs.ljpeg_encode(numbers, bitspersample=12)
+    assert np.array_equal(read(data), np.rint(numbers[None] * (65535 / 4095)))
+    assert np.array_equal(read(data, "depth"), numbers[None])
+    with pytest.raises(DataError, match="JPEG-LS"):
+        read(imagecodecs.jpegls_encode(GREY))
+
+
+def test_an_interlaced_png_is_read_without_a_line_for_each(capfd):
+    """If this breaks, the decoder writes a warning into the progress bar for every file in every epoch."""
+    rows = b""
+    for top, left, down, across in ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)):
+        rows += b"".join(b"\0" + row.tobytes() for row in COLOURS[top::down, left::across] if row.size)
+    data = png(9, 6, 8, 2, rows + b"".join(b"\0" + row.tobytes() for row in COLOURS[1::2]), interlaced=1)
+    assert np.array_equal(read(data), COLOURS.transpose(2, 0, 1))
+    assert capfd.readouterr().err == ""
+
+
+def test_an_index_without_a_colour_is_no_picture_and_a_number_elsewhere():
+    data = png(2, 1, 8, 3, b"\0\1\2", (b"PLTE", bytes(6)))
+    with pytest.raises(DataError, match="a pixel has the colour 2 of a palette of 2"):
+        read(data)
+    assert read(data, "label").tolist() == [[[1, 2]]]
+
+
+@pytest.mark.parametrize("opacity", [255, 0])
+def test_alpha_behind_more_than_colours_is_alpha(opacity):
+    """As GDAL writes red, green, blue, infrared and alpha; else what is transparent is trained on."""
+    alpha = np.full_like(GREY, 255)
+    alpha[0] = opacity
+    bands = np.dstack([COLOURS, GREY, alpha])
+    content = decode(tiff(bands, photometric="rgb", extrasamples=[0, 2]), "a.tif", PlainReading())
+    assert content.channels(None, "a.tif").shape[0] == (4 if opacity == 255 else 5)
+    with pytest.raises(DataError, match="its alpha is not the last channel"):
+        read(tiff(bands, photometric="rgb", extrasamples=[2, 0]))
+    assert read(tiff(bands, photometric="rgb", extrasamples=[2, 0]), "raw").shape[0] == 5
 
 
 def test_an_opaque_alpha_is_dropped_and_another_is_told(tmp_path):

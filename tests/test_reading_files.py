@@ -71,6 +71,33 @@ def test_equal_pages_are_bands_where_the_data_set_says_so_and_refused_elsewhere(
         read(pages(*[(np.dstack([SMALL] * 3), {"photometric": "rgb"})] * 2), pages="bands")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"extratags": [(274, "H", 1, 6, True)]}, {}, "orientations, 1 and 6"),
+        ({"extratags": [(42113, "s", 0, "0", True)]}, {"extratags": [(42113, "s", 0, "9", True)]}, "values, 0 and 9"),
+        ({}, {"photometric": "miniswhite"}, "colours, MINISBLACK and MINISWHITE"),
+    ],
+)
+def test_bands_that_contradict_each_other_are_refused(one, other, said):
+    """If this breaks, what the first page says of itself is done to all."""
+    with pytest.raises(DataError, match=f"its pages declare different .*{said}"):
+        read(pages((SMALL, one), (SMALL, other)), pages="bands")
+
+
+def test_no_data_of_a_later_band_counts():
+    data = pages((SMALL, {}), (SMALL, {"extratags": [(42113, "s", 0, "9", True)]}))
+    assert decode(data, "a.tif", PlainReading("raw", pages="bands")).nodata == 9
+
+
+@pytest.mark.parametrize("values", [(0.01, 1), (1, 0.01)])
+def test_the_scale_of_any_band_is_told(values):
+    items = "".join(f'<Item name="SCALE" sample="{n}" role="scale">{value}</Item>' for n, value in enumerate(values))
+    tag = (42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)
+    (note,) = decode(pages((SMALL, {"extratags": [tag]})), "a.tif", PlainReading("raw")).notes
+    assert note == "declares the scale 0.01, which dataset.yaml alone can apply"
+
+
 def test_a_stack_that_says_what_its_axes_are_is_believed():
     stack = np.stack([SMALL, SMALL // 2])
     buffer = io.BytesIO()
@@ -133,6 +160,7 @@ def test_a_mask_page_that_hides_pixels_is_refused():
         ("-1.79769313486232e+308", LOWEST, np.float32),
         ("-3.4e38", np.float32(-3.4e38), np.float32),
         ("nan", np.nan, np.float32),
+        ("inf", np.inf, np.float32),
     ],
 )
 def test_no_data_of_the_file_is_no_measurement_anywhere(tmp_path, text, hole, dtype):
@@ -156,8 +184,9 @@ def test_no_data_of_the_file_is_no_measurement_anywhere(tmp_path, text, hole, dt
     assert "8 more" in note.problem
     edit(root, lambda d: d["modalities"]["height"].update(invalid=12345))
     problems = [defect for defect in check(root) if "declares `invalid: 12345`" in defect.problem]
-    assert len(problems) == (1 if text == "nan" else 9)
-    assert all(defect.note == (text == "nan") for defect in problems)
+    unheld = text == "nan"  # which equals nothing, and is no measurement anyway
+    assert len(problems) == (1 if unheld else 9)
+    assert all(defect.note == unheld for defect in problems)
 
 
 def test_no_data_follows_what_is_done_to_the_values():

@@ -150,8 +150,9 @@ def _image_problems(
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec.of(modality, channels)
     values, valid = to_values(raw, spec, file)
-    declared = modality.invalid is not None and math.isnan(modality.invalid)
-    if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw)).any(0).sum())):
+    invalid = modality.invalid
+    declared = invalid is not None and math.isnan(invalid)
+    if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw) & (raw != invalid)).any(0).sum())):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
     constant = bool((raw == raw.flat[0]).all())
     if modality.kind in UNITS and stored(raw) != stored(first):

@@ -65,7 +65,7 @@ class Content:
         notes: What was done about things that the file says, for people.
         orientation: As Exif counts it, of an array that is not upright yet.
         palette: The colours (n, 3), 8 bits, of the indices that the array holds; None of an array that holds none.
-        lossy: Whether it was compressed as JPEG, so that its numbers are near those that were saved.
+        lossy: How it was compressed, if its numbers may only be near those that were saved.
     """
 
     array: np.ndarray
@@ -74,7 +74,7 @@ class Content:
     notes: tuple[str, ...] = ()
     orientation: int = 1
     palette: np.ndarray | None = None
-    lossy: bool = False
+    lossy: str = ""
 
     def channels(self, expected: int | None, file: str) -> np.ndarray:
         """The array without an alpha channel that hides nothing.

@@ -33,8 +33,8 @@ class LabelFiles:
             file: Its name, for messages.
 
         Raises:
-            DataError: It is compressed as JPEG, or its palette has a class in the colour of another one, or in another
-                colour than an earlier file.
+            DataError: It is compressed with losses, or its palette has a class in the colour of another one, or in
+                another colour than an earlier file.
         """
         require_lossless(content, file)
         if content.palette is None:
@@ -71,13 +71,13 @@ class LabelFiles:
 
 
 def require_lossless(content: Content, file: str) -> None:
-    """Refuse labels that are compressed as JPEG.
+    """Refuse labels that are compressed in a way that may change numbers, such as JPEG.
 
     Raises:
         DataError: With the remedy.
     """
     if content.lossy:
         raise DataError(
-            f"{file}: compressed as JPEG, which changes numbers near every edge to those of other classes. Store "
-            "labels without loss, as PNG, from their source."
+            f"{file}: compressed as {content.lossy}, which may change numbers near every edge to those of other "
+            "classes. Store labels without loss, as PNG, from their source."
         )

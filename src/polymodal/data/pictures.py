@@ -12,18 +12,18 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from polymodal.data.content import Content, Reading, RefusedError, check_pixels, seen
+from polymodal.data.content import Content, Reading, RefusedError, check_pixels, full_scale, seen
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
 _ORIENTATION = 274  # the tag, as in TIFF
-_GREY, _PALETTE, _ALPHA = 0, 3, 4  # the last one and above
+_GREY, _RGB, _PALETTE, _ALPHA, _RGBA = 0, 2, 3, 4, 6  # of these two, either has alpha
 _METADATA = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 # Of the frame header there are several, by the way of compression; three numbers of their range mean something else.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_APP1, _APP2, _SCAN, _END = 0xE1, 0xE2, 0xDA, b"\xff\xd9"
+_APP1, _APP2, _SCAN, _LS, _END = 0xE1, 0xE2, 0xDA, 0xF7, b"\xff\xd9"
 _CMYK = 4
 
 _MAX_SCANS = 50
@@ -40,21 +40,26 @@ def decode_png(data: bytes, reading: Reading) -> Content:
     if len(data) < 33:
         raise ValueError("cut off in its header")
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    bits, color = data[24], data[25]
+    bits, color, interlaced = data[24], data[25], data[28]
     check_pixels(width, height)
-    transparent, orientation = b"", 1
+    transparent, entries, orientation = b"", 0, 1
     for kind, start, stop in _chunks(data):
         if kind == b"acTL" and (frames := int.from_bytes(data[start : start + 4], "big")) > 1:
             raise RefusedError(f"an animation of {frames} pictures. Save the one that is meant as a file of its own")
         if kind == b"tRNS":
             transparent = data[start:stop]
+        if kind == b"PLTE":
+            entries = (stop - start) // 3
         if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and data.startswith(_METADATA, start, stop)):
             orientation = _orientation(PngImageFile, data)
     if color == _PALETTE:
         image: Image.Image = PngImageFile(io.BytesIO(data))
+        indices = channels_first(np.array(image))
         if not seen(reading):
-            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            return Content(channels_first(np.array(image)), orientation=orientation, palette=palette)
+            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)[:entries]
+            return Content(indices, orientation=orientation, palette=palette)
+        if (highest := int(indices.max())) >= entries:
+            raise ValueError(f"a pixel has the colour {highest} of a palette of {entries}")
         image = image.convert("RGBA" if transparent else "RGB")
         return Content(channels_first(np.array(image)), image.mode == "RGBA", orientation=orientation)
     level = int.from_bytes(transparent, "big") if transparent and color == _GREY else None
@@ -66,7 +71,9 @@ def decode_png(data: bytes, reading: Reading) -> Content:
         elif bits > 1 and level is not None:
             level *= step
         return Content(array, nodata=level, orientation=orientation)
-    array = channels_first(imagecodecs.png_decode(data))
+    # The decoder of all forms prints a warning for each file that is interlaced; that of the usual ones does not.
+    usual = interlaced and bits == 8 and color in (_GREY, _RGB, _RGBA) and not transparent
+    array = channels_first(imagecodecs.spng_decode(data) if usual else imagecodecs.png_decode(data))
     if transparent:
         # Of one grey or one colour that is transparent the decoder has made an alpha channel.
         array, opacity = array[:-1], array[-1]
@@ -82,12 +89,14 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
         Exception: Of the decoder, when the file is damaged.
         RefusedError: When it is too large, or in CMYK and of a kind whose values are no colours.
     """
-    colors, metadata, scan = 0, False, 0
+    bits, colors, metadata, scan = 8, 0, False, 0
     notes: tuple[str, ...] = ()
     for marker, start, stop in _segments(data):
         if marker in _FRAMES:
             _check_frame(data, start)
-            colors = data[start + 5]
+            bits, colors = data[start], data[start + 5]
+        elif marker == _LS:
+            raise RefusedError("JPEG-LS, and other JPEG is read. Save it as PNG")
         elif marker == _APP1:
             metadata = True
         elif marker == _APP2 and data.startswith(b"MPF\0", start):
@@ -105,9 +114,10 @@ def decode_jpeg(data: bytes, reading: Reading) -> Content:
         notes = (*notes, CMYK_NOTE)
     elif colors in (1, 3):
         array = imagecodecs.jpeg8_decode(data)
+        array = full_scale(array, bits) if seen(reading) else array
     else:
         raise RefusedError(f"{colors} colours, and grey, RGB and CMYK are read. Save it as PNG")
-    return Content(channels_first(array), notes=notes, orientation=orientation, lossy=True)
+    return Content(channels_first(array), notes=notes, orientation=orientation, lossy="JPEG")
 
 
 def check_jpeg(data: bytes) -> None:

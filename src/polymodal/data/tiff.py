@@ -23,9 +23,15 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ORIENTATION, _NODATA, _METADATA = 274, 42113, 42112
+_NEUTRAL: dict[str | None, int] = {"scale": 1, "offset": 0}
 _ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
 _PLAIN = (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.MASK)
 _JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)  # decoded from YCbCr to RGB
+_LOSSLESS = (
+    *(COMPRESSION.NONE, COMPRESSION.PACKBITS, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE),
+    *(COMPRESSION.CCITTRLE, COMPRESSION.CCITTFAX3, COMPRESSION.CCITTFAX4, COMPRESSION.LZMA, COMPRESSION.ZSTD),
+    *(COMPRESSION.ZSTD_DEPRECATED, COMPRESSION.PNG),
+)
 
 
 def decode_tiff(data: bytes, reading: Reading) -> Content:
@@ -45,7 +51,7 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
             raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
         array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
-    nodata = _nodata(page, array.dtype)
+    nodata = _nodata(next(filter(None, map(_nodata_text, pages)), ""), array.dtype)
     colors, alpha, notes = _colors(array, page, reading)
     if colors is not array and nodata is not None:
         hidden = array == nodata
@@ -56,7 +62,9 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
     indices = page.photometric == PHOTOMETRIC.PALETTE and not seen(reading)
     palette = _palette(page.colormap).T if indices and page.colormap is not None else None
     notes = (*_scaled_note(page), *notes)
-    return Content(colors, alpha, nodata, notes, int(orientation), palette, page.compression in _JPEG)
+    packed = COMPRESSION(page.compression)
+    lossy = "" if packed in _LOSSLESS else packed.name
+    return Content(colors, alpha, nodata, notes, int(orientation), palette, lossy)
 
 
 def _check_page(page: TiffPage, data: bytes) -> None:
@@ -71,6 +79,23 @@ def _check_page(page: TiffPage, data: bytes) -> None:
     if page.compression == COMPRESSION.JPEG:
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             check_jpeg(data[start : start + size])
+
+
+def _check_agreement(pages: Sequence[TiffPage]) -> None:
+    """Refuse pages of one image that each say something else of themselves.
+
+    Raises:
+        RefusedError: With what they say.
+    """
+    told: dict[str, set[object]] = {
+        "orientations": {page.tags.valueof(_ORIENTATION, default=1) for page in pages},
+        "no-data values": {text for text in map(_nodata_text, pages) if text},
+        "colours": {getattr(page.photometric, "name", page.photometric) for page in pages},
+    }
+    for what, values in told.items():
+        if len(values) > 1:
+            shown = " and ".join(sorted(map(str, values)))
+            raise RefusedError(f"its pages declare different {what}, {shown}. Save them anew, all alike")
 
 
 def _pages(file: tifffile.TiffFile) -> list[TiffPage]:
@@ -145,6 +170,7 @@ def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: Readin
             f"{count} pages of equal size, and one image is expected. Declare `pages: bands` in dataset.yaml if they "
             "are the channels of one image, or save each as a file of its own"
         )
+    _check_agreement(pages)
     check_pixels(pages[0].imagewidth, pages[0].imagelength * count)
     check_unpacked(max(series.nbytes, sum(page.nbytes for page in pages)))
     if series.ndim == 3 and series.size >= _size(pages) and series.axes.endswith("YX"):
@@ -173,7 +199,10 @@ def _planes(page: TiffPage) -> np.ndarray:
 def _colors(array: np.ndarray, page: TiffPage, reading: Reading) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     """The values that a person sees, or the stored ones where they are numbers; whether the last is alpha; notes."""
     photometric, bits = page.photometric, page.bitspersample
-    alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA and reading.kind != "raw"
+    alphas = [sample in _ALPHA for sample in page.extrasamples if reading.kind != "raw"]
+    alpha = alphas[-1:] == [True]
+    if sum(alphas) > alpha:
+        raise RefusedError("its alpha is not the last channel, or not the only one. Save it without, or of kind raw")
     if photometric == PHOTOMETRIC.MINISWHITE:
         return _inverted(array, page, reading), alpha, ("min-is-white: its values are inverted",)
     if not seen(reading):
@@ -218,9 +247,12 @@ def _palette(table: np.ndarray) -> np.ndarray:
     return (table if table.max() < 256 else table >> 8).astype(np.uint8)
 
 
-def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
+def _nodata_text(page: TiffPage) -> str:
+    return str(page.tags.valueof(_NODATA, default="")).strip(" \0\n")
+
+
+def _nodata(text: str, dtype: np.dtype) -> float | None:
     """The value that GDAL declares, as a pixel of the file would hold it."""
-    text = str(page.tags.valueof(_NODATA, default="")).strip(" \0\n")
     if not text:
         return None
     try:
@@ -230,7 +262,7 @@ def _nodata(page: TiffPage, dtype: np.dtype) -> float | None:
     if dtype.kind in "bui":  # what no whole number of this type is, no pixel holds
         limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
         return int(value) if limits.min <= value <= limits.max and value == int(value) else None
-    if math.isnan(value):
+    if math.isnan(value) or "inf" in text.lower():
         return value
     # Written with 15 digits, the lowest number of either length is a little lower than any.
     lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
@@ -241,10 +273,9 @@ def _scaled_note(page: TiffPage) -> tuple[str, ...]:
     """What GDAL declares that the stored numbers are to be multiplied by, and added to; `scale` is what counts."""
     try:
         items = ElementTree.fromstring(str(page.tags.valueof(_METADATA, default="<none/>")).strip(" \0\n")).iter("Item")
-        found = {item.get("role"): item.text for item in items}
-        scale, offset = float(found.get("scale") or 1), float(found.get("offset") or 0)
+        told = [(role, float(item.text)) for item in items if (role := item.get("role")) in _NEUTRAL and item.text]
     except (ElementTree.ParseError, ValueError):
         return ()
-    if (scale, offset) == (1, 0):
-        return ()
-    return (f"declares the scale {scale:g} and the offset {offset:g}, which dataset.yaml alone can apply",)
+    # Of every band there may be one of each.
+    found = dict.fromkeys(f"the {role} {value:g}" for role, value in told if value != _NEUTRAL[role])
+    return (f"declares {' and '.join(found)}, which dataset.yaml alone can apply",) if found else ()
