@@ -366,3 +366,13 @@ def test_demo_replaces_only_a_demo_and_shows_why_a_training_failed(tmp_path, cap
 def test_recipes_by_name_are_those_of_the_package():
     with pytest.raises(ConfigError, match="no recipe 'nothing'"):
         recipe("nothing")
+
+
+def test_a_message_is_one_line_of_some_length_whatever_it_quotes(capsys):
+    """If this breaks, a name with a line break or a colour code in it writes on the terminal what it likes."""
+    for word in ("x" * 5000, "a\nb\x1b[31mc"):
+        assert main(["data", "check", word]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert len(said) < 1000
+        assert "\x1b" not in said

@@ -155,7 +155,11 @@ def test_a_setting_twice_and_a_group_of_none_are_told(data, tmp_path):
     file.write_text("trainer:\n  max_epochs: 1\ntrainer:\n  max_steps: 2\n")
     for word, expected in (
         (f"--config={file}", "twice.yaml, line 3: 'trainer' is there twice"),
-        ("--model.optimiser=null", "model.optimiser, is null; leave it out"),
+        (f"--data={file}", "'trainer' is there twice"),
+        ("--data={root: a, root: b}", "'{root: a, root: b}': 'root' is there twice"),
+        ("--model.network_args={widths: [4], stem: 4, stem: 5}", "'stem' is there twice"),
+        ("--model.optimiser=null", "--model.optimiser: expected settings, such as --model.optimiser.name, got null"),
+        ("--data.augment=null", "--data.augment: expected settings, such as --data.augment.scale, got null"),
         ("--trainer.max_time=00:00:00:00", "max_time: expected a duration above 0, .* got 00:00:00:00"),
     ):
         with pytest.raises(ConfigError, match=expected):

@@ -15,6 +15,9 @@ from polymodal.allocator import keep_freed_memory
 from polymodal.cli.parser import make_parser
 from polymodal.errors import ConfigError, PolymodalError
 
+HALF = 400
+"""Letters of a long message's beginning that are shown, and of its end."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -101,6 +104,10 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
+    """One line: what it quotes can be long, or hold what a terminal would obey."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return ": ".join(part for part in (str(error.filename or ""), error.strerror) if part)
-    return str(error)
+        text = ": ".join(part for part in (str(error.filename or ""), error.strerror) if part)
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    # Where something is wrong is said first, what to do about it last.
+    return text if len(text) <= 2 * HALF else f"{text[:HALF]} ... {text[-HALF:]}"

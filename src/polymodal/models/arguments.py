@@ -43,6 +43,10 @@ _LARGEST = 2**16
 """Of the numbers: none of these arguments has a use for a larger one, which would only take memory and time."""
 
 
+_LONGEST = 64
+"""Of the lists: a number for each stage of a network, of which each halves the image."""
+
+
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that are not known to be safe, before a library sees them.
 
@@ -68,8 +72,8 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     for key, value in arguments.items():
         if not _plain(value):
             raise ConfigError(
-                f"{name}: {key}: expected plain values (texts, numbers up to {_LARGEST}, lists and dicts of them), got "
-                f"{_short(value)}."
+                f"{name}: {key}: expected plain values (texts, numbers up to {_LARGEST}, dicts and lists of up to "
+                f"{_LONGEST} of them), got {short(value)}."
             )
     if "encoder_name" in arguments:
         _check_encoder(name, encoder)
@@ -85,7 +89,7 @@ def _check_encoder(name: str, encoder: Any) -> None:
     listed = any(timm.is_model(form) for form in (of_timm, f"tf_{of_timm}")) and not set(of_timm) & set("/\\:")
     if not isinstance(encoder, str) or not (encoder in encoders or listed):
         raise ConfigError(
-            f"{name}: encoder_name: there is no encoder {_short(encoder)}. Expected one of "
+            f"{name}: encoder_name: there is no encoder {short(encoder)}. Expected one of "
             "segmentation-models-pytorch, such as resnet50, or tu- and the name of an architecture that timm lists; "
             "its weights can be given as a file by the setting `weights`."
         )
@@ -95,7 +99,7 @@ def _plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _plain(within) for key, within in value.items())
     if isinstance(value, list | tuple):
-        return len(value) <= _LARGEST and all(_plain(within) for within in value)
+        return len(value) <= _LONGEST and all(_plain(within) for within in value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return math.isfinite(value) and abs(value) <= _LARGEST
     return value is None or isinstance(value, bool | str)
@@ -105,6 +109,7 @@ def _encoder_first(key: str) -> tuple[bool, str]:
     return key != "encoder_name", key
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

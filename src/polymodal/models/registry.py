@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.errors import ConfigError, PolymodalError
-from polymodal.models.arguments import check_arguments
+from polymodal.models.arguments import check_arguments, short
 from polymodal.models.refinenet import RefineNet
 from polymodal.models.translation import TranslationUNet
 from polymodal.models.unet import RoomsUNet
@@ -81,7 +81,7 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
         "smp": _smp,
         "torchvision": _torchvision,
     }
-    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    given = ", ".join(f"{key}={short(value)}" for key, value in arguments.items())
     try:
         network = builders[library or name](constructor, download, **arguments)
     except (PolymodalError, OSError, ImportError):

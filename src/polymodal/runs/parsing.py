@@ -5,18 +5,24 @@ attempts the first one and what it stumbled over are of use.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import import_module
+from inspect import signature
 from os import PathLike
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from polymodal.documents import DocumentError
 from polymodal.errors import ConfigError
 from polymodal.near import meant, nearest
 from polymodal.yaml_documents import parse_yaml
+
+_MODE = "recipe"
+"""How values are read, which jsonargparse knows by a name."""
 
 _UNKNOWN = re.compile(
     r"(?:Option '(?P<option>[^']+)' is not accepted"
@@ -34,11 +40,30 @@ _ATTEMPT = (
 _TYPE = re.compile(r"Expected an? (<class|typing\.|collections\.|list\[|tuple\[|dict\[)")
 
 
+def _value(text: str) -> Any:
+    """A value on the command line, or in a file that a recipe names: of a key that is there twice none counts."""
+    problem = None
+    try:
+        parse_yaml(text)
+    except DocumentError as error:
+        problem = error.problem
+    try:
+        value = get_loader("yaml")(text)
+    except RecursionError:
+        value = []
+    if problem and isinstance(value, dict | list):  # anything else is a text, whatever it would be as YAML
+        raise ConfigError(f"{text[:60]!r}: {problem}.")
+    return value
+
+
+set_loader(_MODE, _value, (yaml.YAMLError,))
+
+
 class RecipeParser(LightningArgumentParser):
     """Raises what cannot be parsed, and takes a setting's whole name alone, at every depth."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"exit_on_error": False, "allow_abbrev": False} | settings)
+        super().__init__(**{"exit_on_error": False, "allow_abbrev": False, "parser_mode": _MODE} | settings)
 
     def parse_string(self, content: str, path: str | PathLike[str] = "", **settings: Any) -> Namespace:
         """Read a recipe within the bounds of documents; of a key that is there twice jsonargparse takes the last."""
@@ -47,6 +72,25 @@ class RecipeParser(LightningArgumentParser):
         except DocumentError as error:
             raise ConfigError(f"{error.at(f'--config: {path}' if path else '--config')}.") from error
         return super().parse_string(content, path, **settings)
+
+
+def check_groups(settings: Mapping[str, Any]) -> None:
+    """Refuse null for settings that come in a group, of which each has a default.
+
+    Args:
+        settings: Each a class and what it is made with, by name.
+
+    Raises:
+        ConfigError: With the group's name and its first setting.
+    """
+    for owner, made in settings.items():
+        for name, parameter in signature(_class(made.class_path)).parameters.items():
+            if is_dataclass(parameter.annotation) and made.init_args.get(name, made) is None:
+                first = fields(parameter.annotation)[0].name
+                raise ConfigError(
+                    f"--{owner}.{name}: expected settings, such as --{owner}.{name}.{first}, got null. Leave it out for "
+                    "the defaults."
+                )
 
 
 def refusal(message: str, parser: ArgumentParser) -> str:

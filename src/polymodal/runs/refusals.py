@@ -66,8 +66,6 @@ def _is_of(error: BaseException, package: str) -> bool:
 def _reason(error: BaseException) -> str:
     """The message in one line that ends with a full stop; with the kind of error where it alone says little."""
     text = " ".join(str(error).split())
-    if text.endswith("must be a mapping, not NoneType"):
-        text = "a group of settings, such as model.optimiser, is null; leave it out, or give the settings in it"
     if not text or isinstance(error, KeyError | AttributeError):
         text = f"{type(error).__name__}: {text}"
     return text if text.endswith((".", "!", "?")) else f"{text}."

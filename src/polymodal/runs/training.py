@@ -49,7 +49,7 @@ from polymodal.runs.evaluation import (
 from polymodal.runs.files import check_run_folder, no_new_folder, unless_begun
 from polymodal.runs.interrupt import Signals, Stopped
 from polymodal.runs.loggers import log_recipe, log_scores, loggers_of
-from polymodal.runs.parsing import RecipeParser, refusal
+from polymodal.runs.parsing import RecipeParser, check_groups, refusal
 from polymodal.runs.processes import Together, check_processes, settle_share
 from polymodal.runs.recorder import Recorder
 from polymodal.runs.refusals import while_made, while_trained
@@ -123,6 +123,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make everything, and say in one line what cannot be made."""
         check_trainer(self._get(self.config, "trainer"))
+        check_groups({part: self._get(self.config, part) for part in ("model", "data")})
         with while_made():
             super().instantiate_classes()
 
