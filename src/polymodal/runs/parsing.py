@@ -63,7 +63,8 @@ class RecipeParser(LightningArgumentParser):
     """Raises what cannot be parsed, and takes a setting's whole name alone, at every depth."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"exit_on_error": False, "allow_abbrev": False, "parser_mode": _MODE} | settings)
+        own: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "parser_mode": _MODE}
+        super().__init__(**own | settings)
 
     def parse_string(self, content: str, path: str | PathLike[str] = "", **settings: Any) -> Namespace:
         """Read a recipe within the bounds of documents; of a key that is there twice jsonargparse takes the last."""
@@ -88,8 +89,8 @@ def check_groups(settings: Mapping[str, Any]) -> None:
             if is_dataclass(parameter.annotation) and made.init_args.get(name, made) is None:
                 first = fields(parameter.annotation)[0].name
                 raise ConfigError(
-                    f"--{owner}.{name}: expected settings, such as --{owner}.{name}.{first}, got null. Leave it out for "
-                    "the defaults."
+                    f"--{owner}.{name}: expected settings, such as --{owner}.{name}.{first}, got null. Leave it out "
+                    "for the defaults."
                 )
 
 
