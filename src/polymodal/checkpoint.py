@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json, require_regular
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace
-from polymodal.fusion import Fusion, make_fusion
 from polymodal.multimodal import Multimodal
+from polymodal.settings import FuseSettings
 from polymodal.surgery import fuse
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _FORMAT = 1
 _KEYS = ("format", "network", "fuse", "metadata", "weights")
-_FUSE = ("modalities", "fusion", "sites", "stems", "norms", "convolutions", "statistics")
+_FUSE = [field.name for field in fields(FuseSettings)]
 
 
 def save(
@@ -61,7 +62,7 @@ def save(
     config: dict[str, Any] = {
         "format": _FORMAT,
         "network": network,
-        "fuse": net.config(),
+        "fuse": net.settings.as_config(),
         "metadata": dict(metadata or {}),
     }
     plain = _parsed(_json(config))
@@ -104,22 +105,15 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
     """
     folder = model_folder(folder)
     config = read_config(folder)
-    if network is None:
-        network = _create(folder, config)
-    settings = config["fuse"]
-    fusion = _make_fusion(folder, settings)
     try:
-        net = fuse(
-            network,
-            settings["modalities"],
-            fusion,
-            sites=settings["sites"],
-            stems=settings["stems"],
-            norms=settings["norms"],
-            convolutions=settings["convolutions"],
-            statistics=settings["statistics"],
-        )
-    except (PolymodalError, KeyError, TypeError, ValueError) as error:
+        settings = FuseSettings.from_config(config["fuse"])
+    except PolymodalError as error:
+        raise CheckpointError(f"{folder / _CONFIG}: {error}") from error
+    if network is None:
+        network = _create(folder, config.get("network"), settings)
+    try:
+        net = fuse(network, **vars(settings))
+    except (PolymodalError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
@@ -197,50 +191,30 @@ def _check_network(net: Multimodal, spec: Any) -> None:
         raise ConfigError(f'network: expected {{"name": ..., "arguments": {{...}}}}, got {spec!r}.')
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and thrown away
-            made = fuse(
-                create(spec["name"], **spec["arguments"]), **net.config() | {"fusion": net.fusion}, inplace=True
-            )
+            made = fuse(create(spec["name"], **spec["arguments"]), **vars(net.settings), inplace=True)
     except (PolymodalError, TypeError) as error:
         raise ConfigError(f"network: {spec['name']!r} cannot be made into this network again: {error}") from error
     if problems := _misfits(net.state_dict(), made):
         raise ConfigError(f"network: {spec['name']!r} with {spec['arguments']} is another network: {problems}.")
 
 
-def _create(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+def _create(folder: Path, spec: Mapping[str, Any] | None, settings: FuseSettings) -> nn.Module:
     from polymodal.models import create
 
-    spec = config.get("network")
     if spec is None:
         raise CheckpointError(f"{folder} does not say how to make its network: give it, load(folder, network=...).")
     shapes = _shapes(folder / _WEIGHTS)
     try:
-        named = len(config["fuse"]["modalities"])
+        named = len(settings.modalities)
         if named > len(shapes):
             raise CheckpointError(f"it has {named} modalities, and the weights are {len(shapes)} tensors")
-        copies = named if config["fuse"]["convolutions"] == "private" else 1
+        copies = named if settings.convolutions == "private" else 1
         with budget(sum(map(math.prod, shapes)) // copies, len(shapes)):
             return create(spec["name"], **spec["arguments"])
     except (PolymodalError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{folder / _CONFIG}: the network cannot be made: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
-
-
-def _make_fusion(folder: Path, settings: Mapping[str, Any]) -> Fusion:
-    """The fusion of a configuration; a user's own is found if its module is imported, and never imported here."""
-    try:
-        said = dict(settings["fusion"])
-        path = said.pop("class_path", None)
-        fusion = make_fusion(said.pop("name"), class_path=path, settings=said)
-    except (PolymodalError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG}: the fusion cannot be made: {error}") from error
-    # Of ours, all was written from the beginning; a user's own may have learned more since.
-    missing = [key for key in fusion.as_config() if path is None and key not in settings["fusion"]]
-    if missing:
-        raise CheckpointError(
-            f"{folder / _CONFIG}: fuse.fusion.{missing[0]}: missing. Restore the file, or save again."
-        )
-    return fusion
 
 
 def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:

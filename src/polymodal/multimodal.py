@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from polymodal.errors import DataError, FusionError
 from polymodal.fusion import Fusion, SiteState
-from polymodal.nn import Ensemble, OneStream, Prediction, PrivateLayer, PrivateNorm2d, Stem
+from polymodal.nn import Ensemble, OneStream, Prediction, Stem
+from polymodal.settings import FuseSettings
 
 
 class Multimodal(nn.Module):
@@ -18,19 +19,17 @@ class Multimodal(nn.Module):
 
     Attributes:
         network: The plain network with private norms and fusion modules; it takes and returns folded tensors.
-        fusion: The fusion's settings.
-        sites: The names of the layers of `network` at which it acts.
+        settings: How it was made of the plain network.
         roster: The modalities, and which of them are present.
     """
 
-    def __init__(self, network: nn.Module, stem: Stem, fusion: Fusion, sites: tuple[str, ...]) -> None:
+    def __init__(self, network: nn.Module, stem: Stem, settings: FuseSettings) -> None:
         super().__init__()
         self.roster = stem.roster
         self.stem = stem
         self.network = network
-        self.ensemble: Ensemble | OneStream = OneStream() if fusion.merges else Ensemble(self.roster)
-        self.fusion = fusion
-        self.sites = sites
+        self.ensemble: Ensemble | OneStream = OneStream() if settings.fusion.merges else Ensemble(self.roster)
+        self.settings = settings
         like = next(p for p in network.parameters() if p.is_floating_point())
         self.ensemble.to(device=like.device, dtype=like.dtype)
         # Each submodule keeps its own mode: parts of the network may stand in eval mode on purpose.
@@ -40,6 +39,16 @@ class Multimodal(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities, in order."""
         return self.roster.names
+
+    @property
+    def fusion(self) -> Fusion:
+        """The fusion's settings."""
+        return self.settings.fusion
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of the layers of `network` at which the fusion acts."""
+        return self.settings.sites
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -55,7 +64,7 @@ class Multimodal(nn.Module):
     @property
     def channels(self) -> dict[str, int | None]:
         """The channels that each modality has; None where `fuse` was not told."""
-        return dict(self.stem.channels)
+        return dict(self.settings.modalities)
 
     def forward(self, inputs: Mapping[str, Tensor], *, subset: bool = False) -> Prediction:
         """Predict from every modality, and from all of them together.
@@ -72,7 +81,7 @@ class Multimodal(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
         """
-        present = check_inputs(inputs, self.stem.channels, subset=subset)
+        present = check_inputs(inputs, self.settings.modalities, subset=subset)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
         if len(present) == len(self.modalities):
@@ -115,17 +124,7 @@ class Multimodal(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
-        norms = [norm for norm in self.network.modules() if isinstance(norm, PrivateNorm2d)]
-        return {
-            "modalities": self.channels,
-            "fusion": self.fusion.as_config(),
-            "sites": list(self.sites),
-            "stems": {name: "private" if name in self.stem.private else "repeat" for name in self.modalities},
-            "norms": "private" if any(norm.roster is not None for norm in norms) else "shared",
-            "convolutions": "private" if any(isinstance(m, PrivateLayer) for m in self.network.modules()) else "shared",
-            # By the names of the plain network: what a fusion put around a layer is in those of this one.
-            "statistics": [norm.name for norm in norms if norm.frozen] or "batch",
-        }
+        return self.settings.as_config()
 
 
 def check_inputs(

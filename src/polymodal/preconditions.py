@@ -119,8 +119,8 @@ def check_norms(model: nn.Module) -> list[str]:
     return private
 
 
-def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> set[str]:
-    """The names of the norms whose statistics are frozen."""
+def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the norms whose statistics are frozen, in the network's order."""
     if not isinstance(statistics, str | Sequence):
         raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
     if isinstance(statistics, str):
@@ -133,9 +133,9 @@ def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> set[str]:
             raise FusionError(
                 f"statistics: {pattern!r} matches no norm; the first ones are {', '.join(list(norms)[:8])}."
             )
-    frozen = {name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics)}
-    for name in norms:
-        if name in frozen and norms[name].running_mean is None:
+    frozen = tuple(name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics))
+    for name in frozen:
+        if norms[name].running_mean is None:
             raise FusionError(
                 f"statistics: '{name}' ({type(norms[name]).__name__}) keeps no running statistics to be frozen. "
                 'Use "batch", or patterns of the norms that keep some.'

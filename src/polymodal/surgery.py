@@ -23,6 +23,7 @@ from polymodal.preconditions import (
     named_norms,
     private_modalities,
 )
+from polymodal.settings import FuseSettings
 from polymodal.ties import COPIES, check_ties
 
 
@@ -82,9 +83,6 @@ def fuse(
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
     check_norms(model)
-    for setting, value in (("norms", norms), ("convolutions", convolutions)):
-        if value not in ("private", "shared"):
-            raise FusionError(f'{setting}: expected "private" or "shared", got {value!r}.')
     frozen = frozen_norms(model, statistics)
     way_in = entrance(model)
     channels = checked_channels(modalities, names)
@@ -92,7 +90,15 @@ def fuse(
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
         channels = {name: count or way_in.channels for name, count in channels.items()}
-    places = method.find_sites(model, sites)
+    settings = FuseSettings(
+        channels,
+        method,
+        method.find_sites(model, sites),
+        {name: "private" if name in private_stems else "repeat" for name in names},
+        norms,
+        convolutions,
+        frozen or "batch",
+    )
     if method.needs_private_norms and norms == "shared":
         raise FusionError(
             f"norms: a fusion by {method.name!r} acts at private norms, which shared norms are not. "
@@ -100,18 +106,7 @@ def fuse(
         )
     if convolutions == "private":
         check_layers(model)
-    plan = _Plan(
-        names,
-        channels,
-        way_in,
-        private_stems,
-        method,
-        places,
-        method.merged(model, places),
-        frozen,
-        norms,
-        convolutions,
-    )
+    plan = _Plan(settings, way_in, method.merged(model, settings.sites))
     check_ties(model, plan.kinds(model))
     plan.rehearse(model)
     return plan.carry_out(model if inplace else _copied(model))
@@ -121,65 +116,60 @@ def fuse(
 class _Plan:
     """What is to be done to a network, all of it checked: `fuse` explains the settings."""
 
-    names: Sequence[str]
-    channels: Mapping[str, int | None]
+    settings: FuseSettings
     way_in: Entrance
-    private_stems: frozenset[str]
-    method: Fusion
-    places: tuple[str, ...]
     merged: frozenset[str]
-    frozen: set[str]
-    norms: str
-    convolutions: str
 
     def carry_out(self, network: nn.Module) -> "Multimodal":
         """Change the network."""
-        roster = Roster(self.names)
+        settings = self.settings
+        roster = Roster(tuple(settings.modalities))
         # What was made of a tensor, so that layers which share one go on sharing what becomes of it.
         made: dict[int, Tensor] = {}
-        copied: dict[str, dict[int, Any]] = {name: {} for name in self.names}
-        stem = Stem(roster, self.channels, self.way_in.channels, self.private_stems)
+        copied: dict[str, dict[int, Any]] = {name: {} for name in roster.names}
+        stem = Stem(roster, settings.modalities, self.way_in.channels, settings.private_stems)
         replaced: dict[int, nn.Module] = {
             id(norm): make_private(
                 norm,
-                roster if self.norms == "private" and name not in self.merged else None,
+                roster if settings.norms == "private" and name not in self.merged else None,
                 name=name,
                 memo=made,
-                frozen=name in self.frozen,
+                frozen=name in settings.frozen,
             )
             for name, norm in named_norms(network)
         }
-        if self.private_stems:
+        if settings.private_stems:
             conv = network.get_submodule(self.way_in.name)
             assert isinstance(conv, nn.Conv2d)
             replaced[id(conv)] = PrivateConv2d(conv, roster, self._stem_channels(), stem.width, copied)
-        if self.convolutions == "private":
+        if settings.convolutions == "private":
             for name, layer in named_layers(network):
                 if name not in self.merged and id(layer) not in replaced:
                     replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))
         network = _replace(network, replaced)
-        self.method.install(network, self.places, roster)
-        return Multimodal(network, stem, self.method, self.places)
+        settings.fusion.install(network, settings.sites, roster)
+        return Multimodal(network, stem, settings)
 
     def kinds(self, network: nn.Module) -> dict[int, str]:
         """What becomes of the layers that are replaced, by their ids."""
         kinds: dict[int, str] = {}
-        if self.convolutions == "private":
+        if self.settings.convolutions == "private":
             kinds |= {id(layer): COPIES for name, layer in named_layers(network) if name not in self.merged}
         alike = set(self._stem_channels().values()) == {self.way_in.conv.in_channels}
-        if self.private_stems and not (alike and self.convolutions == "private"):
+        if self.settings.private_stems and not (alike and self.settings.convolutions == "private"):
             kinds[id(self.way_in.conv)] = "a first convolution of its own for some modalities"
         for name, norm in named_norms(network):
-            shared = self.norms == "shared" or name in self.merged
+            shared = self.settings.norms == "shared" or name in self.merged
             kinds[id(norm)] = "a norm of all modalities together" if shared else "a norm of each modality"
         return kinds
 
     def _stem_channels(self) -> dict[str, int]:
         """The channels of the modalities that get a first convolution of their own."""
         return {
-            name: (self.channels[name] if name in self.private_stems else None) or self.way_in.conv.in_channels
-            for name in self.names
-            if name in self.private_stems or self.convolutions == "private"
+            name: (self.settings.modalities[name] if name in self.settings.private_stems else None)
+            or self.way_in.conv.in_channels
+            for name in self.settings.modalities
+            if name in self.settings.private_stems or self.settings.convolutions == "private"
         }
 
     def rehearse(self, model: nn.Module) -> None:
@@ -188,14 +178,14 @@ class _Plan:
         A private norm takes and returns what the plain one did. Private layers stand where the network may look for
         something else, and one stream is what only its decoder must see.
         """
-        if not (self.private_stems or self.convolutions == "private" or self.method.merges):
+        if not (self.settings.private_stems or self.settings.convolutions == "private" or self.settings.fusion.merges):
             return
         like = next(p for p in model.parameters() if p.is_floating_point()).detach()
         for size in SIZES:
             image = like.new_empty(1, self.way_in.channels, size, size, device="meta")
             images = {
                 name: like.new_empty(1, count or self.way_in.channels, size, size, device="meta")
-                for name, count in self.channels.items()
+                for name, count in self.settings.modalities.items()
             }
             try:
                 ghost(model)(image)

@@ -15,10 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.data.sampler import TurnSampler
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.fusion import Fusion
 from polymodal.multimodal import Multimodal
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
 from polymodal.processes import as_first
+from polymodal.speed import Speed, accelerate
+from polymodal.surgery import fuse
 from polymodal.tasks.means import Mean
 from polymodal.tasks.resume import AS_BEFORE, take_settings
 
@@ -81,13 +84,24 @@ class LossOfBatch:
 class Task(LightningModule):
     """A fused network and how it is trained.
 
+    Args:
+        network: Name of the plain network, see `polymodal.models.create`.
+        network_args: Its arguments, without those that the data set says.
+        fusion: The fusion method; none means shared convolutions and nothing exchanged.
+        sites: Where it acts: "auto", or patterns of layer names.
+        stems: "repeat" or "private", for all modalities or by name.
+        norms: "private" or "shared".
+        convolutions: "shared", or "private" for a network of its own for every modality.
+        statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
+        speed: How the training of the network runs, without changing what is trained beyond rounding: "auto", "off" for
+            debugging, or "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The
+            precision is the trainer's.
+
     Attributes:
         chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`.
         chosen_mode: Whether it is the largest or the smallest one.
         alternates: Whether networks learn in turn, so that a backward pass reaches only some of the parameters.
-        network: Name of the plain network, see `polymodal.models.create`.
-        arguments: All of its arguments, once the network is built.
-        statistics: What norms normalise by in training, see `polymodal.fuse`.
+        arguments: All of the plain network's arguments, once it is built.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
         means: Of this epoch, by name, what `log_mean` was given.
@@ -97,17 +111,48 @@ class Task(LightningModule):
     chosen_mode: ClassVar[Literal["min", "max"]]
     alternates: ClassVar[bool] = False
 
-    network: str
     arguments: dict[str, Any]
-    statistics: str | list[str] = "batch"
     scoring: dict[str, Any]
-    net: Multimodal | None
 
     _last_loss: LossOfBatch | None = None
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        network: str,
+        network_args: dict[str, Any] | None = None,
+        fusion: Fusion | None = None,
+        sites: str | list[str] = "auto",
+        stems: str | dict[str, str] = "repeat",
+        norms: Literal["private", "shared"] = "private",
+        convolutions: Literal["private", "shared"] = "shared",
+        statistics: str | list[str] = "batch",
+        speed: Speed = "auto",
+    ) -> None:
         super().__init__()
+        self.network = network
+        self.network_args = dict(network_args or {})
+        self.fusion = fusion
+        self.statistics = statistics
+        self.speed: Speed = speed
+        self.net: Multimodal | None = None
         self.means = nn.ModuleDict()
+        self._ways: dict[str, Any] = {
+            "fusion": fusion,
+            "sites": sites,
+            "stems": stems,
+            "norms": norms,
+            "convolutions": convolutions,
+            "statistics": statistics,
+        }
+
+    def fuse(self, plain: nn.Module, channels: Mapping[str, int | None]) -> Multimodal:
+        """A plain network made multimodal as the settings say, ready to be trained.
+
+        Args:
+            plain: The network; it is changed.
+            channels: Of each modality.
+        """
+        return accelerate(fuse(plain, channels, **self._ways, inplace=True), self.speed)
 
     @property
     def fused(self) -> Multimodal:

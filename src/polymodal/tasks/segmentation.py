@@ -12,13 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from polymodal import models
 from polymodal.data.histogram import ONE_CLASS
 from polymodal.errors import ConfigError
-from polymodal.fusion import Fusion
 from polymodal.limits import FROM_0, Limit, check
 from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
 from polymodal.processes import in_turn, mean_of_all
-from polymodal.speed import Speed, accelerate
-from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs, output_at
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
@@ -49,18 +46,10 @@ class Segmentation(Task):
         network_args: Its arguments, without `classes`, which the data set says.
         weights: Pretrained weights of the encoder: "imagenet" (downloaded by the network's library),
             "efficientnet-lite0" (from the installed package) or a file, see `polymodal.models.load_encoder_weights`.
-        fusion: The fusion method; none means shared convolutions and nothing exchanged.
-        sites: Where it acts: "auto", or patterns of layer names.
-        stems: "repeat" or "private", for all modalities or by name.
-        norms: "private" or "shared".
-        convolutions: "shared", or "private" for a network of its own for every modality.
-        statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
         optimiser: Optimiser, learning rates and schedule.
         class_weights: None; "sqrt" for weights proportional to the class frequency in the training split to the power
             -0.5, with mean 1; or one weight for each class.
-        speed: How the training runs, without changing what is trained beyond rounding: "auto", "off" for debugging, or
-            "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The precision is the
-            trainer's.
+        **settings: See `Task`.
 
     Raises:
         ConfigError: A setting cannot work with the data, found before training starts.
@@ -76,33 +65,17 @@ class Segmentation(Task):
         network: str = "rooms-unet",
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
-        fusion: Fusion | None = None,
-        sites: str | list[str] = "auto",
-        stems: str | dict[str, str] = "repeat",
-        norms: Literal["private", "shared"] = "private",
-        convolutions: Literal["private", "shared"] = "shared",
-        statistics: str | list[str] = "batch",
         optimiser: Optimiser = Optimiser(),  # noqa: B008 (frozen)
         class_weights: Literal["sqrt"] | list[float] | None = None,
-        speed: Speed = "auto",
+        **settings: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(network, network_args, **settings)
         check_arguments(network_args, "classes")
         check({"class_weights": class_weights}, {"class_weights": _CLASS_WEIGHTS})
-        self.network = network
-        self.network_args = dict(network_args or {})
         self.weights = weights
-        self.fusion = fusion
-        self.sites = sites
-        self.stems = stems
-        self.norms = norms
-        self.convolutions = convolutions
-        self.statistics = statistics
         self.optimiser = optimiser
         self.class_weights = class_weights
-        self.speed: Speed = speed
         self.scoring = {}
-        self.net = None
         self._losses: list[tuple[Tensor, int]] = []  # of the batches that were validated
 
     def configure_model(self) -> None:
@@ -125,18 +98,7 @@ class Segmentation(Task):
             plain = models.create(self.network, **self.arguments)
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
-        net = fuse(
-            plain,
-            data.channels,
-            self.fusion,
-            sites=self.sites,
-            stems=self.stems,
-            norms=self.norms,
-            convolutions=self.convolutions,
-            statistics=self.statistics,
-            inplace=True,
-        )
-        self.net = accelerate(net, self.speed)
+        self.net = self.fuse(plain, data.channels)
         self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)

@@ -18,13 +18,10 @@ from polymodal.data import DatasetSpec, TargetSpec
 from polymodal.errors import ConfigError, DataError
 from polymodal.files import complete_file
 from polymodal.functional import fold
-from polymodal.fusion import Fusion
 from polymodal.limits import ABOVE_0, FROM_0, at_least, check
 from polymodal.models.registry import TRANSLATION
 from polymodal.nn import Prediction
 from polymodal.processes import mean_of_all
-from polymodal.speed import Speed, accelerate
-from polymodal.surgery import fuse
 from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs
 from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
@@ -54,12 +51,6 @@ class Translation(Task):
         network: The generator, see `polymodal.models.create`; "translation-unet" is the papers'.
         network_args: Its arguments, without those that the data says: the channels of the target, and `depth`, as far
             as the training images can be halved.
-        fusion: The fusion method; none means shared convolutions and nothing exchanged.
-        sites: Where it acts: "auto", or patterns of layer names.
-        stems: "repeat" or "private", for all modalities or by name.
-        norms: "private" or "shared".
-        convolutions: "shared", or "private" for independent generators.
-        statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
         discriminator_filters: Channels of the discriminator's first layer.
         discriminator_factor: What the optimiser's learning rates are multiplied by for the discriminator: less than 1
             where it wins so soon that the generator learns nothing from it (two time scales, Heusel et al. 2017).
@@ -67,8 +58,7 @@ class Translation(Task):
         optimiser: Of both networks, each with a state and a schedule of its own.
         extractor: What FID and KID look at, see `polymodal.metrics.feature_extractor`; None for no FID and KID.
         stretched: Score the trained model as the released code does, see `ImageScores`.
-        speed: How the generator's training runs, without changing what is trained beyond rounding, see
-            `polymodal.speed.accelerate`. The precision is the trainer's.
+        **settings: See `Task`.
 
     Raises:
         ConfigError: A setting cannot work with the data, found before training starts.
@@ -82,21 +72,15 @@ class Translation(Task):
         self,
         network: str = TRANSLATION,
         network_args: dict[str, Any] | None = None,
-        fusion: Fusion | None = None,
-        sites: str | list[str] = "auto",
-        stems: str | dict[str, str] = "repeat",
-        norms: Literal["private", "shared"] = "private",
-        convolutions: Literal["private", "shared"] = "shared",
-        statistics: str | list[str] = "batch",
         discriminator_filters: int = 64,
         discriminator_factor: float = 1.0,
         l1_weight: float = 100.0,
         optimiser: Optimiser = ADAM,
         extractor: Literal["inception", "lite0"] | None = "inception",
         stretched: bool = False,
-        speed: Speed = "auto",
+        **settings: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(network, network_args, **settings)
         check(
             {
                 "discriminator_filters": discriminator_filters,
@@ -107,21 +91,11 @@ class Translation(Task):
         )
         check_arguments(network_args, "classes", "out_channels")
         self.automatic_optimization = False
-        self.network = network
-        self.network_args = dict(network_args or {})
-        self.fusion = fusion
-        self.sites = sites
-        self.stems = stems
-        self.norms = norms
-        self.convolutions = convolutions
-        self.statistics = statistics
         self.discriminator_filters = discriminator_filters
         self.discriminator_factor = discriminator_factor
         self.l1_weight = l1_weight
         self.optimiser = optimiser
-        self.speed: Speed = speed
         self.scoring = {"extractor": extractor, "stretched": stretched}
-        self.net = None
 
     def configure_callbacks(self) -> list[Callback]:
         """No callbacks, but the first look at the trainer, which would refuse these settings without a remedy.
@@ -150,18 +124,7 @@ class Translation(Task):
                 "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
             )
         self.arguments = {**self._arguments(data), **self.network_args}
-        net = fuse(
-            models.create(self.network, **self.arguments),
-            data.channels,
-            self.fusion,
-            sites=self.sites,
-            stems=self.stems,
-            norms=self.norms,
-            convolutions=self.convolutions,
-            statistics=self.statistics,
-            inplace=True,
-        )
-        self.net = accelerate(net, self.speed)
+        self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
         self.scores = image_scores([*self.net.outputs, ENSEMBLE], {**self.scoring, "stretched": False})

@@ -1,0 +1,82 @@
+"""How a network was made multimodal: said once by `fuse`, held by the network, and written beside its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from polymodal.errors import FusionError
+from polymodal.fusion import Fusion, make_fusion
+
+_OWN_OR_ONE = ("private", "shared")
+
+
+@dataclass(frozen=True)
+class FuseSettings:
+    """What `fuse` found and did, which as its arguments makes the same network again: `fuse(plain, **vars(settings))`.
+
+    Attributes:
+        modalities: The channels of each modality, in order; None for those of the network, whatever they are.
+        fusion: How modalities meet.
+        sites: The dotted names of the plain network's layers at which they do.
+        stems: `"repeat"` or `"private"` for each modality.
+        norms: `"private"` or `"shared"`.
+        convolutions: `"shared"` or `"private"`.
+        statistics: `"batch"`, or the names of the norms whose statistics are frozen.
+
+    Raises:
+        FusionError: When norms or convolutions are something else.
+    """
+
+    modalities: Mapping[str, int | None]
+    fusion: Fusion
+    sites: tuple[str, ...]
+    stems: Mapping[str, str]
+    norms: str = "private"
+    convolutions: str = "shared"
+    statistics: Literal["batch"] | tuple[str, ...] = "batch"
+
+    def __post_init__(self) -> None:
+        for name in ("norms", "convolutions"):
+            if (value := getattr(self, name)) not in _OWN_OR_ONE:
+                raise FusionError(f'{name}: expected "private" or "shared", got {value!r}.')
+
+    @property
+    def private_stems(self) -> frozenset[str]:
+        """The modalities that have a first convolution of their own."""
+        return frozenset(name for name, way in self.stems.items() if way == "private")
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The names of the norms whose statistics are frozen."""
+        return frozenset() if self.statistics == "batch" else frozenset(self.statistics)
+
+    def as_config(self) -> dict[str, Any]:
+        """The settings in types that JSON knows."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {**plain, "fusion": self.fusion.as_config()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The settings that `as_config` wrote. A user's own fusion is found if its module is imported.
+
+        Raises:
+            FusionError: When a setting is missing or out of its range, or the fusion cannot be made.
+        """
+        for field in fields(cls):
+            if field.name not in config:
+                raise FusionError(f"fuse.{field.name}: missing. Restore the file, or save again.")
+        return cls(**{**config, "fusion": _fusion(config["fusion"])})
+
+
+def _fusion(config: Any) -> Fusion:
+    try:
+        said = dict(config)
+        path = said.pop("class_path", None)
+        fusion = make_fusion(said.pop("name"), class_path=path, settings=said)
+    except (FusionError, KeyError, TypeError, ValueError) as error:
+        raise FusionError(f"fuse.fusion cannot be made: {error}") from error
+    # Of ours, all was written from the beginning; a user's own may have learned more since.
+    missing = [name for name in fusion.as_config() if path is None and name not in config]
+    if missing:
+        raise FusionError(f"fuse.fusion.{missing[0]}: missing. Restore the file, or save again.")
+    return fusion
