@@ -8,7 +8,7 @@ from torch import nn
 
 from core_tools import NAMES, assert_equal, assert_same_state, images
 from polymodal import FusionError, cost, fuse
-from polymodal.nn.entrance import entrance, ghost, other_readers
+from polymodal.anatomy import Anatomy, ghost
 
 
 class HeadFirst(nn.Module):
@@ -85,11 +85,12 @@ class NotWithoutValues(nn.Module):
 def test_the_first_convolution_is_the_one_that_runs_first(network, name, channels, direct, others):
     plain = network()
     before = copy.deepcopy(plain)
-    found = entrance(plain)
+    anatomy = Anatomy(plain)
+    found = anatomy.entrance
     assert (found.name, found.channels, found.direct) == (name, channels, direct)
     assert found.conv is plain.get_submodule(name)
     if direct:
-        assert other_readers(plain, found) == others
+        assert anatomy.run.beside(found.name) == others
     assert_same_state(plain, before)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from polymodal.fusion.auto import spatial_convolutions, spatial_norms, stages
+from polymodal.anatomy.blocks import spatial_convolutions, spatial_norms, stages
 from polymodal.models import create
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from polymodal.anatomy import ghost
 from polymodal.multimodal import Multimodal
-from polymodal.nn.entrance import ghost
 
 
 @dataclass(frozen=True)

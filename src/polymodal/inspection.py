@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
-from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
-from polymodal.nn.entrance import entrance
-from polymodal.nn.plain_norm import can_be_private
 from polymodal.preconditions import check_norms
 
 
@@ -110,19 +108,18 @@ def inspect(network: nn.Module) -> Inspection:
             parameters,
             repr(network.fusion),
         )
-    refusal = None
+    anatomy, refusal = Anatomy(network), None
     try:
-        check_norms(network)
-        entrance(network)
+        check_norms(anatomy)
+        _ = anatomy.entrance
     except FusionError as error:
         refusal = str(error)
-    norms = [name for name, module in network.named_modules() if can_be_private(module)]
-    candidates = scaled_norms(network)
-    sites = [name for name in spatial_norms(network) if name in candidates]
+    candidates = anatomy.scaled_norms
+    sites = [name for name in anatomy.spatial_norms if name in candidates]
     return Inspection(
         type(network).__name__,
         (),
-        norms,
+        list(anatomy.norms),
         [Site(name, candidates[name].num_features) for name in sites],
         list(candidates),
         parameters,

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
 
+from polymodal.anatomy import Anatomy
+from polymodal.anatomy.norms import can_be_private
 from polymodal.errors import FusionError
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
-from polymodal.nn.entrance import Entrance, other_readers
-from polymodal.nn.plain_norm import PlainNorm, can_be_private
 
 _PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -49,27 +49,14 @@ def checked_channels(
     return dict(modalities)
 
 
-def named_norms(model: nn.Module) -> list[tuple[str, PlainNorm]]:
-    """The norms that can be made private, by name."""
-    return [(name, module) for name, module in model.named_modules() if can_be_private(module)]
-
-
-def named_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers with parameters that are no norms over the batch: what independent networks have copies of."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if any(p is not None for p in module._parameters.values()) and not can_be_private(module)
-    ]
-
-
-def check_norms(model: nn.Module) -> list[str]:
-    """The names of the norms to make private.
+def check_norms(anatomy: Anatomy) -> None:
+    """Refuse a network whose norms cannot be made private.
 
     A norm over one sample (layer, group) is shared like a convolution, unless it is an instance norm with scales or
     running statistics; one over the batch that is not a known 2-D batch norm cannot be, because it would mix the
     modalities' statistics.
     """
+    model = anatomy.network
     if isinstance(model, torch.jit.ScriptModule):
         raise FusionError(
             "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
@@ -107,8 +94,7 @@ def check_norms(model: nn.Module) -> list[str]:
             )
         elif isinstance(module, _PER_SAMPLE_NORMS) or "norm" in kind.lower():
             others.append(f"'{name}' ({kind})")
-    private = [name for name, _ in named_norms(model)]
-    if not private:
+    if not anatomy.norms:
         found = (
             f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
         )
@@ -116,10 +102,9 @@ def check_norms(model: nn.Module) -> list[str]:
             f"The network has no norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
             "convert its norms first."
         )
-    return private
 
 
-def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> tuple[str, ...]:
+def frozen_norms(anatomy: Anatomy, statistics: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the norms whose statistics are frozen, in the network's order."""
     if not isinstance(statistics, str | Sequence):
         raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
@@ -127,7 +112,7 @@ def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> tuple[str
         if statistics not in ("batch", "frozen"):
             raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
         statistics = ["*"] if statistics == "frozen" else []
-    norms = dict(named_norms(model))
+    norms = anatomy.norms
     for pattern in statistics:
         if not any(fnmatchcase(name, pattern) for name in norms):
             raise FusionError(
@@ -144,9 +129,10 @@ def frozen_norms(model: nn.Module, statistics: str | Sequence[str]) -> tuple[str
 
 
 def private_modalities(
-    stems: str | Mapping[str, str], channels: Mapping[str, int | None], model: nn.Module, way_in: Entrance
+    stems: str | Mapping[str, str], channels: Mapping[str, int | None], anatomy: Anatomy
 ) -> frozenset[str]:
     """The modalities that get a first convolution of their own."""
+    width = anatomy.entrance.channels
     if not isinstance(stems, str | Mapping):
         raise FusionError(f'stems: expected "repeat", "private" or a dict of them by modality, got {stems!r}.')
     ways = dict.fromkeys(channels, stems) if isinstance(stems, str) else dict.fromkeys(channels, "repeat") | dict(stems)
@@ -155,20 +141,20 @@ def private_modalities(
             raise FusionError(f"stems: unknown modality {name!r}; the modalities are {', '.join(channels)}.")
         if way not in ("repeat", "private"):
             raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
-        if way == "repeat" and way_in.channels % (channels[name] or 1):
+        if way == "repeat" and width % (channels[name] or 1):
             raise FusionError(
-                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {way_in.channels} that "
-                f"the network takes. {_remedy(name, _obstacle(model, way_in))}"
+                f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {width} that "
+                f"the network takes. {_remedy(name, _obstacle(anatomy))}"
             )
     private = frozenset(name for name, way in ways.items() if way == "private")
-    if private and (obstacle := _obstacle(model, way_in)):
+    if private and (obstacle := _obstacle(anatomy)):
         raise FusionError(f'stems: {obstacle}, so no modality can have one of its own. Use stems="repeat".')
     return private
 
 
-def check_layers(model: nn.Module) -> None:
+def check_layers(anatomy: Anatomy) -> None:
     """Refuse a network that cannot be copied layer by layer."""
-    for name, layer in named_layers(model):
+    for name, layer in anatomy.layers.items():
         if next(layer.children(), None) is not None:
             raise FusionError(
                 f"convolutions: '{name}' ({type(layer).__name__}) holds parameters beside layers of its own, so the "
@@ -185,8 +171,9 @@ def _listed_modules(model: nn.Module) -> set[int]:
     return {id(item) for group in groups for item in group if isinstance(item, nn.Module)}
 
 
-def _obstacle(model: nn.Module, way_in: Entrance) -> str:
+def _obstacle(anatomy: Anatomy) -> str:
     """Why the first convolution cannot be a modality's own; empty when it can."""
+    way_in = anatomy.entrance
     first = f"the network's first convolution '{way_in.name}'"
     if not way_in.direct:
         return f"{first} does not see the image's {way_in.channels} channels but others that are made of them"
@@ -194,7 +181,7 @@ def _obstacle(model: nn.Module, way_in: Entrance) -> str:
         return f"{first} is grouped"
     if is_parametrized(way_in.conv):
         return f"{first} computes its weights (parametrized)"
-    if others := other_readers(model, way_in):
+    if others := anatomy.run.beside(way_in.name):
         return f"what {first} reads is read by '{others[0]}', too"
     return ""
 

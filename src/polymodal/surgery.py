@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from polymodal.anatomy import Anatomy, ghost
+from polymodal.anatomy.norms import can_be_private
 from polymodal.errors import FusionError, PolymodalError
-from polymodal.fusion import Fusion, Sites, make_fusion
+from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateConv2d, PrivateLayer, Roster, Stem
-from polymodal.nn.entrance import SIZES, Entrance, entrance, ghost
 from polymodal.nn.norm import make_private
 from polymodal.preconditions import (
     check_layers,
@@ -19,8 +20,6 @@ from polymodal.preconditions import (
     checked_channels,
     checked_names,
     frozen_norms,
-    named_layers,
-    named_norms,
     private_modalities,
 )
 from polymodal.settings import FuseSettings
@@ -82,14 +81,15 @@ def fuse(
     names = checked_names(modalities)
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
-    check_norms(model)
-    frozen = frozen_norms(model, statistics)
-    way_in = entrance(model)
+    anatomy = Anatomy(model)
+    check_norms(anatomy)
+    frozen = frozen_norms(anatomy, statistics)
+    width = anatomy.entrance.channels
     channels = checked_channels(modalities, names)
-    private_stems = private_modalities(stems, channels, model, way_in)
+    private_stems = private_modalities(stems, channels, anatomy)
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
-        channels = {name: count or way_in.channels for name, count in channels.items()}
+        channels = {name: count or width for name, count in channels.items()}
     settings = FuseSettings(
         channels,
         method,
@@ -105,105 +105,101 @@ def fuse(
             'Use norms="private" or fusion=None.'
         )
     if convolutions == "private":
-        check_layers(model)
-    plan = _Plan(settings, way_in, method.merged(model, settings.sites))
-    check_ties(model, plan.kinds(model))
-    plan.rehearse(model)
-    return plan.carry_out(model if inplace else _copied(model))
+        check_layers(anatomy)
+    surgery = _Surgery(anatomy, settings, method.plan(anatomy, settings.sites))
+    check_ties(model, surgery.kinds())
+    surgery.rehearse()
+    return surgery.carry_out(model if inplace else _copied(model))
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Surgery:
     """What is to be done to a network, all of it checked: `fuse` explains the settings."""
 
+    anatomy: Anatomy
     settings: FuseSettings
-    way_in: Entrance
-    merged: frozenset[str]
+    plan: Plan
 
     def carry_out(self, network: nn.Module) -> "Multimodal":
-        """Change the network."""
+        """Change the network, or a copy of it."""
         settings = self.settings
         roster = Roster(tuple(settings.modalities))
         # What was made of a tensor, so that layers which share one go on sharing what becomes of it.
         made: dict[int, Tensor] = {}
         copied: dict[str, dict[int, Any]] = {name: {} for name in roster.names}
-        stem = Stem(roster, settings.modalities, self.way_in.channels, settings.private_stems)
-        replaced: dict[int, nn.Module] = {
-            id(norm): make_private(
-                norm,
-                roster if settings.norms == "private" and name not in self.merged else None,
-                name=name,
-                memo=made,
-                frozen=name in settings.frozen,
-            )
-            for name, norm in named_norms(network)
-        }
+        stem = Stem(roster, settings.modalities, self.anatomy.entrance.channels, settings.private_stems)
+        replaced: dict[int, nn.Module] = {}
+        for name in self.anatomy.norms:
+            norm = network.get_submodule(name)
+            assert can_be_private(norm)
+            own = roster if self._has_own_norm(name) else None
+            replaced[id(norm)] = make_private(norm, own, name=name, memo=made, frozen=name in settings.frozen)
         if settings.private_stems:
-            conv = network.get_submodule(self.way_in.name)
+            conv = network.get_submodule(self.anatomy.entrance.name)
             assert isinstance(conv, nn.Conv2d)
             replaced[id(conv)] = PrivateConv2d(conv, roster, self._stem_channels(), stem.width, copied)
-        if settings.convolutions == "private":
-            for name, layer in named_layers(network):
-                if name not in self.merged and id(layer) not in replaced:
-                    replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))
+        for layer in map(network.get_submodule, self._copied_layers()):
+            if id(layer) not in replaced:
+                replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))
         network = _replace(network, replaced)
-        settings.fusion.install(network, settings.sites, roster)
+        self.plan.install(network, roster)
         return Multimodal(network, stem, settings)
 
-    def kinds(self, network: nn.Module) -> dict[int, str]:
+    def kinds(self) -> dict[int, str]:
         """What becomes of the layers that are replaced, by their ids."""
-        kinds: dict[int, str] = {}
-        if self.settings.convolutions == "private":
-            kinds |= {id(layer): COPIES for name, layer in named_layers(network) if name not in self.merged}
-        alike = set(self._stem_channels().values()) == {self.way_in.conv.in_channels}
+        conv, anatomy = self.anatomy.entrance.conv, self.anatomy
+        kinds = {id(anatomy.layers[name]): COPIES for name in self._copied_layers()}
+        alike = set(self._stem_channels().values()) == {conv.in_channels}
         if self.settings.private_stems and not (alike and self.settings.convolutions == "private"):
-            kinds[id(self.way_in.conv)] = "a first convolution of its own for some modalities"
-        for name, norm in named_norms(network):
-            shared = self.settings.norms == "shared" or name in self.merged
-            kinds[id(norm)] = "a norm of all modalities together" if shared else "a norm of each modality"
+            kinds[id(conv)] = "a first convolution of its own for some modalities"
+        for name, norm in anatomy.norms.items():
+            own = self._has_own_norm(name)
+            kinds[id(norm)] = "a norm of each modality" if own else "a norm of all modalities together"
         return kinds
 
-    def _stem_channels(self) -> dict[str, int]:
-        """The channels of the modalities that get a first convolution of their own."""
-        return {
-            name: (self.settings.modalities[name] if name in self.settings.private_stems else None)
-            or self.way_in.conv.in_channels
-            for name in self.settings.modalities
-            if name in self.settings.private_stems or self.settings.convolutions == "private"
-        }
-
-    def rehearse(self, model: nn.Module) -> None:
+    def rehearse(self) -> None:
         """Refuse a change after which a network would not run, where tensors without values can show it.
 
         A private norm takes and returns what the plain one did. Private layers stand where the network may look for
         something else, and one stream is what only its decoder must see.
         """
-        if not (self.settings.private_stems or self.settings.convolutions == "private" or self.settings.fusion.merges):
+        settings, model = self.settings, self.anatomy.network
+        if not (settings.private_stems or settings.convolutions == "private" or settings.fusion.merges):
             return
-        like = next(p for p in model.parameters() if p.is_floating_point()).detach()
-        for size in SIZES:
-            image = like.new_empty(1, self.way_in.channels, size, size, device="meta")
-            images = {
-                name: like.new_empty(1, count or self.way_in.channels, size, size, device="meta")
-                for name, count in self.settings.modalities.items()
-            }
-            try:
-                ghost(model)(image)
-            except Exception:  # it may take images of another size alone, or none without values
-                continue
-            try:
-                self.carry_out(ghost(model))(images)
-            except PolymodalError:
-                raise
-            except NotImplementedError:  # of an operation without values, nothing is known
-                return
-            except Exception as error:
-                kind, reason = type(model).__name__, str(error).partition("\n")[0]
-                raise FusionError(
-                    f"The network {kind} would not run with other layers in the place of its own: {reason}. "
-                    'Use stems="repeat", convolutions="shared", and a fusion that keeps one stream a modality.'
-                ) from error
+        if self.anatomy.run.problem is not None:  # it may take images of another size alone, or none without values
             return
+        way_in, size = self.anatomy.entrance, self.anatomy.run.size
+        images = {name: way_in.image(size, count) for name, count in settings.modalities.items()}
+        try:
+            self.carry_out(ghost(model))(images)
+        except PolymodalError:
+            raise
+        except NotImplementedError:  # of an operation without values, nothing is known
+            return
+        except Exception as error:
+            kind, reason = type(model).__name__, str(error).partition("\n")[0]
+            raise FusionError(
+                f"The network {kind} would not run with other layers in the place of its own: {reason}. "
+                'Use stems="repeat", convolutions="shared", and a fusion that keeps one stream a modality.'
+            ) from error
+
+    def _has_own_norm(self, name: str) -> bool:
+        """Whether every modality has a norm of its own there."""
+        return self.settings.norms == "private" and name not in self.plan.merged
+
+    def _copied_layers(self) -> list[str]:
+        """The layers of which every modality has a copy."""
+        private = self.settings.convolutions == "private"
+        return [name for name in self.anatomy.layers if name not in self.plan.merged] if private else []
+
+    def _stem_channels(self) -> dict[str, int]:
+        """The channels of the modalities that get a first convolution of their own."""
+        width, settings = self.anatomy.entrance.conv.in_channels, self.settings
+        return {
+            name: (count if name in settings.private_stems else None) or width
+            for name, count in settings.modalities.items()
+            if name in settings.private_stems or settings.convolutions == "private"
+        }
 
 
 def _copied(model: nn.Module) -> nn.Module:

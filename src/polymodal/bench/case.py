@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import models
+from polymodal.anatomy.norms import is_batch_norm_2d
 from polymodal.bench.machine import check_device
 from polymodal.costs import cost
 from polymodal.errors import ConfigError
@@ -20,7 +21,6 @@ from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import Exchange
 from polymodal.multimodal import Multimodal
 from polymodal.nn.norm import PrivateNorm2d
-from polymodal.nn.plain_norm import is_batch_norm_2d
 from polymodal.runs.import_cen import IGNORE, RELEASED_EXCHANGE
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.surgery import fuse

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import export
+from polymodal.anatomy.norms import is_batch_norm_2d
 from polymodal.bench.case import Case, Networks
 from polymodal.bench.peer import Peer, check_peer
 from polymodal.bench.timing import Step
@@ -20,7 +21,6 @@ from polymodal.errors import ConfigError
 from polymodal.export import Session
 from polymodal.functional import fold, unfold
 from polymodal.multimodal import Multimodal
-from polymodal.nn.plain_norm import is_batch_norm_2d
 from polymodal.runs.import_cen import IGNORE
 from polymodal.speed import Speed, accelerate
 from polymodal.tasks.base import named_outputs, output_at

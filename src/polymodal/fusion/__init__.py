@@ -7,7 +7,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.aggregation import Aggregation
 from polymodal.fusion.alignment import Alignment
 from polymodal.fusion.asymmetric import Asymmetric
-from polymodal.fusion.base import Fusion, NoFusion, Sites, SiteState, known_fusions
+from polymodal.fusion.base import Fusion, NoFusion, Plan, Sites, SiteState, known_fusions
 from polymodal.fusion.base import class_path as path_of
 from polymodal.fusion.exchange import Exchange, RandomExchange
 from polymodal.fusion.norms import NormFusion
@@ -71,6 +71,7 @@ __all__ = [
     "Fusion",
     "NoFusion",
     "NormFusion",
+    "Plan",
     "RandomExchange",
     "SiteState",
     "Sites",

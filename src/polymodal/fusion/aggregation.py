@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
-from polymodal.fusion.base import Fusion, Sites
+from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.stages import last_blocks
-from polymodal.fusion.trace import Trace, trace
 from polymodal.nn import Attached, Roster
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.static import Mark, joint
@@ -65,33 +65,32 @@ class Aggregation(Fusion):
         """
         return last_blocks(network, sites)
 
-    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
-        """The layers that run after the last site.
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
+        """Operations behind the sites, and behind the encoder for the other maps that it returns; then one stream.
 
         Raises:
             FusionError: When the network has no encoder, or its maps cannot be told apart.
         """
-        seen = _traced(network)
-        _exits(seen, sites)
-        end = _end(seen, sites)
-        return frozenset(name for name, _ in network.named_modules() if seen.finished.get(name, end + 1) > end)
+        seen = _checked(anatomy)
+        exits, end = _exits(seen, sites), _end(seen, sites)
 
-    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
-        """Put the operations behind the sites, and behind the encoder for the other maps that it returns."""
-        seen = _traced(network, len(roster.names))
-        like = next(network.parameters())
+        def install(network: nn.Module, roster: Roster) -> None:
+            like = next(network.parameters())
 
-        def operation(channels: int) -> Aggregate:
-            return _OPERATIONS[self.operation](channels, roster).to(device=like.device, dtype=like.dtype)
+            def operation(channels: int) -> Aggregate:
+                return _OPERATIONS[self.operation](channels, roster).to(device=like.device, dtype=like.dtype)
 
-        exits = [
-            operation(channels) if way == "operation" else Average(channels, roster) if way == "average" else None
-            for way, channels in _exits(seen, sites)
-        ]
-        for site in sites:
-            aggregate = operation(seen.outputs[site].shape[1])
-            _attach(network, site, aggregate if seen.finished[site] == _end(seen, sites) else Mix(aggregate, roster))
-        _attach(network, seen.encoder, Exits(exits))
+            ways = [
+                operation(channels) if way == "operation" else Average(channels, roster) if way == "average" else None
+                for way, channels in exits
+            ]
+            for site in sites:
+                aggregate = operation(seen.outputs[site].shape[1])
+                _attach(network, site, aggregate if seen.finished[site] == end else Mix(aggregate, roster))
+            _attach(network, seen.encoder, Exits(ways))
+
+        names = (name for name, _ in anatomy.network.named_modules())
+        return Plan(install, frozenset(name for name in names if seen.finished.get(name, end + 1) > end))
 
 
 class Aggregate(nn.Module, ABC):
@@ -229,22 +228,28 @@ def _attach(network: nn.Module, name: str, fusion: nn.Module) -> None:
     network.set_submodule(name, Attached(layer, fusion.train(layer.training)))
 
 
-def _traced(network: nn.Module, modalities: int = 1) -> Trace:
-    seen = trace(network, modalities)
+def _checked(anatomy: Anatomy) -> DryRun:
+    """What runs when in a network that has an encoder."""
+    seen, kind = anatomy.run, type(anatomy.network).__name__
+    if seen.problem is not None:
+        raise FusionError(
+            f"The network {kind} ran on no image of {anatomy.entrance.channels} channels that was tried, so what its "
+            f"stages return is not known: {seen.problem}"
+        )
     if not seen.encoder:
         raise FusionError(
-            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known which "
-            "maps its decoder takes. Give it one, or choose a fusion that keeps one stream a modality."
+            f"The network {kind} has no child called encoder or backbone, so it is not known which maps its decoder "
+            "takes. Give it one, or choose a fusion that keeps one stream a modality."
         )
     return seen
 
 
-def _end(seen: Trace, sites: Sequence[str]) -> int:
+def _end(seen: DryRun, sites: Sequence[str]) -> int:
     """The moment from which there is one stream."""
     return max(seen.finished[site] for site in sites)
 
 
-def _exits(seen: Trace, sites: Sequence[str]) -> list[tuple[_Way, int]]:
+def _exits(seen: DryRun, sites: Sequence[str]) -> list[tuple[_Way, int]]:
     """How each map that the encoder returns is fused where it leaves, and its channels."""
     exits: list[tuple[_Way, int]] = []
     for index, feature in enumerate(seen.features):

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from polymodal import functional
+from polymodal.anatomy import Anatomy
+from polymodal.anatomy.blocks import SpatialConvolution
 from polymodal.errors import FusionError
-from polymodal.fusion.auto import SpatialConvolution, spatial_convolutions, stages
-from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
+from polymodal.fusion.base import Fusion, Plan, Sites, describe_candidates, select
 from polymodal.nn.roster import Roster
 from polymodal.nn.static import Joint, Mark
 
@@ -55,13 +56,14 @@ class Asymmetric(Fusion):
         """The norms of the spatial convolutions around which the modalities meet.
 
         A block can carry the fusion when the features before its spatial convolution have the size and the channels of
-        those before its next one. `"auto"` means the last such block of each stage, see `stages`; a pattern or a
+        those before its next one. `"auto"` means the last such block of each stage; a pattern or a
         predicate chooses among all such blocks, by the names of their norms.
 
         Raises:
             FusionError: When no block can carry it, or a norm that was named cannot; the message says why.
         """
-        found = {spatial.norm: spatial for spatial in spatial_convolutions(network)}
+        anatomy = Anatomy(network)
+        found = {spatial.norm: spatial for spatial in anatomy.spatial_convolutions}
         if not found:
             raise FusionError(
                 "An asymmetric fusion acts between two convolutions of a residual block, and the encoder of this "
@@ -79,19 +81,23 @@ class Asymmetric(Fusion):
                 f"sites: '{refused[-1]}' cannot carry an asymmetric fusion: {obstacles[refused[-1]]}."
                 + describe_candidates({name: norm for name, norm in norms.items() if name not in obstacles})
             )
-        return _last_of_each_stage(network, [found[name] for name in able]) if sites == "auto" else tuple(able)
+        return _last_of_each_stage(anatomy, [found[name] for name in able]) if sites == "auto" else tuple(able)
 
-    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
         """Let the blocks of the sites meet before their spatial convolution and before the next one.
 
         By hooks, so that the tree of modules and its state stay those of the network without fusion.
         """
-        found = {spatial.norm: spatial for spatial in spatial_convolutions(network)}
-        for name in sites:
-            meeting = Meeting(self, roster)
-            network.get_submodule(found[name].conv).register_forward_pre_hook(meeting.before_spatial)
-            network.get_submodule(found[name].following).register_forward_pre_hook(meeting.before_following)
-            network.get_submodule(found[name].block).register_forward_hook(meeting.forget, always_call=True)
+        blocks = [spatial for spatial in anatomy.spatial_convolutions if spatial.norm in sites]
+
+        def install(network: nn.Module, roster: Roster) -> None:
+            for block in blocks:
+                meeting = Meeting(self, roster)
+                network.get_submodule(block.conv).register_forward_pre_hook(meeting.before_spatial)
+                network.get_submodule(block.following).register_forward_pre_hook(meeting.before_following)
+                network.get_submodule(block.block).register_forward_hook(meeting.forget, always_call=True)
+
+        return Plan(install)
 
 
 class Meeting:
@@ -200,9 +206,9 @@ class _ShiftBack(nn.Module):
         return (functional.channel_shuffle(x, reverse=True) if self.rule.shuffle else x).unbind(1)
 
 
-def _last_of_each_stage(network: nn.Module, able: Sequence[SpatialConvolution]) -> tuple[str, ...]:
+def _last_of_each_stage(anatomy: Anatomy, able: Sequence[SpatialConvolution]) -> tuple[str, ...]:
     """Of each stage, the norm of the last of these spatial convolutions."""
-    stage_of = {block: stage for stage, blocks in stages(network).items() for block in blocks}
+    stage_of = {block: stage for stage, blocks in anatomy.stages.items() for block in blocks}
     last = {}
     for spatial in able:
         block = next(block for block in stage_of if f"{spatial.block}.".startswith(f"{block}."))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.nn.roster import Roster
 
@@ -35,6 +36,19 @@ class SiteState:
         """For each modality, the exchanged share in 0..1 of the channels that it may exchange."""
         exchanged, allowed = (~self.keep).sum(1), self.allowed.sum(1).clamp(min=1)
         return (exchanged / allowed).tolist()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fusion will do to a network.
+
+    Attributes:
+        install: Puts the fusion's modules into a copy of the network whose norms are private already.
+        merged: The names of the plain network's layers that will see one stream of all modalities, not one for each.
+    """
+
+    install: Callable[[nn.Module, Roster], None]
+    merged: frozenset[str] = frozenset()
 
 
 class Fusion(ABC):
@@ -67,14 +81,20 @@ class Fusion(ABC):
             FusionError: When nothing matches; the message lists the candidates.
         """
 
-    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
-        """The names of a plain network's layers that will see one stream of all modalities, not one for each."""
-        del network, sites
-        return frozenset()
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> "Plan":
+        """What this fusion will do to a network, found before anything is changed: by default, what `install` does.
 
-    @abstractmethod
+        Raises:
+            FusionError: When the network does not allow it.
+        """
+        del anatomy
+        if type(self).install is Fusion.install:
+            raise FusionError(f"{class_path(type(self))}: expected a method `install`, got none.")
+        return Plan(lambda network, roster: self.install(network, sites, roster))
+
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Put this fusion's modules at the sites of a network whose norms are private already."""
+        raise NotImplementedError
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """What this fusion adds to the training loss, weighted: a scalar, 0 for most."""

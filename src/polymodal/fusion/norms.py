@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from polymodal import functional
+from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
-from polymodal.fusion.auto import scaled_norms, spatial_norms
 from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
 from polymodal.nn.norm import PrivateNorm2d
 from polymodal.nn.roster import Roster
@@ -45,13 +45,14 @@ class NormFusion(Fusion):
         """The norms after which modalities meet: those chosen among all that have scales.
 
         `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
-        `spatial_norms`.
+        `polymodal.anatomy.blocks.spatial_norms`.
 
         Raises:
             FusionError: When nothing matches; the message lists the candidates.
         """
-        candidates = scaled_norms(network)
-        chosen = spatial_norms(network) if sites == "auto" else select(candidates, sites)
+        anatomy = Anatomy(network)
+        candidates = anatomy.scaled_norms
+        chosen = anatomy.spatial_norms if sites == "auto" else select(candidates, sites)
         chosen = [name for name in chosen if name in candidates]
         if not chosen:
             raise FusionError(

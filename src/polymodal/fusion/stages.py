@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
-from polymodal.fusion.auto import stages
 from polymodal.fusion.base import Sites, select
 
 
@@ -21,7 +21,7 @@ def last_blocks(network: nn.Module, sites: Sites) -> tuple[str, ...]:
     Raises:
         FusionError: When the encoder has no stages, or none of that name; the message lists them.
     """
-    last = {stage: blocks[-1] for stage, blocks in stages(network).items()}
+    last = {stage: blocks[-1] for stage, blocks in Anatomy(network).stages.items()}
     if not last:
         raise FusionError(
             f"The network {type(network).__name__} has no stages of residual or inverted-residual blocks in which the "

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from polymodal.anatomy.norms import BatchNorm, PlainNorm, has_activation, is_batch_norm_2d, is_instance_norm_2d
 from polymodal.errors import FusionError
 from polymodal.functional import private_batch_norm, private_instance_norm, unfold
-from polymodal.nn.plain_norm import BatchNorm, PlainNorm, has_activation, is_batch_norm_2d, is_instance_norm_2d
 from polymodal.nn.roster import Roster
 from polymodal.processes import processes
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from polymodal.nn.layer import PrivateLayer
-from polymodal.nn.norm import PrivateNorm2d
-from polymodal.nn.plain_norm import PlainNorm, can_be_private
+from polymodal.anatomy.norms import can_be_private
 
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")
@@ -62,13 +60,6 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return {_range(part): tuple(part) for part in parts} if len(parts) > 1 else {parent: tuple(blocks)}
 
 
-def scaled_norms(network: nn.Module) -> dict[str, PlainNorm]:
-    """The norms of a plain network that have scales, by dotted name: all after which channels can be exchanged."""
-    return {
-        name: module for name, module in network.named_modules() if can_be_private(module) and module.weight is not None
-    }
-
-
 def spatial_norms(network: nn.Module) -> list[str]:
     """The norms between a spatial convolution and another convolution of the same block, in the encoder.
 
@@ -92,7 +83,7 @@ def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
     """The convolutions that `spatial_norms` follow, with what stands around them, in the network's order.
 
     Args:
-        network: A network, plain or multimodal. When it has a child `encoder` or `backbone`, only that is looked at.
+        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
     """
     modules = _encoder(network)
     return [spatial for name in _innermost_blocks(modules) for spatial in _in_block(name, modules[name])]
@@ -153,7 +144,7 @@ def _in_block(name: str, block: nn.Module) -> Iterator[SpatialConvolution]:
                 yield SpatialConvolution(name, conv, norm, layer)
             conv = layer if max(module.kernel_size) > 1 else ""
             norms = []
-        elif conv and (can_be_private(module) or isinstance(module, PrivateNorm2d)):
+        elif conv and can_be_private(module):
             norms.append(layer)
 
 
@@ -163,8 +154,6 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
     for name, child in block.named_children():
         if _BESIDE.search(name) or _GATE.search(type(child).__name__):
             continue
-        if isinstance(child, PrivateLayer):
-            child = child.layers[0]  # the modalities' copies are alike
         path.append((f"{prefix}.{name}", child))
         path += _main_path(f"{prefix}.{name}", child)
     return path

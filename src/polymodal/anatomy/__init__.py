@@ -1,0 +1,8 @@
+"""What a plain network is made of, and what runs when in it: all that is asked of it without changing it."""
+
+from polymodal.anatomy.anatomy import Anatomy
+from polymodal.anatomy.dry_run import DryRun
+from polymodal.anatomy.entrance import Entrance
+from polymodal.anatomy.ghost import ghost
+
+__all__ = ["Anatomy", "DryRun", "Entrance", "ghost"]

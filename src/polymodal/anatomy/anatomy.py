@@ -1,0 +1,70 @@
+"""A plain network as `fuse` sees it: every question is answered once, when it is first asked."""
+
+from functools import cached_property
+
+from torch import nn
+
+from polymodal.anatomy import blocks
+from polymodal.anatomy.blocks import SpatialConvolution
+from polymodal.anatomy.dry_run import DryRun, dry_run
+from polymodal.anatomy.entrance import Entrance, entrance
+from polymodal.anatomy.norms import PlainNorm, can_be_private
+
+
+class Anatomy:
+    """What a plain network is made of. It is not changed, and must not be changed while it is asked.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @cached_property
+    def norms(self) -> dict[str, PlainNorm]:
+        """The norms of which every modality can have its own, by dotted name."""
+        return {name: module for name, module in self.network.named_modules() if can_be_private(module)}
+
+    @cached_property
+    def scaled_norms(self) -> dict[str, PlainNorm]:
+        """Those that have scales: all after which channels can be exchanged."""
+        return {name: norm for name, norm in self.norms.items() if norm.weight is not None}
+
+    @cached_property
+    def layers(self) -> dict[str, nn.Module]:
+        """The layers with parameters that are no such norms: what independent networks have copies of."""
+        return {
+            name: module
+            for name, module in self.network.named_modules()
+            if any(p is not None for p in module._parameters.values()) and not can_be_private(module)
+        }
+
+    @cached_property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """The encoder's stages in order, and the blocks of each, see `blocks.stages`."""
+        return blocks.stages(self.network)
+
+    @cached_property
+    def spatial_convolutions(self) -> list[SpatialConvolution]:
+        """The spatial convolutions inside the encoder's blocks, see `blocks.spatial_convolutions`."""
+        return blocks.spatial_convolutions(self.network)
+
+    @cached_property
+    def spatial_norms(self) -> list[str]:
+        """The norms that follow them, see `blocks.spatial_norms`."""
+        return blocks.spatial_norms(self.network)
+
+    @cached_property
+    def entrance(self) -> Entrance:
+        """Where images enter.
+
+        Raises:
+            FusionError: When the network has no convolution.
+        """
+        return entrance(self.network)
+
+    @cached_property
+    def run(self) -> DryRun:
+        """What runs when, and what the encoder returns."""
+        return dry_run(self.network, self.entrance)

@@ -1,0 +1,75 @@
+"""Where an image enters a plain network: found by a pass without any arithmetic, as layers may stand in any order."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.anatomy.ghost import SIZES, watched
+from polymodal.errors import FusionError
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """The way into a network.
+
+    Attributes:
+        name: The dotted name of the first convolution that runs.
+        conv: That convolution.
+        channels: The channels of the images that the network takes.
+        direct: Whether the convolution sees these channels, not others that were made of them.
+    """
+
+    name: str
+    conv: nn.Conv2d
+    channels: int
+    direct: bool = True
+
+    def image(self, size: int, channels: int | None = None) -> Tensor:
+        """An image `(1, C, size, size)` without values, as the network takes it unless other channels are said."""
+        return self.conv.weight.new_empty(1, channels or self.channels, size, size, device="meta")
+
+
+def entrance(network: nn.Module) -> Entrance:
+    """Find the way into a network, which is not changed.
+
+    A network that does not run on tensors without values is taken to begin with the first convolution that it holds.
+
+    Args:
+        network: A plain network.
+
+    Raises:
+        FusionError: When it has no convolution.
+    """
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    if not convolutions:
+        raise FusionError("The network has no Conv2d, so there is no way in for images.")
+    held, conv = next(iter(convolutions.items()))
+    # With any number of channels the first convolution is reached, which tells how many there should have been.
+    guess = Entrance(held, conv, conv.in_channels)
+    for size in SIZES:
+        if (reached := _reached(network, guess.image(size))) is not None:
+            name, seen = reached
+            conv = convolutions[name]
+            return Entrance(name, conv, conv.in_channels * guess.channels // seen, direct=seen == guess.channels)
+    return guess
+
+
+class _Reached(Exception):  # noqa: N818 - no error
+    """Ends a pass at the first convolution."""
+
+
+def _reached(network: nn.Module, image: Tensor) -> tuple[str, int] | None:
+    """The first convolution that runs and the channels that it sees; None when none is reached."""
+    found: list[tuple[str, int]] = []
+
+    def note(name: str, arguments: tuple[Any, ...]) -> None:
+        if isinstance(network.get_submodule(name), nn.Conv2d):
+            found.append((name, arguments[0].shape[1]))
+            raise _Reached
+
+    with suppress(Exception), torch.no_grad():  # whatever a network does on such an image
+        watched(network, image, note)
+    return found[0] if found else None

@@ -1,0 +1,55 @@
+"""A network without its values, to see how it runs: on the meta device, where tensors have shapes alone."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIZES = (64, 256)
+"""Heights and widths to try: some networks take no image as small as the first."""
+
+Before = Callable[[str, tuple[Any, ...]], None]
+"""Is told the name of a layer before it runs, and its arguments."""
+After = Callable[[str, Any], Any]
+"""Is told the name of a module after it ran, and what it returned; what it returns, if not None, takes its place."""
+
+
+def ghost(network: nn.Module) -> nn.Module:
+    """A copy in eval mode on the meta device, where tensors have shapes and no values, so that it takes no memory."""
+    known: dict[int, Any] = {}
+    for parameter in network.parameters():
+        known[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in network.buffers():
+        known[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, known).eval()
+
+
+def watched(network: nn.Module, image: Tensor, before: Before, after: After | None = None) -> Any:
+    """Run a ghost of a network, and report what runs.
+
+    Args:
+        network: A plain network. It is not changed.
+        image: On the meta device.
+        before: Is told of every convolution, and of every layer that holds no others.
+        after: Is told of every module.
+
+    Returns:
+        What the network returns.
+
+    Raises:
+        Exception: Whatever the network raises.
+    """
+    copied = ghost(network)
+    handles = []
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.Conv2d) or next(module.children(), None) is None:
+            handles.append(module.register_forward_pre_hook(lambda _, given, name=name: before(name, given)))
+        if after is not None:
+            handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+    try:
+        return copied(image)
+    finally:  # a backward pass may run layers again
+        for handle in handles:
+            handle.remove()
