@@ -17,7 +17,7 @@ from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.stages import last_blocks
-from polymodal.nn import Attached, Roster
+from polymodal.nn import Roster, stand_behind
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.static import Mark, joint
 
@@ -86,8 +86,8 @@ class Aggregation(Fusion):
             ]
             for site in sites:
                 aggregate = operation(seen.outputs[site].shape[1])
-                _attach(network, site, aggregate if seen.finished[site] == end else Mix(aggregate, roster))
-            _attach(network, seen.encoder, Exits(ways))
+                stand_behind(network, site, aggregate if seen.finished[site] == end else Mix(aggregate, roster))
+            stand_behind(network, seen.encoder, Exits(ways))
 
         names = (name for name, _ in anatomy.network.named_modules())
         return Plan(install, frozenset(name for name in names if seen.finished.get(name, end + 1) > end))
@@ -221,11 +221,6 @@ class Exits(nn.Module):
         """What the encoder returns, with one map for every sample."""
         ways = iter(self.ways)
         return map_tensors(lambda x: next(ways)(x), output)
-
-
-def _attach(network: nn.Module, name: str, fusion: nn.Module) -> None:
-    layer = network.get_submodule(name)
-    network.set_submodule(name, Attached(layer, fusion.train(layer.training)))
 
 
 def _checked(anatomy: Anatomy) -> DryRun:

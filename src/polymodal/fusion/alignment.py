@@ -18,7 +18,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites
 from polymodal.fusion.stages import last_blocks
 from polymodal.limits import FROM_0, check
-from polymodal.nn import Attached, Roster
+from polymodal.nn import Roster, behind, stand_behind
 from polymodal.nn.static import Mark
 
 GRID = 8
@@ -57,14 +57,13 @@ class Alignment(Fusion):
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Watch the sites' features."""
         for site in sites:
-            layer = network.get_submodule(site)
-            network.set_submodule(site, Attached(layer, Watch(roster).train(layer.training)))
+            stand_behind(network, site, Watch(roster))
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """The weighted Σ_sites Σ_pairs MMD² of the last forward pass in training, a scalar; 0 before any."""
         total = super().loss(network, sites)
         for site in sites:
-            for one, other in combinations(_watch(network, site).seen(), 2):
+            for one, other in combinations(behind(network, site).seen(), 2):
                 total = total + functional.mmd(one, other)
         return self.weight * total
 
@@ -103,10 +102,3 @@ class Watch(nn.Module):
         if self._seen is None:
             return []
         return [modality.movedim(1, -1).flatten(0, 2) for modality in self._seen.unbind(1)]
-
-
-def _watch(network: nn.Module, site: str) -> Watch:
-    attached = network.get_submodule(site)
-    assert isinstance(attached, Attached)
-    assert isinstance(attached.fusion, Watch)
-    return attached.fusion

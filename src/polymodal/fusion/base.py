@@ -111,6 +111,15 @@ class Fusion(ABC):
         del network, sites
         return {}
 
+    def cutoff(self) -> dict[str, float]:
+        """What its scales are held against, by its name in records, `threshold` or `share`; empty for most."""
+        return {}
+
+    def remark(self, states: Mapping[str, SiteState]) -> str:
+        """What somebody who trained with this fusion should know of what it does at its sites; empty when nothing."""
+        del states
+        return ""
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if not is_own(cls):

@@ -7,7 +7,7 @@ Source: Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 202
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 from zlib import crc32
@@ -20,8 +20,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.base import SiteState
 from polymodal.fusion.norms import NormFusion
 from polymodal.limits import FROM_0, SHARE, Limit, check, or_none
-from polymodal.nn.norm import PrivateNorm2d
-from polymodal.nn.roster import Roster
+from polymodal.nn import PrivateNorm2d, Roster, behind, stand_behind
 from polymodal.nn.static import Choice, Mark
 
 _LIMITS = {
@@ -51,15 +50,33 @@ class ChannelFusion(NormFusion):
 
     def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
         """What is exchanged now, by site, on the CPU."""
-        return {
-            name: SiteState(
-                scale=norm.weight.detach().cpu().abs(),
-                keep=_exchange(norm).choose(norm.weight).cpu(),
-                part=(part := _exchange(norm).part.cpu()),
-                allowed=self.allowed(part),
+        states = {}
+        for name, scale in _scales(network, sites):
+            exchange = behind(network, name)
+            part = exchange.part.cpu()
+            states[name] = SiteState(
+                scale.detach().cpu().abs(), exchange.choose(scale).cpu(), part, allowed=self.allowed(part)
             )
-            for name, norm in _norms(network, sites)
-        }
+        return states
+
+    def remark(self, states: Mapping[str, SiteState]) -> str:
+        """That nothing is exchanged, or all that may be, though some of it could be."""
+        shares = [share for state in states.values() for share in state.share()]
+        if not shares or not self.exchanges or not any(state.allowed.any() for state in states.values()):
+            return ""
+        if max(shares) == 0:
+            smallest = min(state.scale.min().item() for state in states.values())
+            return (
+                f"no channel is exchanged: the smallest scale is {smallest:.3g}, and none came below the threshold, so "
+                "the fusion had no effect. Raise model.fusion.penalty, model.optimiser.scales_factor or "
+                "model.fusion.threshold, or train longer."
+            )
+        if min(shares) == 1:
+            return (
+                "every channel that may be exchanged is exchanged, at every site: the scales select nothing. Lower "
+                "model.fusion.penalty, model.optimiser.scales_factor or model.fusion.threshold."
+            )
+        return ""
 
     def allowed(self, part: Tensor) -> Tensor:
         """Where exchanging is allowed, `(M, C)`, from the parts `(M, C)`; nowhere with M = 1."""
@@ -103,6 +120,10 @@ class Exchange(ChannelFusion):
         """Whether these settings can exchange anything at all."""
         return self.threshold > 0 if self.share is None else self.share > 0
 
+    def cutoff(self) -> dict[str, float]:
+        """The share, which decides whatever the threshold is, or the threshold."""
+        return {"threshold": self.threshold} if self.share is None else {"share": self.share}
+
     def keep(self, scale: Tensor, part: Tensor) -> Tensor:
         """Which channels stay: `(M, C)` from the scales γ and the parts, both `(M, C)`."""
         if self.share is not None:
@@ -111,21 +132,21 @@ class Exchange(ChannelFusion):
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites exchange what they normalised."""
-        for _, norm in _norms(network, sites):
-            norm.fusion = ScaleExchange(self, roster, norm.weight).train(norm.training)
+        for name, scale in _scales(network, sites):
+            stand_behind(network, name, ScaleExchange(self, roster, scale))
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """λ Σ_l Σ_m |γ̂_{m,l}|₁ (CEN eq. 4), a scalar."""
         total = super().loss(network, sites)
         if self.penalty == 0:
             return total
-        for _, norm in _norms(network, sites):
-            total = total + functional.scale_penalty(norm.weight, _exchange(norm).part)
+        for name, scale in _scales(network, sites):
+            total = total + functional.scale_penalty(scale, behind(network, name).part)
         return self.penalty * total
 
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
         """γ `(M, C)` of every site."""
-        return {name: norm.weight for name, norm in _norms(network, sites)}
+        return dict(_scales(network, sites))
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,10 @@ class RandomExchange(ChannelFusion):
         """Whether these settings can exchange anything at all."""
         return self.share > 0
 
+    def cutoff(self) -> dict[str, float]:
+        """The share."""
+        return {"share": self.share}
+
     def draw(self, site: str, part: Tensor) -> Tensor:
         """Which channels stay at a site, `(M, C)`, from the parts `(M, C)`."""
         generator = torch.Generator().manual_seed(crc32(f"{self.seed} {site}".encode()))
@@ -166,8 +191,8 @@ class RandomExchange(ChannelFusion):
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites exchange what they normalised."""
-        for name, norm in _norms(network, sites):
-            norm.fusion = FixedExchange(self, roster, norm.weight, name).train(norm.training)
+        for name, scale in _scales(network, sites):
+            stand_behind(network, name, FixedExchange(self, roster, scale, name))
 
 
 class ChannelExchange(nn.Module, ABC):
@@ -270,13 +295,9 @@ class FixedExchange(ChannelExchange):
         return self.roster.select(self.keep)
 
 
-def _norms(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, PrivateNorm2d]]:
+def _scales(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    """γ `(M, C)` of the private norms at the sites."""
     for name in sites:
         norm = network.get_submodule(name)
         assert isinstance(norm, PrivateNorm2d)
-        yield name, norm
-
-
-def _exchange(norm: PrivateNorm2d) -> ChannelExchange:
-    assert isinstance(norm.fusion, ChannelExchange)
-    return norm.fusion
+        yield name, norm.weight

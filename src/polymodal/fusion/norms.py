@@ -9,8 +9,7 @@ from polymodal import functional
 from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
-from polymodal.nn.norm import PrivateNorm2d
-from polymodal.nn.roster import Roster
+from polymodal.nn import Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
 
@@ -75,9 +74,7 @@ class NormFusion(Fusion):
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites call `meet`."""
         for name in sites:
-            norm = network.get_submodule(name)
-            assert isinstance(norm, PrivateNorm2d)
-            norm.fusion = Meet(self, roster).train(norm.training)
+            stand_behind(network, name, Meet(self, roster))
 
 
 class Meet(nn.Module):

@@ -1,10 +1,10 @@
 """Modules with state: private norms and layers, stems, the ensemble."""
 
-from polymodal.nn.attached import Attached
 from polymodal.nn.ensemble import Ensemble, OneStream, Prediction
 from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.norm import PrivateBatchNorm2d, PrivateFrozenNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
 from polymodal.nn.roster import Roster
+from polymodal.nn.slot import Attached, behind, stand_behind
 from polymodal.nn.stem import PrivateConv2d, Stem
 
 __all__ = [
@@ -20,4 +20,6 @@ __all__ = [
     "PrivateNorm2d",
     "Roster",
     "Stem",
+    "behind",
+    "stand_behind",
 ]

@@ -85,7 +85,7 @@ class Recorder(Callback):
             self.write_scales(net)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when the exchange did nothing, or everything."""
+        """Say what the fusion remarks of itself."""
         del trainer
         warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
 
@@ -104,11 +104,7 @@ class Recorder(Callback):
             "modalities": np.array(net.modalities),
             "sites": np.array(list(states)),
         }
-        share, threshold = (getattr(net.fusion, name, None) for name in ("share", "threshold"))
-        if share is not None:  # then it decides, whatever the threshold is
-            arrays["share"] = np.array(share)
-        elif threshold is not None:
-            arrays["threshold"] = np.array(threshold)
+        arrays |= {name: np.array(value) for name, value in net.fusion.cutoff().items()}
         for site, state in states.items():
             arrays[f"scale:{site}"] = torch.stack(self.scales[site]).float().numpy()
             arrays[f"keep:{site}"] = state.keep.numpy()
@@ -136,23 +132,9 @@ def exchanged_shares(states: Mapping[str, SiteState], modalities: tuple[str, ...
 
 
 def warn_of_useless_exchange(net: Multimodal) -> None:
-    """Warn when a fusion that could exchange channels exchanges none, or all that it may, anywhere."""
-    states = net.exchange_state()
-    if not states or len(net.modalities) == 1 or not getattr(net.fusion, "exchanges", True):
-        return
-    shares = [share for state in states.values() for share in state.share()]
-    smallest = min(state.scale.min().item() for state in states.values())
-    if max(shares) == 0:
-        rank_zero_warn(
-            f"no channel is exchanged: the smallest scale is {smallest:.3g}, and none came below the threshold, so the "
-            "fusion had no effect. Raise model.fusion.penalty, model.optimiser.scales_factor or "
-            "model.fusion.threshold, or train longer."
-        )
-    elif min(shares) == 1:
-        rank_zero_warn(
-            "every channel that may be exchanged is exchanged, at every site: the scales select nothing. Lower "
-            "model.fusion.penalty, model.optimiser.scales_factor or model.fusion.threshold."
-        )
+    """Warn of what the fusion remarks, such as that it exchanges nothing."""
+    if remark := net.fusion.remark(net.exchange_state()):
+        rank_zero_warn(remark)
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -1,8 +1,34 @@
-"""A layer with a fusion operation behind it."""
+"""The slot behind a layer, in which an operation of a fusion stands: `fusion`, at whatever layer."""
 
 from typing import Any
 
 from torch import nn
+
+from polymodal.nn.norm import PrivateNorm2d
+
+
+def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
+    """Let an operation act on what a layer returns.
+
+    A private norm has a slot of its own, before its activation, and hands over γ, too; any other layer is put into an
+    `Attached`.
+
+    Args:
+        network: A network whose norms are private already.
+        name: The layer's dotted name.
+        operation: Takes what the layer returns; it is put into the layer's mode.
+    """
+    layer = network.get_submodule(name)
+    operation.train(layer.training)
+    if isinstance(layer, PrivateNorm2d):
+        layer.fusion = operation
+    else:
+        network.set_submodule(name, Attached(layer, operation))
+
+
+def behind(network: nn.Module, name: str) -> Any:
+    """The operation that stands behind a layer."""
+    return network.get_submodule(name).fusion
 
 
 class Attached(nn.Module):
