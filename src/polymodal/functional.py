@@ -144,8 +144,7 @@ def exchange(x: Tensor, keep: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
     keep = keep.reshape(*keep.shape, *(1,) * (x.dim() - 3))
-    # Exact for the weights 0 and 1, and in its backward pass two products where a selection would select twice: on a
-    # CPU that takes half the time.
+    # Exact for the weights 0 and 1; on a CPU its backward pass takes half the time of a selection's.
     return torch.lerp(mean_of_others(x), x, keep.to(x.dtype))
 
 
@@ -188,7 +187,7 @@ def pixel_shift(x: Tensor) -> Tensor:
     The channels form four equal groups: the first moves down, the second to the right, the third to the left, the
     fourth up. Zeros come in at the border, and the last C - 4⌊C/5⌋ channels are zero. Two modalities are given each
     other's channels, as in the paper; of more, modality m is given those of modality m + 1, the last one those of the
-    first. With M = 1 all is zero, since there is nobody to be given anything by, so that adding it changes nothing.
+    first. With M = 1 all is zero: adding it changes nothing.
 
     Args:
         x: Features before a spatial convolution, `(B, M, C, H, W)`.

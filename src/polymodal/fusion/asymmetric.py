@@ -115,7 +115,7 @@ class Meeting:
 
     @property
     def acts(self) -> bool:
-        """Whether there is anybody to meet."""
+        """Whether two modalities or more are there to meet."""
         return self.roster.fusing and len(self.roster.present) > 1
 
     def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:

@@ -14,7 +14,7 @@ from polymodal.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteScales:
     """One exchange site: scale (E, M, C) holds |γ| after each epoch; keep and part (M, C) belong to the final model."""
 
     name: str
@@ -29,7 +29,7 @@ class Scales:
 
     epochs: np.ndarray
     modalities: list[str]
-    sites: list[Site]
+    sites: list[SiteScales]
     threshold: float | None
     share: float | None
 
@@ -110,7 +110,7 @@ def read_scales(file: Path) -> Scales | None:
         return None
     with _held_to_runs(file):
         sites = [
-            Site(
+            SiteScales(
                 name,
                 _array(content, f"scale:{name}", _NUMBERS, 3),
                 _array(content, f"keep:{name}", _TRUTHS, 2),
