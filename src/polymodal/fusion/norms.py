@@ -27,7 +27,10 @@ class NormFusion(Fusion):
         ...         return x.lerp(x.mean(1, keepdim=True), self.share)
     """
 
-    needs_private_norms: ClassVar[bool] = True
+    @property
+    def needs_private_norms(self) -> bool:
+        """It acts there alone."""
+        return True
 
     def __new__(cls, *settings: Any, **named: Any) -> Self:
         """Refuse a fusion that says nowhere what it does.

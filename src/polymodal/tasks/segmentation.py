@@ -98,8 +98,24 @@ class Segmentation(Task):
             plain = models.create(self.network, **self.arguments)
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
+<<<<<<< HEAD
         self.net = self.fuse(plain, data.channels)
         self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
+=======
+        net = fuse(
+            plain,
+            data.channels,
+            self.fusion,
+            sites=self.sites,
+            stems=self.stems,
+            norms=self.norms,
+            convolutions=self.convolutions,
+            statistics=self.statistics,
+            inplace=True,
+        )
+        self.net = accelerate(net, self.speed)
+        self.scores = SegmentationScores([*self.net.branches, ENSEMBLE], data.num_classes, self.target.ignore)
+>>>>>>> 239968c (Decode once: a fusion in the encoder, one decoder for the weighted mean of the modalities' maps)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 
@@ -195,7 +211,7 @@ class Segmentation(Task):
 
     def logged(self) -> list[str]:
         """The losses and the scores of every prediction, too."""
-        scores = [f"val/{score}/{name}" for name in (*self.fused.outputs, ENSEMBLE) for score in _SCORES]
+        scores = [f"val/{score}/{name}" for name in (*self.fused.branches, ENSEMBLE) for score in _SCORES]
         return [*super().logged(), "val/loss", *scores]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
