@@ -53,7 +53,7 @@ class Multimodal(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The modalities whose prediction costs nothing more at inference: all, or none where the fusion merges them."""
+        """The modalities whose prediction costs nothing more: all, or none where the fusion merges them."""
         return () if self.fusion.merges else self.modalities
 
     @property

@@ -50,8 +50,8 @@ class DecodeOnce(Fusion):
             raise FusionError(f"within: expected a fusion, got {self.within!r}.")
         if self.within.merges:
             raise FusionError(
-                f"within: {self.within.name!r} makes one stream of the modalities, where each must keep its own up to the "
-                "end of the encoder. Use an exchange, an asymmetric fusion, an alignment or none."
+                f"within: {self.within.name!r} makes one stream of the modalities, where each must keep its own up "
+                "to the end of the encoder. Use an exchange, an asymmetric fusion, an alignment or none."
             )
         if self.weights not in ("learned", "equal"):
             raise FusionError(f'weights: expected "learned" or "equal", got {self.weights!r}.')
@@ -78,7 +78,7 @@ class DecodeOnce(Fusion):
         behind = [name for name in found if name not in inside]
         if behind and (sites != "auto" or not inside):
             raise FusionError(
-                f"sites: '{behind[0]}' is not in '{seen.encoder}', and behind it there is one stream of all modalities. "
+                f"sites: '{behind[0]}' is not in '{seen.encoder}', and behind it there is one stream. "
                 f'Use sites="auto" or names that begin with "{seen.encoder}.".'
             )
         return inside
@@ -96,9 +96,7 @@ class DecodeOnce(Fusion):
         self.within.install(network, sites, roster)
         like = next(network.parameters())
         gathers = [
-            Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like)
-            if index in seen.read
-            else None
+            Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like) if index in seen.read else None
             for index, feature in enumerate(seen.features)
         ]
         encoder = network.get_submodule(seen.encoder)
@@ -177,8 +175,8 @@ def _traced(network: nn.Module, modalities: int = 1) -> Trace:
     seen = trace(network, modalities)
     if not seen.encoder:
         raise FusionError(
-            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known what its "
-            "decoder reads. Give it one, or choose a fusion that keeps one stream a modality."
+            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known what "
+            "its decoder reads. Give it one, or choose a fusion that keeps one stream a modality."
         )
     if not seen.read:
         raise FusionError(

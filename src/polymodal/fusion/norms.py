@@ -1,7 +1,7 @@
 """Fusions that act after private norms and before the activation: where they stand, and what a user's own needs."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 

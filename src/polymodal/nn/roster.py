@@ -39,7 +39,7 @@ class Roster:
 
     @contextmanager
     def only(self, present: Sequence[int], *, branching: bool = False) -> Iterator[None]:
-        """Within the context, the folded axis carries these modalities alone, kept beside their merged stream or not."""
+        """Within the context these modalities are there alone, kept beside their merged stream or not."""
         self.present, self.branching = tuple(present), branching
         try:
             yield
