@@ -202,7 +202,7 @@ def _aggregation() -> dict[str, Method]:
 
 
 def _once() -> dict[str, Method]:
-    rows = {
+    rows: dict[str, tuple[str, str, dict[str, Any]]] = {
         "decode-once": (
             "exchange, decode once",
             "As exchange, inside the encoder; the decoder reads one map of all modalities at every scale.",

@@ -98,24 +98,8 @@ class Segmentation(Task):
             plain = models.create(self.network, **self.arguments)
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
-<<<<<<< HEAD
         self.net = self.fuse(plain, data.channels)
-        self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
-=======
-        net = fuse(
-            plain,
-            data.channels,
-            self.fusion,
-            sites=self.sites,
-            stems=self.stems,
-            norms=self.norms,
-            convolutions=self.convolutions,
-            statistics=self.statistics,
-            inplace=True,
-        )
-        self.net = accelerate(net, self.speed)
         self.scores = SegmentationScores([*self.net.branches, ENSEMBLE], data.num_classes, self.target.ignore)
->>>>>>> 239968c (Decode once: a fusion in the encoder, one decoder for the weighted mean of the modalities' maps)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 
