@@ -1,5 +1,6 @@
 """Commands run within one process that is watched: what they execute, write, connect to, say, take and need."""
 
+import ctypes
 import importlib
 import io
 import json
@@ -30,6 +31,9 @@ _LIBRARIES = (
 
 _watch: dict[str, Any] = {}
 """The sandbox and what happened, while a command runs."""
+
+_BYTES = 800 * 2**20
+"""What a command may take on a hostile file: a gigabyte is promised, and machines differ."""
 
 
 def _hear(event: str, values: tuple) -> None:
@@ -88,6 +92,7 @@ def _watched(sandbox: Path) -> Iterator[list[str]]:
 def _peak(clear: bool = False) -> int:
     """Bytes that the process held at most since it was asked to clear that."""
     if clear:
+        ctypes.CDLL(None).malloc_trim(0)  # what an earlier command held would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -129,7 +134,7 @@ def problems(found: dict[str, Any]) -> list[str]:
         *([f"status {found['status']}"] if found["status"] not in (0, 2) and not of_check else []),
         *([f"{len(lines)} lines"] if found["status"] == 2 and len(lines) != 1 else []),
         *([f"{found['seconds']:.1f} s"] if found["seconds"] > 10 and found["status"] else []),
-        *([f"{found['bytes'] / 2**20:.0f} MiB more"] if found["bytes"] > 2**30 else []),
+        *([f"{found['bytes'] / 2**20:.0f} MiB more"] if found["bytes"] > _BYTES else []),
     ]
 
 

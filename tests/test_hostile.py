@@ -296,6 +296,13 @@ def _good(box: Path) -> None:
     write_run(box / "finished", size=(24, 32), scenes=2, epochs=2)
 
 
+def _large(root: Path) -> None:
+    """A sound data set of a picture as large as it may be."""
+    make_folder(root, size=(16, 24), modalities=("depth",), splits={"train": 1})
+    for folder in ("depth", "label"):
+        (root / folder / "0000.png").write_bytes(_png(11585, 11585, 11585 * 11586))
+
+
 def _copies(box: Path, kind: str, good: str, changes: dict[str, Callable[[Path], object]]) -> Iterator[str]:
     for number, change in enumerate(changes.values()):
         copy = box / f"{kind}{number}"
@@ -314,6 +321,8 @@ def _calls(box: Path) -> list[str]:
         with zipfile.ZipFile(archive, "a") as opened:
             add(opened)
         calls += [call.format(Path(archive).name) for call in OF_DATA[:2]]
+    _large(box / "large")
+    calls += [call.format("large") for call in OF_DATA[:2]]
     (box / "cut.zip").write_bytes(make_archive(box / "good").read_bytes()[:-99])
     calls += ["data check cut.zip", "data check model/config.json"]
     for number in (16, 17, 18):  # a pipe, a device and a pickle among a stranger's pictures

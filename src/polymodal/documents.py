@@ -12,8 +12,8 @@ from typing import Any
 
 from polymodal.errors import DataError, PolymodalError
 
-MAX_FILE = 2**30
-"""Bytes of an image or an array."""
+MAX_FILE = 3 * 2**27
+"""Bytes of an image or an array, packed and unpacked: the most pixels of one (`MAX_PIXELS`) in three colours."""
 
 MAX_LIST = 2**25
 """Bytes of a file that lists keys: a million of 32 letters."""

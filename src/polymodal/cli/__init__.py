@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
-    keep_freed_memory()
+    if words[:1] != ["data"]:  # it runs no network, and large pictures leave holes that nothing fits in
+        keep_freed_memory()
     try:
         words = _import_modules(words)
         # The parser of `fit` is made of the classes that a recipe names, so the front only passes the words on.

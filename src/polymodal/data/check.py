@@ -2,21 +2,22 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import numpy as np
 
+from polymodal.data.bands import bands
 from polymodal.data.content import honouring
 from polymodal.data.histogram import Counted, Histogram, empty
-from polymodal.data.inputs import UNITS, InputSpec, check_sizes, stored, to_values
+from polymodal.data.inputs import UNITS, InputSpec, check_sizes, reached, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.progress import track
-from polymodal.data.ranges import Range, range_of, strangers
+from polymodal.data.ranges import Range, strangers
 from polymodal.data.remarks import Remarks
 from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec
@@ -110,24 +111,14 @@ def _sample(
                 sizes[file] = claimed[file]
                 check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: sizes[file]})
                 continue
-            content = spec.content(modality, file)
-            known = len(first[name or ""]) if (name or "") in first else None
-            raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(modality.kind, known), file)
-            if (held := remarks.add(file, content, raw, modality)) is not None:
-                yield Defect(file, held)
-            if name is None and modality.kind == "label":
-                problems = _label_problems(raw, spec.target, file, counted)
-            else:
-                corner = first.setdefault(name or "", raw[:, :1, :1].copy())
-                problems = _image_problems(raw, honouring(modality, content), corner, file, ranges[name or ""])
-            yield from (Defect(file, problem) for problem in problems)
+            size = yield from _file(spec, name, modality, file, first, ranges, counted, remarks)
             if isinstance(modality, ModalitySpec) and modality.resize:
-                loose[file] = raw.shape[1], raw.shape[2]
+                loose[file] = size
                 continue
-            sizes[file] = raw.shape[1], raw.shape[2]
-            check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: raw.shape[1:]})
+            sizes[file] = size
+            check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: size})
             if name is None:
-                shapes[key] = raw.shape[1:]
+                shapes[key] = size
         except DataError as error:
             yield Defect(file, _problem(error, spec.store.where(file), file))
     for file, size in loose.items() if sizes else ():
@@ -135,6 +126,31 @@ def _sample(
             check_ratio(size, next(iter(sizes.values())), file)
         except DataError as error:
             yield Defect(file, _problem(error, file))
+
+
+def _file(
+    spec: DatasetSpec,
+    name: str | None,
+    part: ModalitySpec | TargetSpec,
+    file: str,
+    first: dict[str, np.ndarray],
+    ranges: dict[str, dict[str, Range]],
+    counted: list[Counted],
+    remarks: Remarks,
+) -> Generator[Defect, None, tuple[int, int]]:
+    """The defects of what a file holds; its height and width. Its content is gone before the next one is decoded."""
+    content = spec.content(part, file)
+    known = len(first[name or ""]) if (name or "") in first else None
+    raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(part.kind, known), file)
+    if (held := remarks.add(file, content, raw, part)) is not None:
+        yield Defect(file, held)
+    if name is None and part.kind == "label":
+        problems = _label_problems(raw, spec.target, file, counted)
+    else:
+        corner = first.setdefault(name or "", raw[:, :1, :1].copy())
+        problems = _image_problems(raw, honouring(part, content), corner, file, ranges[name or ""])
+    yield from (Defect(file, problem) for problem in problems)
+    return raw.shape[1], raw.shape[2]
 
 
 def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpec]]:
@@ -149,25 +165,28 @@ def _image_problems(
     """The defects of an input's file, or of a target's that is an image; adds to the ranges of the others."""
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec.of(modality, channels)
-    values, valid = to_values(raw, spec, file)
     invalid = modality.invalid
-    declared = invalid is not None and math.isnan(invalid)
-    if raw.dtype.kind == "f" and not declared and (holes := int((~np.isfinite(raw) & (raw != invalid)).any(0).sum())):
+    low, high = (modality.range if isinstance(modality, TargetSpec) else None) or (-math.inf, math.inf)
+    measured = beyond = holes = 0
+    for band in bands(raw):
+        values, valid = to_values(band, spec, file)
+        measured += int(valid.sum())
+        beyond += int(((values < low) | (values > high)).any(0)[valid[0]].sum())
+        holes += int((~np.isfinite(band) & (band != invalid)).any(0).sum()) if raw.dtype.kind == "f" else 0
+    if holes and not (invalid is not None and math.isnan(invalid)):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."
-    constant = bool((raw == raw.flat[0]).all())
+    constant = all((band == raw[0, 0, 0]).all() for band in bands(raw))
     if modality.kind in UNITS and stored(raw) != stored(first):
         yield f"{raw.dtype}, where the first file has {first.dtype}: its values cannot mean the same."
-    elif modality.kind in UNITS and not constant and (found := range_of(values, valid)):
+    elif modality.kind in UNITS and not constant and (found := reached(raw, spec, file)):
         ranges[file] = found
-    if not valid.any():
+    if not measured:
         yield "no pixel holds a measurement."
     elif modality.kind != "label" and constant:
-        yield f"constant: every value is {raw.flat[0]}."
-    elif isinstance(modality, TargetSpec) and modality.range is not None:
-        low, high = modality.range
-        beyond = ((values < low) | (values > high)).any(0)[valid[0]].float().mean().item()
-        if beyond > 0.5:
-            yield f"{beyond:.0%} of the pixels lie beyond the target's range, {low:g} to {high:g}: is the scale right?"
+        yield f"constant: every value is {raw[0, 0, 0]}."
+    elif beyond > 0.5 * measured:
+        share = beyond / measured
+        yield f"{share:.0%} of the pixels lie beyond the target's range, {low:g} to {high:g}: is the scale right?"
 
 
 def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:

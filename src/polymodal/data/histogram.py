@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from polymodal.data.bands import bands
 from polymodal.data.folder import FolderDataset
 from polymodal.data.labels import LabelCode, translation
 
@@ -38,10 +39,9 @@ class Counted:
             labels: As `class_numbers` returns them.
             ignore: Likewise.
         """
-        ignored = labels == ignore
-        self.pixels += np.bincount(
-            np.where(ignored, len(self.pixels) - 1, labels.astype(np.int64)).ravel(), minlength=len(self.pixels)
-        )
+        for (band,) in bands(labels[None]):
+            numbers = np.where(band == ignore, len(self.pixels) - 1, band.astype(np.int64))
+            self.pixels += np.bincount(numbers.ravel(), minlength=len(self.pixels))
         self.samples += 1
 
     @property

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from polymodal.data.bands import thinned
 from polymodal.data.content import LAYOUTS, PAGES, Content, honouring
 from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
-from polymodal.data.ranges import Range
+from polymodal.data.ranges import Range, range_of
 from polymodal.errors import DataError
 
 UNITS = ("depth", "raw")
@@ -252,6 +253,11 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
     if measured is not None:
         values = torch.where(valid, values, torch.tensor(spec.mean)[:, None, None])
     return values, valid
+
+
+def reached(raw: np.ndarray, spec: InputSpec, file: str) -> Range | None:
+    """Between which values nearly all pixels of a file lie; the arguments are those of `to_values`."""
+    return range_of(*to_values(thinned(raw), spec, file))
 
 
 def normalise(values: Tensor, valid: Tensor, spec: InputSpec) -> Tensor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from polymodal.data.bands import bands
 from polymodal.data.content import Content
 from polymodal.data.labels import Color, LabelCode
 from polymodal.errors import DataError
@@ -43,7 +44,8 @@ class LabelFiles:
         numbers = self._code.numbers
         found: dict[Color, tuple[int, str]] = {}
         shown: dict[int, tuple[Color, str]] = {}
-        for index in np.flatnonzero(np.bincount(content.array.ravel())).tolist():
+        held = {index for band in bands(content.array) for index in np.flatnonzero(np.bincount(band.ravel())).tolist()}
+        for index in sorted(held):
             # A colour that a palette has twice tells nothing, and what is no class is refused where classes are read.
             if index < len(colors) and index in numbers and colors.count(colors[index]) == 1:
                 found[colors[index]] = numbers[index], file

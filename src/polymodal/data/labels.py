@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polymodal.data import values
+from polymodal.data.bands import bands
 from polymodal.data.section import listed
 from polymodal.errors import DataError
 
@@ -24,8 +25,8 @@ _SHOWN = 8
 
 Color = values.Color
 
-Say = Callable[[np.ndarray, np.ndarray, "LabelCode"], str]
-"""What a plane holds where the mask says that it is unknown."""
+Say = Callable[[Mapping[float, int], set[float], "LabelCode"], str]
+"""What is wrong with unknown stored values, given how often each occurs, and the known ones that do."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,21 @@ def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
             values and the remedy.
     """
     if array.shape[0] == 3 and array.dtype == np.uint8 and code.colors:
-        red, green, blue = array.astype(np.int32)
-        return _translated(red << 16 | green << 8 | blue, _packed(code, file), _unknown_colors, code, file)
-    if array.shape[0] != 1:
+        known: Mapping[float, int] = _packed(code, file)
+        say: Say = _unknown_colors
+    elif array.shape[0] == 1:
+        known, say = code.numbers, _unknown_numbers
+    else:
         declared = "" if code.colors else "with `colors` declared, "
         raise DataError(
             f"{file}: expected one channel of whole class numbers or, {declared}three of 8 bits, a colour for each "
             f"class, got {array.shape[0]} channel(s) of "
             f"{array.dtype}."
         )
-    return _translated(array[0], code.numbers, _unknown_numbers, code, file)
+    parts = [_translated(_plane(band), known) for band in bands(array)]
+    if any(outside.any() for _, outside in parts):
+        raise DataError(f"{file}: {say(*_held(array, [outside for _, outside in parts]), code)}")
+    return np.ascontiguousarray(np.concatenate([numbers for numbers, _ in parts]))
 
 
 def palette(classes: int) -> tuple[Color, ...]:
@@ -167,10 +173,19 @@ def _packed(code: LabelCode, file: str) -> dict[float, int]:
     return {red << 16 | green << 8 | blue: number for (red, green, blue), number in known.items()}
 
 
-def _translated(plane: np.ndarray, known: Mapping[float, int], say: Say, code: LabelCode, file: str) -> np.ndarray:
-    """Look (H, W) up in a table of all values that its type can hold, or of those that occur where that is too many."""
-    if plane.dtype == bool:
-        plane = plane.view(np.uint8)
+def _plane(array: np.ndarray) -> np.ndarray:
+    """One number a pixel, (H, W): the stored one, or that of a colour."""
+    if len(array) == 1:
+        return array[0].view(np.uint8) if array.dtype == bool else array[0]
+    red, green, blue = array.astype(np.int32)
+    return red << 16 | green << 8 | blue
+
+
+def _translated(plane: np.ndarray, known: Mapping[float, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of (H, W), and where there is none.
+
+    They are looked up in a table of all values that its type can hold, or of those that occur where that is too many.
+    """
     if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:
         place = plane.view(f"u{plane.dtype.itemsize}")
         stored = np.arange(256**plane.dtype.itemsize).astype(place.dtype).view(plane.dtype)
@@ -183,15 +198,24 @@ def _translated(plane: np.ndarray, known: Mapping[float, int], say: Say, code: L
     for value, number in known.items():
         here = np.isnan(stored) if math.isnan(value) else stored == value
         numbers[here], unknown[here] = number, False
-    outside = unknown[place]
-    if outside.any():
-        raise DataError(f"{file}: {say(plane, outside, code)}")
-    return np.ascontiguousarray(numbers[place])
+    return numbers[place], unknown[place]
 
 
-def _unknown_numbers(plane: np.ndarray, outside: np.ndarray, code: LabelCode) -> str:
-    found = np.unique(plane[outside]).tolist()
-    seen = {code.numbers.get(value) for value in np.unique(plane[~outside]).tolist()}
+def _held(array: np.ndarray, outside: Sequence[np.ndarray]) -> tuple[Counter[float], set[float]]:
+    """How often each stored value occurs where the masks of the bands hold, and which occur elsewhere."""
+    unknown: Counter[float] = Counter()
+    known: set[float] = set()
+    for band, mask in zip(bands(array), outside, strict=True):
+        plane = _plane(band)
+        found, counts = np.unique(plane[mask], return_counts=True)
+        unknown.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        known.update(np.unique(plane[~mask]).tolist())
+    return unknown, known
+
+
+def _unknown_numbers(unknown: Mapping[float, int], known: set[float], code: LabelCode) -> str:
+    found = sorted(unknown)
+    seen = {code.numbers.get(value) for value in known}
     unseen = [number for number in range(len(code.classes)) if number not in seen]
     if any(math.isnan(value) for value in found):
         remedy = f"Declare `{code.key}: .nan` if NaN means unlabelled."
@@ -214,18 +238,17 @@ def _unknown_numbers(plane: np.ndarray, outside: np.ndarray, code: LabelCode) ->
     ignored = _some([value for value in code.ignored if not isinstance(value, tuple)]) or "none is declared"
     return (
         f"expected {expected} ({len(code.classes)} classes; {code.key}: {ignored}), got {_some(found)} at "
-        f"{outside.sum()} pixel(s). {remedy}"
+        f"{sum(unknown.values())} pixel(s). {remedy}"
     )
 
 
-def _unknown_colors(plane: np.ndarray, outside: np.ndarray, code: LabelCode) -> str:
-    packed, counts = np.unique(plane[outside], return_counts=True)
-    often = np.argsort(-counts, kind="stable")
-    found = [(value >> 16, value >> 8 & 255, value & 255) for value in packed[often].tolist()]
+def _unknown_colors(unknown: Mapping[float, int], _known: set[float], code: LabelCode) -> str:
+    often = sorted(map(int, unknown), key=lambda value: (-unknown[value], value))
+    found = [(value >> 16, value >> 8 & 255, value & 255) for value in often]
     declare = f" or, if they are no class, declare them: `{code.key}: [{_some(found)}]`" if len(found) <= _SHOWN else ""
     return (
-        f"expected the colours of {len(code.classes)} classes, got {len(found)} other(s) at {outside.sum()} pixel(s): "
-        f"{_some(found)}. Mend the file or `colors`{declare}."
+        f"expected the colours of {len(code.classes)} classes, got {len(found)} other(s) at "
+        f"{sum(unknown.values())} pixel(s): {_some(found)}. Mend the file or `colors`{declare}."
     )
 
 

@@ -12,13 +12,14 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from polymodal.data.content import Content, Reading, RefusedError, check_pixels, full_scale, seen
+from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
 _ORIENTATION = 274  # the tag, as in TIFF
 _GREY, _RGB, _PALETTE, _ALPHA, _RGBA = 0, 2, 3, 4, 6  # of these two, either has alpha
+_CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 3, _ALPHA: 2}
 _METADATA = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 # Of the frame header there are several, by the way of compression; three numbers of their range mean something else.
@@ -42,6 +43,7 @@ def decode_png(data: bytes, reading: Reading) -> Content:
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     bits, color, interlaced = data[24], data[25], data[28]
     check_pixels(width, height)
+    check_unpacked(width * height * _CHANNELS.get(color, 4) * max(bits, 8) // 8)
     transparent, entries, orientation = b"", 0, 1
     for kind, start, stop in _chunks(data):
         if kind == b"acTL" and (frames := int.from_bytes(data[start : start + 4], "big")) > 1:
@@ -64,7 +66,9 @@ def decode_png(data: bytes, reading: Reading) -> Content:
         return Content(channels_first(np.array(image)), image.mode == "RGBA", orientation=orientation)
     level = int.from_bytes(transparent, "big") if transparent and color == _GREY else None
     if bits < 8:
-        array = np.array(PngImageFile(io.BytesIO(data)))[None]  # 1 bit as bool, others stretched to 0 and 255
+        array = np.array(PngImageFile(io.BytesIO(data)))[None]  # stretched to 0 to 255
+        if bits == 1:
+            array = array.view(np.uint8) > 0  # else a bool of Pillow's, which is no other module's true
         step = 255 // ((1 << bits) - 1)
         if bits > 1 and not seen(reading):
             array //= step

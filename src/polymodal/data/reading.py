@@ -1,6 +1,7 @@
 """The one reader of files, for training, check, statistics, prediction and all else, so that they cannot disagree."""
 
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -146,18 +147,18 @@ def _decode_npy(data: bytes, reading: Reading) -> np.ndarray:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(stream)
+    shape, columns, dtype = header(stream)
     if dtype.hasobject:
         raise ValueError(f"expected numbers, got {dtype}")
     if len(shape) not in (2, 3):
         raise ValueError(f"expected two or three axes, got shape {shape}")
-    if (claimed := int(np.prod(shape, dtype=object)) * dtype.itemsize) > len(data) - stream.tell():
+    if (claimed := math.prod(shape) * dtype.itemsize) > len(data) - stream.tell():
         raise ValueError(f"cut off: {claimed} bytes of values are announced, and {len(data) - stream.tell()} are there")
     plane = len(shape) == 2
     last = not plane and (reading.layout == "hwc" if reading.layout else not _channels_lead(shape))
     height, width = shape[:2] if last else shape[-2:]
     check_pixels(width, height)
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = np.frombuffer(data, dtype, math.prod(shape), stream.tell()).reshape(shape, order="F" if columns else "C")
     return array[None] if plane else np.ascontiguousarray(np.moveaxis(array, 2, 0) if last else array)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from polymodal.data.bands import bands
 from polymodal.data.content import Content
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE
@@ -51,7 +52,7 @@ class Remarks:
 
 def _of_nodata(nodata: float, raw: np.ndarray, part: ModalitySpec | TargetSpec) -> tuple[str, bool] | None:
     """What is to be said of a file's own no-data value, and whether pixels that hold it count nevertheless."""
-    held = bool((raw == nodata).all(0).any())
+    held = any((band == nodata).all(0).any() for band in bands(raw))
     said = f"the file declares {nodata:.9g} to be no data"
     if isinstance(part, TargetSpec) and part.kind == "label":
         if nodata in part.code.ignored:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from polymodal.data.bands import bands
 from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
-from polymodal.data.inputs import UNITS, InputSpec, settled, stored, to_values
+from polymodal.data.inputs import UNITS, InputSpec, reached, settled, stored, to_values
 from polymodal.data.parts import ModalitySpec
 from polymodal.data.progress import track
-from polymodal.data.ranges import Range, joined, range_of
+from polymodal.data.ranges import Range, joined
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.values import numbers, positives
 from polymodal.documents import MAX_JSON, parse_json
@@ -189,13 +190,13 @@ def _plain(modality: ModalitySpec, raw: np.ndarray) -> InputSpec:
     return replace(plain, stored=stored(raw)) if modality.kind in UNITS else plain
 
 
-def _values(
+def _stored(
     spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """What `to_values` gives of each file."""
+) -> Iterator[tuple[np.ndarray, InputSpec, str]]:
+    """What `to_values` takes of each file."""
     for key in keys:
         where, content = _content(spec, name, key)
-        yield to_values(*settled(content, plain, where), where)
+        yield *settled(content, plain, where), where
 
 
 def _content(spec: DatasetSpec, name: str, key: str) -> tuple[str, Content]:
@@ -210,12 +211,15 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     plain = _plain(modality, _first(spec, name)[1])
     pixels, total, squares = 0, *torch.zeros(2, plain.channels, dtype=torch.float64)
     seen: Range | None = None
-    for values, valid in _values(spec, name, plain, keys):
-        measured = values.flatten(1)[:, valid.flatten()].double()
-        pixels += measured.shape[1]
-        total += measured.sum(1)
-        squares += measured.square().sum(1)
-        seen = joined(seen, range_of(values, valid))
+    for raw, meaning, where in _stored(spec, name, plain, keys):
+        for band in bands(raw):
+            values, valid = to_values(band, meaning, where)
+            measured = values.flatten(1)[:, valid.flatten()].double()
+            pixels += measured.shape[1]
+            total += measured.sum(1)
+            squares += measured.square().sum(1)
+        if modality.kind in UNITS:
+            seen = joined(seen, reached(raw, meaning, where))
     if not pixels:
         raise DataError(
             f"{spec.store.where(modality.folder)}: {name}: no pixel of any training sample holds a measurement. "
@@ -225,7 +229,7 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
     # A channel without any variation carries nothing; dividing it by 1 keeps it finite.
     std = torch.where(std > 1e-12, std, 1.0)
-    return Moments(tuple(mean.tolist()), tuple(std.tolist()), seen if modality.kind in UNITS else None)
+    return Moments(tuple(mean.tolist()), tuple(std.tolist()), seen)
 
 
 def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]) -> Range | None:
@@ -236,13 +240,14 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
     found: Range | None = None
     for key in keys:
         with suppress(DataError):
-            found = reduce(joined, (range_of(*values) for values in _values(spec, name, plain, [key])), found)
+            found = reduce(joined, (reached(*file) for file in _stored(spec, name, plain, [key])), found)
     return found
 
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
+    """The name of the first file, and a pixel of it, which has its channels and its type."""
     where, content = _content(spec, name, _training_keys(spec)[0])
-    return where, content.channels(None, where)
+    return where, content.channels(None, where)[:, :1, :1].copy()
 
 
 def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:

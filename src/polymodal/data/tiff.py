@@ -41,16 +41,21 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         Exception: Of the decoder, when the file is damaged.
         RefusedError: When it says of itself what cannot be followed.
     """
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        found = _pages(file)
-        masks = [page for page in found if page.is_mask]
-        pages = _largest([page for page in found if not page.is_mask])
-        page = pages[0]
-        for each in (*pages, *masks):
-            _check_page(each, data)
-        if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
-            raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
-        array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
+    # A TiffFile and its pages hold each other, and the stream, until garbage is collected; closed, it holds no bytes.
+    with io.BytesIO(data) as stream, tifffile.TiffFile(stream) as file:
+        return _content(file, data, reading)
+
+
+def _content(file: tifffile.TiffFile, data: bytes, reading: Reading) -> Content:
+    found = _pages(file)
+    masks = [page for page in found if page.is_mask]
+    pages = _largest([page for page in found if not page.is_mask])
+    page = pages[0]
+    for each in (*pages, *masks):
+        _check_page(each, data)
+    if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
+        raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
+    array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
     nodata = _nodata(next(filter(None, map(_nodata_text, pages)), ""), array.dtype)
     colors, alpha, notes = _colors(array, page, reading)
     if colors is not array and nodata is not None:

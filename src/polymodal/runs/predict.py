@@ -14,9 +14,8 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec, resize_inputs
-from polymodal.data.inputs import check_sizes, settled, to_values
+from polymodal.data.inputs import check_sizes, reached, settled
 from polymodal.data.progress import track
-from polymodal.data.ranges import range_of
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
@@ -130,9 +129,7 @@ def _network(folder: Path, subset: bool) -> Run:
 
     def run(images: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            prediction = net(
-                {name: image.to(best_device()) for name, image in images.items()}, subset=subset, per_modality=True
-            )
+            prediction = net({name: image.to(best_device()) for name, image in images.items()}, subset=subset)
             return named_outputs(prediction, size)
 
     return run
@@ -214,7 +211,7 @@ def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapp
     """Say on stderr which files hold numbers that lie far from those that the model was trained with."""
     for name, path in scene.files.items():
         spec, file = specs[name], str(path)
-        found = spec.seen and range_of(*to_values(raw[name], spec, file))
+        found = spec.seen and reached(raw[name], spec, file)
         if spec.seen and found and found.apart(spec.seen):
             print(
                 f"polymodal: warning: {file}: its values are {found}, far from the {spec.seen} "
