@@ -171,7 +171,7 @@ WAYS = {
 
 
 EVERY_WAY = [way for name in FUSIONS for way in WAYS.get(name) or [FUSIONS[name]()]]
-USUAL = {"exchange": "shared", "random": "shared", "asymmetric": "shared"}
+USUAL = dict.fromkeys(("exchange", "random", "asymmetric", "decode-once"), "shared")
 """By the name of a fusion, the convolutions that it is used with in the papers; the others with private ones."""
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from polymodal.errors import ConfigError
-from polymodal.fusion import Exchange
+from polymodal.fusion import DecodeOnce, Exchange
 from polymodal.runs.compare import Prepared, _check_networks
 from polymodal.runs.methods import applied, choose, methods
 from polymodal.runs.training import recipe
@@ -38,7 +38,10 @@ def test_the_groups_are_those_of_the_papers():
     assert choose(["ablation"], KNOWN) == ABLATION
     assert choose(["baselines"], KNOWN) == BASELINES
     assert choose(["all"], KNOWN) == list(KNOWN)
-    assert set(KNOWN) == {*ABLATION, *BASELINES}
+    assert choose(["once"], KNOWN) == ["decode-once", "private-norms-decode-once"]
+    shared = [f"{name}-shared" for name in BASELINES if name.startswith(("concat", "average", "attention"))]
+    assert choose(["shared-aggregation"], KNOWN) == shared
+    assert set(KNOWN) == {*ABLATION, *BASELINES, *shared, "decode-once", "private-norms-decode-once"}
 
 
 def test_choosing_twice_trains_once_and_in_the_order_of_the_table():
@@ -81,6 +84,13 @@ def test_variations_of_exchange_keep_the_recipes_own_lambda_and_theta(name, chan
     """Else the rows of a table differ by more than they say."""
     own = rooms()["model"]["init_args"]["fusion"]["init_args"]
     assert model_of(name)["fusion"]["init_args"] == own | changed
+
+
+def test_decode_once_keeps_the_recipes_own_exchange():
+    """Else its row differs from that of exchange by more than where the decoder runs."""
+    own = rooms()["model"]["init_args"]["fusion"]
+    once = Prepared(["--config", yaml.safe_dump(applied(rooms(), "decode-once", KNOWN["decode-once"].overrides))])
+    assert once.model.fusion == DecodeOnce(Exchange(**own["init_args"]))
 
 
 def test_what_cannot_be_varied_is_refused_with_a_remedy():
@@ -131,9 +141,10 @@ def test_every_method_parses_against_the_rooms_recipe(name):
     prepared = Prepared(["--config", yaml.safe_dump(changed)])
     assert prepared.settings == changed | {"model": prepared.settings["model"]}
     fusion = prepared.model.fusion
-    assert isinstance(fusion, Exchange) == ("model.fusion.within" in KNOWN[name].overrides)
+    exchange = getattr(fusion, "within", None) if isinstance(fusion, DecodeOnce) else fusion
+    assert isinstance(exchange, Exchange) == ("model.fusion.within" in KNOWN[name].overrides)
     for key, value in ((changed["model"]["init_args"]["fusion"] or {}).get("init_args") or {}).items():
-        assert getattr(fusion, key) == value
+        assert key == "within" or getattr(fusion, key) == value
 
 
 @pytest.mark.parametrize(

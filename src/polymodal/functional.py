@@ -290,6 +290,19 @@ def private_instance_norm(
     return refold(y.unflatten(1, (modalities, -1)))
 
 
+def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
+    """The modalities' features as one map, each channel weighed by modality: F_c = Σ_m w_{m,c} x_{m,c}.
+
+    Args:
+        x: `(B, M, C, ...)`.
+        weights: w, `(M, C)`, every column summing to one.
+
+    Returns:
+        `(B, C, ...)`, of the dtype of `x`.
+    """
+    return (x * weights.to(x.dtype).reshape(*weights.shape, *(1,) * (x.dim() - 3))).sum(dim=1)
+
+
 def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of the modalities' predictions, Σ_m α_m f_m(x_m) (CEN eq. 4).
 

@@ -28,7 +28,8 @@ class Multimodal(nn.Module):
         self.roster = stem.roster
         self.stem = stem
         self.network = network
-        self.ensemble: Ensemble | OneStream = OneStream() if settings.fusion.merges else Ensemble(self.roster)
+        merged = settings.fusion.merges
+        self.ensemble: Ensemble | OneStream = OneStream(self.roster) if merged else Ensemble(self.roster)
         self.settings = settings
         like = next(p for p in network.parameters() if p.is_floating_point())
         self.ensemble.to(device=like.device, dtype=like.dtype)
@@ -52,8 +53,13 @@ class Multimodal(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The modalities that have a prediction of their own: all, or none where the fusion makes one stream."""
+        """The modalities whose prediction costs nothing more: all, or none where the fusion merges them."""
         return () if self.fusion.merges else self.modalities
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The modalities that have a prediction of their own, if it is asked for."""
+        return self.modalities if self.fusion.branches or not self.fusion.merges else ()
 
     def weights(self) -> dict[str, float]:
         """The ensemble's weights α by modality, summing to one; empty where there is one prediction alone."""
@@ -66,7 +72,9 @@ class Multimodal(nn.Module):
         """The channels that each modality has; None where `fuse` was not told."""
         return dict(self.settings.modalities)
 
-    def forward(self, inputs: Mapping[str, Tensor], *, subset: bool = False) -> Prediction:
+    def forward(
+        self, inputs: Mapping[str, Tensor], *, subset: bool = False, per_modality: bool | None = None
+    ) -> Prediction:
         """Predict from every modality, and from all of them together.
 
         Args:
@@ -74,6 +82,8 @@ class Multimodal(nn.Module):
             subset: Allow some of the modalities to be absent. An absent one exchanges nothing, and the others' ensemble
                 weights are scaled to sum to one. Train on a subset without gradient checkpointing, which runs layers
                 again when all modalities are present again.
+            per_modality: Whether to predict from every modality by itself, too, where the fusion makes one stream and
+                this costs more (`DecodeOnce`); None does so in training alone, whose loss needs it.
 
         Returns:
             The predictions of the modalities that are present, their ensemble and its weights.
@@ -84,9 +94,10 @@ class Multimodal(nn.Module):
         present = check_inputs(inputs, self.settings.modalities, subset=subset)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
-        if len(present) == len(self.modalities):
+        branching = self.fusion.branches and (self.training if per_modality is None else per_modality)
+        if len(present) == len(self.modalities) and not branching:
             return self.ensemble(self.network(self.stem(inputs)))
-        with self.roster.only(present):
+        with self.roster.only(present, branching=branching):
             return self.ensemble(self.network(self.stem(inputs)))
 
     def fusion_loss(self) -> Tensor:
@@ -115,7 +126,7 @@ class Multimodal(nn.Module):
         Raises:
             FusionError: When the fusion makes one stream of the modalities, which has no form without it.
         """
-        if self.fusion.merges:
+        if self.fusion.merges and not self.fusion.branches:
             raise FusionError(
                 f"A fusion by {self.fusion.name!r} makes one stream of the modalities: without it there is no network."
             )

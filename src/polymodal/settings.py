@@ -76,7 +76,18 @@ def _fusion(config: Any) -> Fusion:
     except (FusionError, KeyError, TypeError, ValueError) as error:
         raise FusionError(f"fuse.fusion cannot be made: {error}") from error
     # Of ours, all was written from the beginning; a user's own may have learned more since.
-    missing = [name for name in fusion.as_config() if path is None and name not in config]
-    if missing:
-        raise FusionError(f"fuse.fusion.{missing[0]}: missing. Restore the file, or save again.")
+    if missing := _missing(fusion.as_config(), config):
+        raise FusionError(f"fuse.fusion.{missing}: missing. Restore the file, or save again.")
     return fusion
+
+
+def _missing(written: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """The first setting of a fusion, or of one within it, that a configuration does not say; empty if it says all."""
+    if "class_path" in said:
+        return ""
+    for key, value in written.items():
+        if key not in said:
+            return key
+        if isinstance(value, Mapping) and "name" in value and (below := _missing(value, said[key])):
+            return f"{key}.{below}"
+    return ""

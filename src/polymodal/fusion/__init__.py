@@ -9,6 +9,7 @@ from polymodal.fusion.alignment import Alignment
 from polymodal.fusion.asymmetric import Asymmetric
 from polymodal.fusion.base import Fusion, NoFusion, Plan, Sites, SiteState, known_fusions
 from polymodal.fusion.base import class_path as path_of
+from polymodal.fusion.decode_once import DecodeOnce
 from polymodal.fusion.exchange import Exchange, RandomExchange
 from polymodal.fusion.norms import NormFusion
 
@@ -28,10 +29,21 @@ def make_fusion(name: str, settings: Mapping[str, Any] | None = None, *, class_p
         FusionError: When the name or a setting is unknown, or a value is out of its range.
     """
     found = _by_name(name) if class_path is None else _by_path(class_path)
+    given = {key: _inner(value) if _is_fusion(value) else value for key, value in (settings or {}).items()}
     try:
-        return found(**(settings or {}))
+        return found(**given)
     except TypeError as error:
         raise FusionError(f"fusion {name!r}: {error}.") from error
+
+
+def _is_fusion(setting: Any) -> bool:
+    """Whether a setting describes a fusion, as `Fusion.as_config` does."""
+    return isinstance(setting, Mapping) and isinstance(setting.get("name"), str)
+
+
+def _inner(setting: Mapping[str, Any]) -> Fusion:
+    others = {key: value for key, value in setting.items() if key not in ("name", "class_path")}
+    return make_fusion(setting["name"], others, class_path=setting.get("class_path"))
 
 
 def _by_name(name: str) -> type[Fusion]:
@@ -67,6 +79,7 @@ __all__ = [
     "Aggregation",
     "Alignment",
     "Asymmetric",
+    "DecodeOnce",
     "Exchange",
     "Fusion",
     "NoFusion",

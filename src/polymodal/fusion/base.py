@@ -63,10 +63,15 @@ class Fusion(ABC):
     """
 
     name: ClassVar[str]
-    needs_private_norms: ClassVar[bool] = False
-    """Whether it acts at private norms, and so cannot work with shared ones."""
     merges: ClassVar[bool] = False
     """Whether the modalities become one stream inside the network, with one prediction."""
+    branches: ClassVar[bool] = False
+    """Whether, though they merge, each modality's own prediction can be asked for."""
+
+    @property
+    def needs_private_norms(self) -> bool:
+        """Whether it acts at private norms, and so cannot work with shared ones."""
+        return False
 
     @property
     def needs_all(self) -> str:
@@ -149,6 +154,7 @@ class Fusion(ABC):
                 )
             return {"name": self.name, **own}
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        settings = {name: value.as_config() if isinstance(value, Fusion) else value for name, value in settings.items()}
         try:
             json.dumps(settings)
         except (TypeError, ValueError) as error:

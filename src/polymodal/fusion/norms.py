@@ -1,7 +1,7 @@
 """Fusions that act after private norms and before the activation: where they stand, and what a user's own needs."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -27,7 +27,10 @@ class NormFusion(Fusion):
         ...         return x.lerp(x.mean(1, keepdim=True), self.share)
     """
 
-    needs_private_norms: ClassVar[bool] = True
+    @property
+    def needs_private_norms(self) -> bool:
+        """It acts there alone."""
+        return True
 
     def __new__(cls, *settings: Any, **named: Any) -> Self:
         """Refuse a fusion that says nowhere what it does.

@@ -20,7 +20,7 @@ class Prediction:
     Attributes:
         per_modality: For every modality that was given, what the network predicts from it: a tensor `(B, ...)`, or
             the list or dict of tensors that the plain network returns, a list for a tuple, too. Empty where the fusion
-            makes one stream.
+            makes one stream, if there are no predictions beside it or they were not asked for.
         ensemble: The weighted sum of the detached predictions, of the same form; or the one stream's prediction.
         weights: α, `(K,)`: the weights of the K modalities that were given, summing to one; `(0,)` for one stream.
     """
@@ -73,11 +73,23 @@ class Ensemble(nn.Module):
 
 
 class OneStream(nn.Module):
-    """Stands where the ensemble would, in a network whose fusion left one stream: its prediction is the only one."""
+    """Stands where the ensemble would, in a network whose fusion makes one stream: its prediction is the main one.
+
+    Args:
+        roster: The network's modalities.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        super().__init__()
+        self.roster = roster
 
     def forward(self, output: Any) -> Prediction:
-        """A network's output `(B, ...)` as it is."""
-        return Prediction(per_modality={}, ensemble=map_tensors(lambda x: x, output), weights=torch.empty(0))
+        """A network's output `(B, ...)` as it is; where branches went on, `(B*(1+K), ...)` with the main one first."""
+        if not self.roster.branching:
+            return Prediction({}, map_tensors(lambda x: x, output), torch.empty(0))
+        main, *own = _apart(output, 1 + len(self.roster.present))
+        names = [self.roster.names[m] for m in self.roster.present]
+        return Prediction(dict(zip(names, own, strict=True)), main, torch.empty(0))
 
 
 def _apart(output: Any, modalities: int) -> list[Any]:

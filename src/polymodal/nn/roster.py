@@ -10,16 +10,23 @@ class Roster:
     """The modalities of one network, and which of them the running forward pass carries.
 
     Every private norm, fusion operation and private stem of a network holds the same roster, so that a forward pass
-    on a subset of the modalities, or with the fusion switched off, is said once.
+    on a subset of the modalities, with the fusion switched off, or with a prediction from every modality beside that of
+    one stream, is said once.
 
     Args:
         names: The modalities, in the order of the folded axis.
+
+    Attributes:
+        present: The indices of those that the forward pass carries.
+        fusing: Whether fusion operations act.
+        branching: Whether what merges the modalities keeps their own streams beside the merged one.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.present: tuple[int, ...] = tuple(range(len(self.names)))
         self.fusing = True
+        self.branching = False
 
     @property
     def complete(self) -> bool:
@@ -31,14 +38,14 @@ class Roster:
         return per_modality if self.complete else per_modality[list(self.present)]
 
     @contextmanager
-    def only(self, present: Sequence[int]) -> Iterator[None]:
-        """Within the context, the folded axis carries these modalities alone."""
-        self.present = tuple(present)
+    def only(self, present: Sequence[int], *, branching: bool = False) -> Iterator[None]:
+        """Within the context these modalities are there alone, kept beside their merged stream or not."""
+        self.present, self.branching = tuple(present), branching
         try:
             yield
         finally:
             # Not what was found: two threads that overlap would leave one's subset behind for good.
-            self.present = tuple(range(len(self.names)))
+            self.present, self.branching = tuple(range(len(self.names))), False
 
     @contextmanager
     def without_fusion(self) -> Iterator[None]:

@@ -90,7 +90,7 @@ def score_split(
     net = trained(model)
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    counts: Any = kind.scores([*net.outputs, ENSEMBLE], config["metadata"]["training"]).to(best_device())
+    counts: Any = kind.scores([*net.branches, ENSEMBLE], config["metadata"]["training"]).to(best_device())
     batches = part(len(loader), limit, split)
     samples = 0
     size: Sequence[int] = ()
@@ -101,7 +101,9 @@ def score_split(
             truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
             size = size or shape
             with _naming(batch["key"]):
-                outputs = protocol(lambda views: named_outputs(net(views)), inputs, data.inputs, truth[0].shape[-2:])
+                outputs = protocol(
+                    lambda views: named_outputs(net(views, per_modality=True)), inputs, data.inputs, truth[0].shape[-2:]
+                )
                 for name, output in outputs.items():
                     counts.update(name, output, *truth)
             samples += len(truth[0])
@@ -166,7 +168,9 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
         for name, shown in kind.shown_truth(scene, size).items():
             columns.setdefault(name, []).append(shown)
         with torch.inference_mode(), _naming([scene["key"]]):
-            prediction = net({name: image[None].to(best_device()) for name, image in scene["inputs"].items()})
+            prediction = net(
+                {name: image[None].to(best_device()) for name, image in scene["inputs"].items()}, per_modality=True
+            )
         for name, logits in named_outputs(prediction, size).items():
             columns.setdefault(f"prediction:{name}", []).append(kind.shown(logits))
     write_arrays(

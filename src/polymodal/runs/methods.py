@@ -12,6 +12,8 @@ from polymodal.report.render import share
 
 ABLATION = "ablation"
 BASELINES = "baselines"
+SHARED_AGGREGATION = "shared-aggregation"
+ONCE = "once"
 OWN = "own"
 ALL = "all"
 SHARE = 0.5
@@ -52,6 +54,21 @@ class Method:
     groups: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Around:
+    """In an override: the recipe's own fusion goes into another one.
+
+    Attributes:
+        fusion: The class of the other, of this package.
+    """
+
+    fusion: str
+
+    def __call__(self, within: Any) -> dict[str, Any]:
+        """The other fusion, around one."""
+        return _fusion(self.fusion, within=within)
+
+
 def methods(modalities: Sequence[str]) -> dict[str, Method]:
     """All methods by name, in the order of tables.
 
@@ -65,7 +82,7 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
         raise ConfigError(
             f"data.modalities: expected two or more to compare how they are fused, got {', '.join(modalities)}."
         )
-    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _controls(modalities)
+    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _once() | _controls(modalities)
     own = _own()
     if taken := sorted(own.keys() & rows.keys()):
         raise ConfigError(
@@ -74,14 +91,18 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
     return rows | own
 
 
+EXCHANGE = {
+    "model.norms": "private",
+    "model.convolutions": "shared",
+    "model.fusion.within": "part",
+    "model.fusion.share": None,
+}
+"""The recipe's own exchange, as the paper says."""
+
+
 def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
     shared = {"model.fusion": None, "model.convolutions": "shared"}
-    exchange = {
-        "model.norms": "private",
-        "model.convolutions": "shared",
-        "model.fusion.within": "part",
-        "model.fusion.share": None,
-    }
+    exchange = EXCHANGE
     rows: dict[str, tuple[str, str, dict[str, Any]]] = {
         f"{name}-alone": (f"{name} alone", f"One network of {name} alone.", shared | {"data.modalities": [name]})
         for name in modalities
@@ -164,16 +185,40 @@ def _asymmetric() -> dict[str, Method]:
 
 
 def _aggregation() -> dict[str, Method]:
-    return {
-        f"{operation}-{stage}": Method(
-            f"{operation}, {stage}",
-            f"{about} {where}, with networks of their own before.",
-            _own_networks(_fusion("Aggregation", operation=operation), stage),
-            (BASELINES,),
-        )
-        for operation, about in AGGREGATIONS.items()
-        for stage, where in STAGES.items()
+    rows = {}
+    for operation, about in AGGREGATIONS.items():
+        for stage, where in STAGES.items():
+            own = _own_networks(_fusion("Aggregation", operation=operation), stage)
+            rows[f"{operation}-{stage}"] = Method(
+                f"{operation}, {stage}", f"{about} {where}, with networks of their own before.", own, (BASELINES,)
+            )
+            rows[f"{operation}-{stage}-shared"] = Method(
+                f"{operation}, {stage}, shared convolutions",
+                f"{about} {where}, with shared convolutions and private norms before.",
+                own | {"model.convolutions": "shared"},
+                (SHARED_AGGREGATION,),
+            )
+    return rows
+
+
+def _once() -> dict[str, Method]:
+    rows: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "decode-once": (
+            "exchange, decode once",
+            "As exchange, inside the encoder; the decoder reads one map of all modalities at every scale.",
+            EXCHANGE | {"model.fusion": Around("DecodeOnce")},
+        ),
+        "private-norms-decode-once": (
+            "private norms, decode once",
+            "As decode-once without exchange.",
+            {
+                "model.norms": "private",
+                "model.convolutions": "shared",
+                "model.fusion": _fusion("DecodeOnce", within=_fusion("NoFusion")),
+            },
+        ),
     }
+    return {name: Method(title, about, overrides, (ONCE,)) for name, (title, about, overrides) in rows.items()}
 
 
 def _alignment() -> dict[str, Method]:
@@ -191,18 +236,17 @@ def _alignment() -> dict[str, Method]:
 def _controls(modalities: Sequence[str]) -> dict[str, Method]:
     first, *others = modalities
     replaced = " and ".join(others)
-    exchange = _ablation(modalities)["exchange"].overrides
     return {
         "noise": Method(
             f"exchange, {replaced} replaced by noise",
             f"The control for a second stream without a second sensor: {replaced} is noise, in training and scoring.",
-            {**exchange, "data.substitute": dict.fromkeys(others, "noise")},
+            {**EXCHANGE, "data.substitute": dict.fromkeys(others, "noise")},
             (BASELINES,),
         ),
         "copy": Method(
             f"exchange, {replaced} replaced by {first}",
             f"The control for a second stream without a second sensor: {replaced} is a copy of {first}.",
-            {**exchange, "data.substitute": dict.fromkeys(others, first)},
+            {**EXCHANGE, "data.substitute": dict.fromkeys(others, first)},
             (BASELINES,),
         ),
     }
@@ -275,7 +319,7 @@ def applied(recipe: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) 
         place = _place(changed, path, name)
         if last not in place:
             raise ConfigError(f"method {name!r} needs the setting {setting}, which the recipe's model or data lacks.")
-        place[last] = copy.deepcopy(value)
+        place[last] = value(place[last]) if isinstance(value, Around) else copy.deepcopy(value)
     if "data.modalities" in overrides:
         for *path, last in (("model", "stems"), ("data", "substitute")):
             place = _place(changed, path, name)

@@ -129,7 +129,9 @@ def _network(folder: Path, subset: bool) -> Run:
 
     def run(images: dict[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            prediction = net({name: image.to(best_device()) for name, image in images.items()}, subset=subset)
+            prediction = net(
+                {name: image.to(best_device()) for name, image in images.items()}, subset=subset, per_modality=True
+            )
             return named_outputs(prediction, size)
 
     return run

@@ -162,7 +162,7 @@ class Task(LightningModule):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
         """Predict from every modality, each (B, C_m, H, W)."""
-        return self.fused(inputs)
+        return self.fused(inputs, per_modality=True)
 
     def mean(self, name: str) -> Mean:
         """The mean of a name, from now on if it is new."""

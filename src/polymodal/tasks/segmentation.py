@@ -99,7 +99,7 @@ class Segmentation(Task):
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
         self.net = self.fuse(plain, data.channels)
-        self.scores = SegmentationScores([*self.net.outputs, ENSEMBLE], data.num_classes, self.target.ignore)
+        self.scores = SegmentationScores([*self.net.branches, ENSEMBLE], data.num_classes, self.target.ignore)
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 
@@ -195,7 +195,7 @@ class Segmentation(Task):
 
     def logged(self) -> list[str]:
         """The losses and the scores of every prediction, too."""
-        scores = [f"val/{score}/{name}" for name in (*self.fused.outputs, ENSEMBLE) for score in _SCORES]
+        scores = [f"val/{score}/{name}" for name in (*self.fused.branches, ENSEMBLE) for score in _SCORES]
         return [*super().logged(), "val/loss", *scores]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:

@@ -127,7 +127,7 @@ class Translation(Task):
         self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
-        self.scores = image_scores([*self.net.outputs, ENSEMBLE], {**self.scoring, "stretched": False})
+        self.scores = image_scores([*self.net.branches, ENSEMBLE], {**self.scoring, "stretched": False})
 
     def _arguments(self, data: Any) -> dict[str, Any]:
         """What the data says of the generator."""
@@ -161,7 +161,7 @@ class Translation(Task):
     def logged(self) -> list[str]:
         """The other losses, and the scores of every prediction, too."""
         losses = [f"train/{name}" for name in ("adversarial", "l1", "discriminator")]
-        names = [*self.fused.outputs, ENSEMBLE]
+        names = [*self.fused.branches, ENSEMBLE]
         return [*super().logged(), *losses, *(f"val/{s}/{name}" for name in names for s in self.scores.score_names())]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:

@@ -1,0 +1,186 @@
+"""Decode once: modalities meet inside the encoder, and one decoder reads one map of all of them at every scale.
+
+Every modality is encoded, with shared convolutions and norms of its own; the decoder runs once, not once for each. That
+is most of what exchanging channels costs beyond a network of one modality.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.errors import FusionError
+from polymodal.functional import unfold, weighted_mean
+from polymodal.fusion.base import Fusion, Sites, SiteState
+from polymodal.fusion.exchange import Exchange
+from polymodal.fusion.trace import Trace, trace
+from polymodal.nn import Attached, Roster
+from polymodal.nn.ensemble import map_tensors
+from polymodal.nn.static import Mark, joint
+
+
+@dataclass(frozen=True)
+class DecodeOnce(Fusion):
+    """A fusion inside the encoder; behind it, one stream of the modalities' maps for one decoder and one prediction.
+
+    At each scale that the decoder reads, F = Σ_m w_{m,c} x_m, with weights by scale, modality and channel. In training
+    the decoder reads every modality's own maps, too, in the same batch, so that each modality has a prediction and a
+    loss of its own. At inference these are computed only when they are asked for (`per_modality` of
+    `Multimodal.forward`), and any of the modalities may be absent: the weights of the others then sum to one.
+
+    Args:
+        within: How modalities meet inside the encoder; it must keep one stream for every modality.
+        weights: `"learned"`, softmax over the modalities, equal at the start; or `"equal"`, the plain mean.
+
+    Raises:
+        FusionError: When a setting cannot work.
+    """
+
+    name: ClassVar[str] = "decode-once"
+    merges: ClassVar[bool] = True
+    branches: ClassVar[bool] = True
+
+    within: Fusion = field(default_factory=Exchange)
+    weights: Literal["learned", "equal"] = "learned"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.within, Fusion):
+            raise FusionError(f"within: expected a fusion, got {self.within!r}.")
+        if self.within.merges:
+            raise FusionError(
+                f"within: {self.within.name!r} makes one stream of the modalities, where each must keep its own up "
+                "to the end of the encoder. Use an exchange, an asymmetric fusion, an alignment or none."
+            )
+        if self.weights not in ("learned", "equal"):
+            raise FusionError(f'weights: expected "learned" or "equal", got {self.weights!r}.')
+
+    @property
+    def needs_private_norms(self) -> bool:
+        """As the fusion inside the encoder."""
+        return self.within.needs_private_norms
+
+    @property
+    def needs_all(self) -> str:
+        """As the fusion inside the encoder."""
+        return self.within.needs_all
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """Those of the fusion inside the encoder.
+
+        Raises:
+            FusionError: When the network has no encoder, nothing matches in it, or a site that was named is behind it.
+        """
+        seen = _traced(network)
+        found = self.within.find_sites(network, sites)
+        inside = tuple(name for name in found if name.startswith(f"{seen.encoder}."))
+        behind = [name for name in found if name not in inside]
+        if behind and (sites != "auto" or not inside):
+            raise FusionError(
+                f"sites: '{behind[0]}' is not in '{seen.encoder}', and behind it there is one stream. "
+                f'Use sites="auto" or names that begin with "{seen.encoder}.".'
+            )
+        return inside
+
+    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
+        """The layers that run after the encoder."""
+        del sites
+        seen = _traced(network)
+        end = seen.finished[seen.encoder]
+        return frozenset(name for name, _ in network.named_modules() if seen.finished.get(name, end + 1) > end)
+
+    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
+        """Put the fusion inside the encoder, and what makes one map of all at each scale that the decoder reads."""
+        seen = _traced(network, len(roster.names))
+        self.within.install(network, sites, roster)
+        like = next(network.parameters())
+        gathers = [
+            Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like) if index in seen.read else None
+            for index, feature in enumerate(seen.features)
+        ]
+        encoder = network.get_submodule(seen.encoder)
+        network.set_submodule(seen.encoder, Attached(encoder, Gathers(gathers).train(encoder.training)))
+
+    def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
+        """That of the fusion inside the encoder."""
+        return self.within.loss(network, sites)
+
+    def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Those of the fusion inside the encoder."""
+        return self.within.scales(network, sites)
+
+    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
+        """That of the fusion inside the encoder."""
+        return self.within.state(network, sites)
+
+
+class Gather(nn.Module):
+    """One map of all modalities at one scale.
+
+    Args:
+        channels: C.
+        roster: The network's modalities.
+        learned: Whether the weights are learned.
+    """
+
+    def __init__(self, channels: int, roster: Roster, *, learned: bool) -> None:
+        super().__init__()
+        self.roster = roster
+        zeros = torch.zeros(len(roster.names), channels)
+        if learned:
+            self.logits = nn.Parameter(zeros)  # w = softmax over the modalities
+        else:
+            self.register_buffer("logits", zeros, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the K present modalities.
+
+        Args:
+            x: `(B*K, C, H, W)`.
+
+        Returns:
+            `(B, C, H, W)`; or, where the roster says that the branches go on, `(B*(1+K), C, H, W)` with the map of all
+            before the modalities' own.
+        """
+        streams = unfold(x, len(self.roster.present))
+        merged = weighted_mean(streams, self.roster.select(self.logits).softmax(0))
+        if not self.roster.branching:
+            return merged
+        return torch.cat([merged.unsqueeze(1), streams], dim=1).flatten(0, 1)
+
+    def static(self, mark: Mark) -> nn.Module:
+        """One map of all streams."""
+        return mark(joint(self, merges=True))
+
+
+class Gathers(nn.Module):
+    """Gathers the maps that an encoder returns.
+
+    Args:
+        ways: For every tensor that it returns, in order, what gathers it; None for what the decoder does not read.
+    """
+
+    def __init__(self, ways: Sequence[Gather | None]) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(nn.Identity() if way is None else way for way in ways)
+
+    def forward(self, output: Any) -> Any:
+        """What the encoder returns, with one stream of all modalities."""
+        ways: Iterator[nn.Module] = iter(self.ways)
+        return map_tensors(lambda x: next(ways)(x), output)
+
+
+def _traced(network: nn.Module, modalities: int = 1) -> Trace:
+    seen = trace(network, modalities)
+    if not seen.encoder:
+        raise FusionError(
+            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known what "
+            "its decoder reads. Give it one, or choose a fusion that keeps one stream a modality."
+        )
+    if not seen.read:
+        raise FusionError(
+            f"What '{seen.encoder}' returns reaches no output of the network {type(network).__name__}, so there is no "
+            "decoder to run once. Choose a fusion that keeps one stream a modality."
+        )
+    return seen
