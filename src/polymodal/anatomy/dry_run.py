@@ -87,8 +87,13 @@ def dry_run(network: nn.Module, way_in: Entrance) -> DryRun:
     return run
 
 
+def encoder_of(network: nn.Module) -> str:
+    """The name of a network's encoder; empty when it has none."""
+    return next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
+
+
 def _run(network: nn.Module, image: Tensor) -> DryRun:
-    encoder = next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
+    encoder = encoder_of(network)
     found = DryRun(image, encoder)
     clock = count()
 

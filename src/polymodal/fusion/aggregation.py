@@ -16,7 +16,7 @@ from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Fusion, Plan, Sites
-from polymodal.fusion.stages import last_blocks
+from polymodal.fusion.stages import encoded, last_blocks, layers_after
 from polymodal.nn import Roster, stand_behind
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.static import Mark, joint
@@ -71,7 +71,7 @@ class Aggregation(Fusion):
         Raises:
             FusionError: When the network has no encoder, or its maps cannot be told apart.
         """
-        seen = _checked(anatomy)
+        seen = encoded(anatomy)
         exits, end = _exits(seen, sites), _end(seen, sites)
 
         def install(network: nn.Module, roster: Roster) -> None:
@@ -89,8 +89,7 @@ class Aggregation(Fusion):
                 stand_behind(network, site, aggregate if seen.finished[site] == end else Mix(aggregate, roster))
             stand_behind(network, seen.encoder, Exits(ways))
 
-        names = (name for name, _ in anatomy.network.named_modules())
-        return Plan(install, frozenset(name for name in names if seen.finished.get(name, end + 1) > end))
+        return Plan(install, layers_after(anatomy, end))
 
 
 class Aggregate(nn.Module, ABC):
@@ -221,22 +220,6 @@ class Exits(nn.Module):
         """What the encoder returns, with one map for every sample."""
         ways = iter(self.ways)
         return map_tensors(lambda x: next(ways)(x), output)
-
-
-def _checked(anatomy: Anatomy) -> DryRun:
-    """What runs when in a network that has an encoder."""
-    seen, kind = anatomy.run, type(anatomy.network).__name__
-    if seen.problem is not None:
-        raise FusionError(
-            f"The network {kind} ran on no image of {anatomy.entrance.channels} channels that was tried, so what its "
-            f"stages return is not known: {seen.problem}"
-        )
-    if not seen.encoder:
-        raise FusionError(
-            f"The network {kind} has no child called encoder or backbone, so it is not known which maps its decoder "
-            "takes. Give it one, or choose a fusion that keeps one stream a modality."
-        )
-    return seen
 
 
 def _end(seen: DryRun, sites: Sequence[str]) -> int:

@@ -4,19 +4,21 @@ Every modality is encoded, with shared convolutions and norms of its own; the de
 is most of what exchanging channels costs beyond a network of one modality.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from polymodal.anatomy import Anatomy
+from polymodal.anatomy.dry_run import encoder_of
 from polymodal.errors import FusionError
 from polymodal.functional import unfold, weighted_mean
-from polymodal.fusion.base import Fusion, Sites, SiteState
+from polymodal.fusion.base import Fusion, Plan, Sites, SiteState
 from polymodal.fusion.exchange import Exchange
-from polymodal.fusion.trace import Trace, trace
-from polymodal.nn import Attached, Roster
+from polymodal.fusion.stages import encoded, layers_after
+from polymodal.nn import Roster, stand_behind
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.static import Mark, joint
 
@@ -70,37 +72,45 @@ class DecodeOnce(Fusion):
         """Those of the fusion inside the encoder.
 
         Raises:
-            FusionError: When the network has no encoder, nothing matches in it, or a site that was named is behind it.
+            FusionError: When nothing matches in the encoder, or a site that was named is not in it.
         """
-        seen = _traced(network)
+        encoder = encoder_of(network)
         found = self.within.find_sites(network, sites)
-        inside = tuple(name for name in found if name.startswith(f"{seen.encoder}."))
-        behind = [name for name in found if name not in inside]
-        if behind and (sites != "auto" or not inside):
+        inside = tuple(name for name in found if name.startswith(f"{encoder}."))
+        others = [name for name in found if name not in inside]
+        if encoder and others and (sites != "auto" or not inside):
             raise FusionError(
-                f"sites: '{behind[0]}' is not in '{seen.encoder}', and behind it there is one stream. "
-                f'Use sites="auto" or names that begin with "{seen.encoder}.".'
+                f"sites: '{others[0]}' is not in '{encoder}', and behind it there is one stream. "
+                f'Use sites="auto" or names that begin with "{encoder}.".'
             )
         return inside
 
-    def merged(self, network: nn.Module, sites: Sequence[str]) -> frozenset[str]:
-        """The layers that run after the encoder."""
-        del sites
-        seen = _traced(network)
-        end = seen.finished[seen.encoder]
-        return frozenset(name for name, _ in network.named_modules() if seen.finished.get(name, end + 1) > end)
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
+        """The fusion inside the encoder, and what makes one map of all at each scale that the decoder reads.
 
-    def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
-        """Put the fusion inside the encoder, and what makes one map of all at each scale that the decoder reads."""
-        seen = _traced(network, len(roster.names))
-        self.within.install(network, sites, roster)
-        like = next(network.parameters())
-        gathers = [
-            Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like) if index in seen.read else None
-            for index, feature in enumerate(seen.features)
-        ]
-        encoder = network.get_submodule(seen.encoder)
-        network.set_submodule(seen.encoder, Attached(encoder, Gathers(gathers).train(encoder.training)))
+        Raises:
+            FusionError: When the network has no encoder, or no decoder.
+        """
+        seen = encoded(anatomy)
+        if not seen.read:
+            raise FusionError(
+                f"What '{seen.encoder}' returns reaches no output of the network {type(anatomy.network).__name__}, so "
+                "there is no decoder to run once. Choose a fusion that keeps one stream a modality."
+            )
+        inside = self.within.plan(anatomy, sites)
+
+        def install(network: nn.Module, roster: Roster) -> None:
+            inside.install(network, roster)
+            like = next(network.parameters())
+            gathers = [
+                Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like)
+                if index in seen.read
+                else None
+                for index, feature in enumerate(seen.features)
+            ]
+            stand_behind(network, seen.encoder, Gathers(gathers))
+
+        return Plan(install, layers_after(anatomy, seen.finished[seen.encoder]))
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """That of the fusion inside the encoder."""
@@ -109,6 +119,14 @@ class DecodeOnce(Fusion):
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
         """Those of the fusion inside the encoder."""
         return self.within.scales(network, sites)
+
+    def cutoff(self) -> dict[str, float]:
+        """That of the fusion inside the encoder."""
+        return self.within.cutoff()
+
+    def remark(self, states: Mapping[str, SiteState]) -> str:
+        """That of the fusion inside the encoder."""
+        return self.within.remark(states)
 
     def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
         """That of the fusion inside the encoder."""
@@ -169,18 +187,3 @@ class Gathers(nn.Module):
         """What the encoder returns, with one stream of all modalities."""
         ways: Iterator[nn.Module] = iter(self.ways)
         return map_tensors(lambda x: next(ways)(x), output)
-
-
-def _traced(network: nn.Module, modalities: int = 1) -> Trace:
-    seen = trace(network, modalities)
-    if not seen.encoder:
-        raise FusionError(
-            f"The network {type(network).__name__} has no child called encoder or backbone, so it is not known what "
-            "its decoder reads. Give it one, or choose a fusion that keeps one stream a modality."
-        )
-    if not seen.read:
-        raise FusionError(
-            f"What '{seen.encoder}' returns reaches no output of the network {type(network).__name__}, so there is no "
-            "decoder to run once. Choose a fusion that keeps one stream a modality."
-        )
-    return seen

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from polymodal.anatomy import Anatomy
+from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Sites, select
 
@@ -37,3 +37,29 @@ def last_blocks(network: nn.Module, sites: Sites) -> tuple[str, ...]:
     candidates = {name: network.get_submodule(block) for stage, block in last.items() for name in (stage, block)}
     chosen = select(candidates, sites)
     return tuple(block for stage, block in last.items() if stage in chosen or block in chosen)
+
+
+def encoded(anatomy: Anatomy) -> DryRun:
+    """What runs when in a network that has an encoder, behind which modalities can become one stream.
+
+    Raises:
+        FusionError: When it has none, or ran on no image that was tried.
+    """
+    seen, kind = anatomy.run, type(anatomy.network).__name__
+    if seen.problem is not None:
+        raise FusionError(
+            f"The network {kind} ran on no image of {anatomy.entrance.channels} channels that was tried, so what its "
+            f"stages return is not known: {seen.problem}"
+        )
+    if not seen.encoder:
+        raise FusionError(
+            f"The network {kind} has no child called encoder or backbone, so it is not known which maps its decoder "
+            "takes. Give it one, or choose a fusion that keeps one stream a modality."
+        )
+    return seen
+
+
+def layers_after(anatomy: Anatomy, moment: int) -> frozenset[str]:
+    """The names of the layers that finish after a moment of the dry run, or never run in it."""
+    names = (name for name, _ in anatomy.network.named_modules())
+    return frozenset(name for name in names if anatomy.run.finished.get(name, moment + 1) > moment)
