@@ -1,6 +1,7 @@
 """Statistics: the figures that every input is normalised with."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_figures_of_other_files_are_refused(root):
     Image.fromarray(content).save(file)
     assert file.stat().st_mtime_ns != times.st_mtime_ns
     assert input_specs(DatasetSpec.load(root), ["depth"])  # the time is another one, the content is not
+
+
+def test_figures_of_other_files_of_the_same_size_and_time_are_refused(root):
+    """As archives are unpacked with one time for all files."""
+    _keep(root)
+    file = root / "bands/0002.npy"
+    times = file.stat()
+    np.save(file, np.load(file) + 1)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match="bands: was measured from files that have changed since"):
+        input_specs(DatasetSpec.load(root), ["bands"])
 
 
 def test_figures_move_with_the_data_set(root, tmp_path):

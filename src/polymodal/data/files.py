@@ -54,7 +54,7 @@ class Store:
         self._process = -1
         self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
-        self._checksums: dict[tuple[str, int, int], int] = {}
+        self._checksums: dict[tuple[str | int, ...], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None, "_process": -1}
@@ -96,8 +96,10 @@ class Store:
             self._checksums[state] = zlib.crc32(self.read(file))
         return self._checksums[state]
 
-    def stamp(self, file: str) -> tuple[int, int]:
-        """The bytes of a folder's file and when it was written, by which an unchanged one is known unread.
+    def stamp(self, file: str) -> tuple[int, ...]:
+        """The bytes of a folder's file and two times, by which an unchanged one is known unread.
+
+        Programs that unpack or copy set the time of writing as they like; the other time is the system's.
 
         Raises:
             DataError: When it does not exist.
@@ -106,7 +108,7 @@ class Store:
             found = (self.path / file).stat()
         except OSError as error:
             raise DataError(f"{self.where(file)}: cannot be read ({error.strerror}).") from error
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def keys(self, folder: str) -> dict[str, tuple[str, ...]]:
         """The files of a folder and the folders below it by key, listed once.

@@ -124,8 +124,7 @@ def _contents(spec: DatasetSpec, files: Sequence[str]) -> str:
 def _stamp(spec: DatasetSpec, files: Sequence[str]) -> str | None:
     if spec.store.is_archive:
         return None
-    stamps = ((file, *spec.store.stamp(file)) for file in files)
-    return _digest(f"{PurePosixPath(file).name} {size} {written}" for file, size, written in stamps)
+    return _digest(f"{PurePosixPath(file).name} {spec.store.stamp(file)}" for file in files)
 
 
 def _digest(lines: Iterable[str]) -> str:
