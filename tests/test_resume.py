@@ -235,7 +235,7 @@ def test_an_end_within_an_epoch_is_continued(
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_more_steps_go_on_with_the_same_samples(data, tmp_path, monkeypatch):
+def test_more_steps_go_on_with_the_same_samples(data, tmp_path, monkeypatch, capsys):
     """The rates are those of each length; the samples and their order are the undisturbed training's."""
     seen: list[tuple[int, list[str]]] = []
 
@@ -246,8 +246,12 @@ def test_more_steps_go_on_with_the_same_samples(data, tmp_path, monkeypatch):
     train(data, tmp_path / "whole", "--trainer.max_steps=13")
     whole, seen[:] = list(seen), []
     train(data, tmp_path / "run", "--trainer.max_steps=6")
+    assert "learning rates" not in capsys.readouterr().out
     resume(data, tmp_path / "run", "--trainer.max_steps=13")
+    assert "so that one without a break would end elsewhere" in capsys.readouterr().out
     assert seen == whole
+    resume(data, tmp_path / "run", "--trainer.max_steps=13")
+    assert "no step was left" in capsys.readouterr().out
     assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1", "2", "3"]
 
 

@@ -15,6 +15,7 @@ from polymodal.files import write_file
 from polymodal.processes import gathered, own
 from polymodal.runs.interrupt import Signals
 from polymodal.runs.position import POSITION, Position, accumulates, batches_done, put_back
+from polymodal.tasks.resume import on_schedule
 from polymodal.weight_files import load_tensors
 
 FOLDER = "checkpoints"
@@ -217,6 +218,11 @@ class Resumption(Checkpoint):
         self.signals.watched = True
         if not self._loaded:
             return
+        if trainer.is_global_zero and not on_schedule([config.scheduler for config in trainer.lr_scheduler_configs]):
+            print(
+                "the learning rates go on as in a training of the length that is now asked for; until here they were "
+                "those of another, so that one without a break would end elsewhere"
+            )
         position, self._validated = self._loaded[POSITION], -1
         trainer.callback_metrics.update(self._loaded["metrics"])
         if position.batches == 0:

@@ -201,6 +201,8 @@ class RecipeCLI(LightningCLI):
             check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model.logged())
         with while_trained(), unless_begun(self.folder, lambda: self.recorder.began):
             self.trainer.fit(weights_only=True, **kwargs)
+        if resume is not None and not self.recorder.began and self.trainer.is_global_zero:
+            print(f"{resume} is of the end of this training: no step was left. Raise --trainer.max_epochs for more.")
 
     def build(self, data: Any) -> None:
         """Make the network for a data module, as the trainer would.

@@ -1,9 +1,11 @@
 """Resuming: what an optimiser has learned is the checkpoint's, how fast it goes on learning is the recipe's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import CheckpointError
 
@@ -39,6 +41,20 @@ def take_settings(checkpoint: Mapping[str, Any], fresh: Sequence[Optimizer], sou
             old.update({key: value for key, value in new.items() if key != "params"}, lr=reached)
         schedule["base_lrs"] = [group["initial_lr"] for group in now]
         schedule["_last_lr"] = [rate * factor for rate, factor in zip(schedule["_last_lr"], factors, strict=True)]
+
+
+def on_schedule(schedules: Sequence[object]) -> bool:
+    """Whether resumed rates stand where a training without a break, of the length that is now asked for, has them.
+
+    Args:
+        schedules: Those of the trainer; of others than `LambdaLR`, such as an averaging's, nothing is known.
+    """
+    return all(
+        math.isclose(reached, start * factor(schedule.last_epoch), rel_tol=1e-6, abs_tol=1e-15)
+        for schedule in schedules
+        if isinstance(schedule, LambdaLR)
+        for reached, start, factor in zip(schedule.get_last_lr(), schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    )
 
 
 def _form(groups: Sequence[Mapping[str, Any]]) -> str:
