@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torchmetrics.utilities import dim_zero_cat
 
 from polymodal.errors import DataError
-from polymodal.metrics import SegmentationScores
+from polymodal.metrics import ImageScores, SegmentationScores
 
 IGNORE = 255
 
@@ -156,3 +158,40 @@ def test_labels_of_no_class_are_refused_and_not_counted_as_another(prediction, t
         scores.update("x", *labels)
     scores.update("x", torch.tensor([[[1, 255]]]), torch.tensor([[[1, IGNORE]]]))
     assert scores.compute()["x"]["pixel_accuracy"] == 100, "without truth any label will do; what was refused is out"
+
+
+def together(own, other) -> dict:
+    """What a process computes that has `own`, where another one has `other`."""
+    theirs = iter([dim_zero_cat(getattr(other, state)) for state in other._reductions if len(getattr(other, state))])
+    own.dist_sync_fn = lambda tensor, group: [tensor, next(theirs)]
+    own.distributed_available_fn = lambda: True
+    return own.compute()
+
+
+def test_the_scores_of_two_processes_are_those_of_one_to_the_bit():
+    """If this breaks, a training on more GPUs chooses another checkpoint, or its scores are those of a part."""
+    torch.manual_seed(0)
+    batches = [(torch.rand(n, 3, 16, 16) * 2 - 1, torch.rand(n, 3, 16, 16) * 2 - 1) for n in (3, 1, 2, 3, 1)]
+    known = [torch.rand(len(image), 1, 16, 16) > 0.3 for image, _ in batches]
+    known[1][:] = False  # without any truth
+    labels = [(image.argmax(1), target.argmax(1)) for image, target in batches]
+    for make, set_of in (
+        (lambda: ImageScores(["a.b", "ensemble"], Averages()), [(*b, k) for b, k in zip(batches, known, strict=True)]),
+        (lambda: SegmentationScores(["a.b", "ensemble"], 3, IGNORE), labels),
+    ):
+        one, *dealt = make(), make(), make()
+        for number, batch in enumerate(set_of):
+            for scores in (one, dealt[number % 2]):
+                for name in scores.names:
+                    scores.update(name, *batch)
+        assert together(*dealt) == one.compute()
+        assert [score.key in one.compute()["a.b"] for score in one.scored] == [True] * len(one.scored)
+
+
+class Averages(nn.Module):
+    """An extractor that looks at colours."""
+
+    name = "averages"
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images.float().mean((2, 3)), images.float().std((2, 3))], 1)

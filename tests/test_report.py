@@ -120,6 +120,26 @@ def test_runs_of_different_targets_stand_in_tables_of_their_own(tmp_path):
     assert "FID[lite0]: how far" in text
 
 
+def test_a_score_that_no_table_knows_is_shown_as_its_file_says(tmp_path):
+    """If this breaks, a metric of one's own is trained by and never seen."""
+    run = write_run(tmp_path / "run", splits=("val",))
+    file = run / "scores.val.json"
+    content = json.loads(file.read_text())
+    score = {"key": "RMSE", "name": "RMSE of depth", "unit": "m", "higher_is_better": False, "digits": 3}
+    content["scores"] = [score | {"headline": "how far depths are off", "per_class": ""}]
+    content["predictions"] = {"rgb": {"RMSE": 1.25}, "ensemble": {"RMSE": 0.5}}
+    file.write_text(json.dumps(content))
+    text = write_report([run, run], tmp_path / "out.html").read_text()
+    assert text.count("RMSE of depth") > 4
+    for said in ("0.500", "how far depths are off; lower is better", "RMSE: less is better"):
+        assert said in text
+    for wrong in ({"key": "RMSE"}, "RMSE", score | {"digits": "3"}):
+        content["scores"] = [wrong]
+        file.write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=r"scores\.val\.json cannot be read"):
+            write_report([run], tmp_path / "out.html")
+
+
 def test_sites_without_exchange_take_one_line(tmp_path):
     """If this breaks, fifty empty strips hide the three sites at which something happens."""
     run = write_run(tmp_path / "run")

@@ -18,11 +18,12 @@ from polymodal.documents import DocumentError, parse_json, read_json, require_re
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace
 from polymodal.multimodal import Multimodal
+from polymodal.run_folder import MODEL
+from polymodal.run_folder import MODEL_CONFIG as _CONFIG
+from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
 from polymodal.settings import FuseSettings
 from polymodal.surgery import fuse
 
-_WEIGHTS = "model.safetensors"
-_CONFIG = "config.json"
 _FORMAT = 1
 _KEYS = ("format", "network", "fuse", "metadata", "weights")
 _FUSE = [field.name for field in fields(FuseSettings)]
@@ -123,7 +124,7 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
 
 def model_folder(folder: str | os.PathLike[str]) -> Path:
     """The model folder itself, or the one within a run folder."""
-    within = Path(folder) / "model"
+    within = Path(folder) / MODEL
     return within if within.is_dir() else Path(folder)
 
 

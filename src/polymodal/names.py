@@ -13,6 +13,9 @@ from polymodal.errors import DataError
 LONGEST = 200
 """Letters of a name; most file systems take 255 bytes, endings and what is put around the name among them."""
 
+ENSEMBLE = "ensemble"
+"""What the prediction of all modalities together is called beside theirs, so that no modality may be called it."""
+
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _AT_HOME = re.compile(r"\w[\w.+-]*")
 

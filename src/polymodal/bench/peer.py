@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from polymodal.bench.case import Case, Networks
 from polymodal.errors import ConfigError
+from polymodal.names import ENSEMBLE
 from polymodal.runs.import_cen import IGNORE, INPUTS, RELEASED_EXCHANGE, released_names
-from polymodal.tasks.base import ENSEMBLE
 
 MODULE = Path("models", "model.py")
 SEGMENTATION = "semantic_segmentation"

@@ -123,7 +123,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
 def _report(parsed: argparse.Namespace) -> None:
     from polymodal.files import require_new
     from polymodal.report import is_report, write_report
+    from polymodal.run_folder import REPORT
 
     if parsed.out:
         require_new(parsed.out, own=is_report)
-    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html"))
+    print(write_report(parsed.runs, parsed.out or parsed.runs[0] / REPORT))

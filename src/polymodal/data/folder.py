@@ -132,6 +132,16 @@ class FolderDataset(Dataset[Sample]):
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
         return {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
 
+    def has_truth(self) -> bool:
+        """Whether any pixel of any sample counts; that of images is taken for granted.
+
+        Raises:
+            DataError: When a label file is missing or damaged, or holds what is no class.
+        """
+        if self.target.kind != "label":
+            return True
+        return any((self.label(index) != self.target.ignore).any() for index in range(len(self)))
+
     def label(self, index: int) -> np.ndarray:
         """The class numbers of a sample and `target.ignore`, (H, W).
 

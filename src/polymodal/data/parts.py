@@ -10,7 +10,7 @@ from polymodal.data.content import LAYOUTS, PAGES
 from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
 from polymodal.data.section import Section, listed
 from polymodal.errors import DataError
-from polymodal.names import LONGEST, affix
+from polymodal.names import ENSEMBLE, LONGEST, affix
 
 KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
@@ -122,6 +122,11 @@ class TargetSpec:
     pages: str | None = None
 
     @property
+    def settled(self) -> bool:
+        """Whether all is known that predictions are written by."""
+        return len(self.colors) == len(self.classes) if self.kind == "label" else self.range is not None
+
+    @property
     def code(self) -> LabelCode:
         """How label files store classes."""
         return self.labels or LabelCode(self.classes, ignored=(self.ignore,) if self.ignore >= 0 else ())
@@ -191,10 +196,10 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
     Raises:
         DataError: With the key and what is expected there.
     """
-    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST}}}", name) or name == "ensemble":
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST}}}", name) or name == ENSEMBLE:
         raise DataError(
             f"{modalities.file}: modalities: expected a name of up to {LONGEST} letters, digits, - and _ other than "
-            f"'ensemble', got {name[:80]!r}."
+            f"{ENSEMBLE!r}, got {name[:80]!r}."
         )
     section = modalities.section(name)
     section.only({key for keys in _INPUT_KEYS.values() for key in keys})

@@ -1,7 +1,8 @@
 """Scores of predictions, each computed once over a whole set."""
 
+from polymodal.metrics.base import PredictionScores
 from polymodal.metrics.features import feature_extractor
 from polymodal.metrics.image import ImageScores
 from polymodal.metrics.segmentation import SegmentationScores
 
-__all__ = ["ImageScores", "SegmentationScores", "feature_extractor"]
+__all__ = ["ImageScores", "PredictionScores", "SegmentationScores", "feature_extractor"]

@@ -8,51 +8,26 @@ the feature extractor. An image without any truth is in no score.
 """
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.utilities import dim_zero_cat
 
 from polymodal.errors import DataError
-from polymodal.processes import in_turn
+from polymodal.metrics.base import PredictionScores
+from polymodal.scores import OF_FEATURES, OF_PIXELS, Score
 
-PIXEL_SCORES = ("MAE", "MSE", "PSNR", "SSIM")
 KID_SUBSETS, KID_SUBSET = 100, 1000
 FINEST_MSE = (1 / 510) ** 2  # of half a grey level of 8 bits, as much as rounding may be off
 SSIM_WINDOW = 11  # pixels that the Gaussian with σ 1.5 reaches
 
 
-class Counted(NamedTuple):
-    """What was measured of the images of a batch that have truth, B of them.
-
-    Attributes:
-        pixels: How many values with truth each has, (B,).
-        error: Mean absolute difference over them, (B,).
-        squares: Mean squared difference, (B,).
-        psnr: In dB, (B,).
-        similarity: SSIM, (B,).
-        true: Features of the truth, (B, D), where there is an extractor.
-        predicted: Features of the prediction, likewise.
-    """
-
-    pixels: Tensor
-    error: Tensor
-    squares: Tensor
-    psnr: Tensor
-    similarity: Tensor
-    true: Tensor | None
-    predicted: Tensor | None
-
-    def to_cpu(self) -> "Counted":
-        """The same where other processes can read it."""
-        return Counted(*(None if tensor is None else tensor.cpu() for tensor in self))  # type: ignore[arg-type]
-
-
-class ImageScores(nn.Module):
+class ImageScores(PredictionScores):
     """Pixel errors and distances between distributions, per named prediction, accumulated over a set.
 
     The scores of `compute`, where "lite0" stands for the extractor's name:
@@ -78,17 +53,17 @@ class ImageScores(nn.Module):
         stretched: Whether images are stretched before they are scored.
     """
 
-    def __init__(self, names: list[str], extractor: nn.Module | None, *, stretched: bool = False) -> None:
-        super().__init__()
-        self.names = list(names)
+    def __init__(self, names: Sequence[str], extractor: nn.Module | None, *, stretched: bool = False) -> None:
+        super().__init__(names)
         self.stretched = stretched
         # In a tuple, as a submodule's weights would be trained and saved with the model that is scored.
         self._extractor = (extractor,)
-        self._counted: dict[str, list[Counted | None]] = {name: [] for name in self.names}
+        for index in range(len(names)):  # a prediction may have a name that no attribute can have
+            for state in ("sums", "true", "predicted"):
+                self.add_state(f"{state}_{index}", [], dist_reduce_fx="cat")
         # The pictures that were looked at last, and their features, of either side.
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    @torch.no_grad()
     def update(self, name: str, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Count a batch.
 
@@ -106,7 +81,6 @@ class ImageScores(nn.Module):
         known = torch.ones_like(target[:, :1], dtype=torch.bool) if valid is None else valid
         kept = known.flatten(1).any(1)
         if not kept.any():
-            self._counted[name].append(None)  # so that several processes' batches stay in their order
             return
         known = known[kept]
         # Where there is no truth, a target may hold anything, such as NaN, which a weight of 0 would not take away.
@@ -117,30 +91,35 @@ class ImageScores(nn.Module):
             truth, image = _stretch(truth, known), _stretch(image, known)
         image = torch.where(known, image, truth)
         with torch.autocast(image.device.type, enabled=False):
-            pixels = self._pixels(image, truth, known)
-            self._counted[name].append(Counted(*pixels, *self._features(image, truth)))
+            sums = self._sums(image, truth, known)
+            features = self._features(image, truth)
+        index = self.names.index(name)
+        # The turn tells where a batch stands among those of all processes, which torchmetrics counts.
+        turn = torch.tensor([self._update_count, len(truth)], device=sums.device)
+        getattr(self, f"sums_{index}").append(torch.cat([turn, sums]))
+        for side, found in features.items():
+            getattr(self, f"{side}_{index}").append(found.flatten())
 
-    def score_names(self) -> list[str]:
-        """What `compute` calls the scores of each prediction."""
+    @property
+    def scored(self) -> list[Score]:
+        """What `compute` gives of each prediction; without an extractor there is no FID and no KID."""
         marks = ["stretched"] if self.stretched else []
-        names = [_marked(name, marks) for name in PIXEL_SCORES]
-        extractor = self._extractor[0]
-        if extractor is not None:
-            names += [_marked(name, [str(extractor.name), *marks]) for name in ("FID", "KID")]
-        return names
+        scores = [score.measured(_marks(*marks)) for score in OF_PIXELS]
+        if (extractor := self._extractor[0]) is not None:
+            scores += [score.measured(_marks(str(extractor.name), *marks)) for score in OF_FEATURES]
+        return scores
 
-    def compute(self) -> dict[str, dict[str, float]]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
 
         Raises:
             DataError: Nothing was counted, or a single image, which has no covariance.
         """
-        return {name: self._scores(name) for name in self.names}
+        return {name: self._figures(index) for index, name in enumerate(self.names)}
 
     def reset(self) -> None:
         """Forget what was counted."""
-        for counted in self._counted.values():
-            counted.clear()
+        super().reset()
         self._seen = {}
 
     def _check(self, name: str, prediction: Tensor, target: Tensor) -> None:
@@ -161,26 +140,27 @@ class ImageScores(nn.Module):
                 f"FID and KID need images of 1 or 3 channels, got {target.shape[1]}. Score them without an extractor."
             )
 
-    def _pixels(self, image: Tensor, truth: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _sums(self, image: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        """Of a batch's images: values with truth, and over these errors and their squares; PSNR and SSIM."""
         weight = known.expand_as(truth).float()
-        error = (image - truth).abs() * weight
         pixels = weight.flatten(1).sum(1)
-        squares = error.square().flatten(1).sum(1) / pixels
-        similarity = structural_similarity_index_measure(
+
+        def means(values: Tensor) -> Tensor:
+            return (values * weight).flatten(1).sum(1) / pixels
+
+        error = (image - truth).abs()
+        squares = means(error.square())
+        _, similarity = structural_similarity_index_measure(
             image, truth, data_range=1.0, reduction=None, return_full_image=True
         )
-        return (
-            pixels,
-            error.flatten(1).sum(1) / pixels,
-            squares,
-            -10 * squares.clamp(min=FINEST_MSE).log10(),
-            (similarity[1] * weight).flatten(1).sum(1) / pixels,
-        )
+        psnr = -10 * squares.clamp(min=FINEST_MSE).log10()
+        of_images = (pixels, means(error) * pixels, squares * pixels, psnr, means(similarity))
+        return torch.stack([values.sum() for values in of_images])
 
-    def _features(self, image: Tensor, truth: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _features(self, image: Tensor, truth: Tensor) -> dict[str, Tensor]:
         extractor = self._extractor[0]
         if extractor is None:
-            return None, None
+            return {}
         extractor.to(image.device)
         # Every prediction of a batch is held against the same truth, and the ensemble of a single modality is that
         # modality's image again: what was just looked at is not looked at again.
@@ -189,29 +169,23 @@ class ImageScores(nn.Module):
             seen = self._seen.get(side)
             if seen is None or not torch.equal(seen[0], pictures):
                 self._seen[side] = (pictures, extractor(pictures))
-        return self._seen["true"][1], self._seen["predicted"][1]
+        return {side: features for side, (_, features) in self._seen.items()}
 
-    def _scores(self, name: str) -> dict[str, float]:
-        own = [None if counted is None else counted.to_cpu() for counted in self._counted[name]]
-        batches = [counted for counted in in_turn(own) if counted is not None]
-        if not batches:
-            raise DataError(f"{name}: no image with truth was seen, so there is nothing to score")
-        marks = ["stretched"] if self.stretched else []
-        means = {score: MeanMetric(sync_on_compute=False) for score in PIXEL_SCORES}
-        for batch in batches:
-            means["MAE"].update(batch.error, batch.pixels)
-            means["MSE"].update(batch.squares, batch.pixels)
-            means["PSNR"].update(batch.psnr)
-            means["SSIM"].update(batch.similarity)
-        scores = {_marked(score, marks): mean.compute().item() for score, mean in means.items()}
-        extractor = self._extractor[0]
-        if extractor is not None:
-            marks = [str(extractor.name), *marks]
-            true = torch.cat([batch.true for batch in batches if batch.true is not None]).double()
-            predicted = torch.cat([batch.predicted for batch in batches if batch.predicted is not None]).double()
-            scores[_marked("FID", marks)] = frechet_distance(predicted, true)
-            scores[_marked("KID", marks)] = kernel_distance(predicted, true)
-        return scores
+    def _figures(self, index: int) -> dict[str, float]:
+        sums = _joined(getattr(self, f"sums_{index}")).view(-1, 7)
+        if not len(sums):
+            raise DataError(f"{self.names[index]}: no image with truth was seen, so there is nothing to score")
+        counts = sums[:, 1].int().tolist()
+        # In the order in which one process would have come to them.
+        turns = sums[:, 0].argsort(stable=True).tolist()
+        images, pixels, error, squares, psnr, similarity = sum((sums[turn, 1:] for turn in turns), torch.zeros(6))
+        figures = [error / pixels, squares / pixels, psnr / images, similarity / images]
+        if self._extractor[0] is not None:
+            features = (_joined(getattr(self, f"{side}_{index}")) for side in ("predicted", "true"))
+            blocks = (found.view(sum(counts), -1).split(counts) for found in features)
+            predicted, true = (torch.cat([found[turn] for turn in turns]).double() for found in blocks)
+            figures += [frechet_distance(predicted, true), kernel_distance(predicted, true)]
+        return {score.key: float(figure) for score, figure in zip(self.scored, figures, strict=True)}
 
 
 def frechet_distance(predicted: Tensor, true: Tensor) -> float:
@@ -278,8 +252,13 @@ def _check_number(predicted: Tensor, true: Tensor, score: str) -> None:
         raise DataError(f"{score} compares distributions and needs at least 2 images of each, got {fewest}.")
 
 
-def _marked(name: str, marks: list[str]) -> str:
-    return f"{name}[{', '.join(marks)}]" if marks else name
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    """What was appended to a state, or came of it where several processes have put theirs together."""
+    return dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
+
+
+def _marks(*how: str) -> str:
+    return f"[{', '.join(how)}]" if how else ""
 
 
 def _stretch(images: Tensor, known: Tensor) -> Tensor:

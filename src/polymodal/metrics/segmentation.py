@@ -3,16 +3,19 @@
 The mean IoU of the literature is the mean over classes of the IoU of *all* pixels of a set, not a mean over images.
 """
 
-from typing import TypedDict, cast
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from polymodal.errors import DataError
+from polymodal.metrics.base import PredictionScores
+from polymodal.scores import OF_LABELS
 
 
-class Scores(TypedDict):
+class Figures(TypedDict):
     """The scores of one prediction, all in per cent."""
 
     pixel_accuracy: float
@@ -22,7 +25,7 @@ class Scores(TypedDict):
     iou: list[float | None]
 
 
-def scores_of(matrix: Tensor, ignored: int | None = None) -> Scores:
+def figures_of(matrix: Tensor, ignored: int | None = None) -> Figures:
     """Scores of one confusion matrix (Long et al. 2015, section 5).
 
     With n_ij the pixels of class i predicted as j, t_i = sum_j n_ij and p_j = sum_i n_ij:
@@ -50,7 +53,7 @@ def scores_of(matrix: Tensor, ignored: int | None = None) -> Scores:
     if ignored is not None and 0 <= ignored < len(present):
         present[ignored] = False
     iou = hits / union.clamp(min=1)
-    return Scores(
+    return Figures(
         pixel_accuracy=100 * (hits.sum() / total).item(),
         mean_accuracy=100 * (hits / truth.clamp(min=1))[truth > 0].mean().item(),
         mean_iou=100 * iou[present].mean().item(),
@@ -59,7 +62,7 @@ def scores_of(matrix: Tensor, ignored: int | None = None) -> Scores:
     )
 
 
-class SegmentationScores(torch.nn.Module):
+class SegmentationScores(PredictionScores):
     """One confusion matrix per named prediction, accumulated over a set.
 
     Args:
@@ -68,18 +71,15 @@ class SegmentationScores(torch.nn.Module):
         ignore: The target value of pixels that do not count; it may be the number of a class.
     """
 
-    def __init__(self, names: list[str], num_classes: int, ignore: int | None = 255) -> None:
-        super().__init__()
-        self.names = list(names)
+    scored = OF_LABELS
+    counts: Tensor
+
+    def __init__(self, names: Sequence[str], num_classes: int, ignore: int | None = 255) -> None:
+        super().__init__(names)
         self.num_classes = num_classes
         self.ignore = ignore
-        # By number, as a prediction may have a name that no module attribute can have.
-        self.matrices = torch.nn.ModuleList(
-            MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False) for _ in self.names
-        )
-
-    def _named(self) -> dict[str, MulticlassConfusionMatrix]:
-        return dict(zip(self.names, cast(list[MulticlassConfusionMatrix], list(self.matrices)), strict=True))
+        counts = torch.zeros(len(names), num_classes, num_classes, dtype=torch.long)
+        self.add_state("counts", counts, dist_reduce_fx="sum")
 
     def update(self, name: str, prediction: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -111,17 +111,14 @@ class SegmentationScores(torch.nn.Module):
                     f"{int(values[outside][0])}. Count with as many classes as the network has, and mark the target's "
                     f"pixels without truth with the ignored value ({self.ignore})."
                 )
-        self._named()[name].update(labels, target)
+        self.counts[self.names.index(name)] += multiclass_confusion_matrix(
+            labels, target, self.num_classes, ignore_index=self.ignore, validate_args=False
+        )
 
-    def compute(self) -> dict[str, Scores]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
 
         Raises:
             DataError: Nothing, or nothing but ignored pixels, was counted.
         """
-        return {name: scores_of(matrix.compute(), self.ignore) for name, matrix in self._named().items()}
-
-    def reset(self) -> None:
-        """Forget what was counted."""
-        for matrix in self._named().values():
-            matrix.reset()
+        return {name: {**figures_of(counts, self.ignore)} for name, counts in zip(self.names, self.counts, strict=True)}

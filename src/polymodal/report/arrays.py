@@ -11,6 +11,7 @@ import numpy as np
 
 from polymodal.documents import MAX_FILE, require_regular, too_long
 from polymodal.errors import ConfigError
+from polymodal.run_folder import INPUT, KEEP, PART, PREDICTION, SCALE
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ class Scenes:
     predictions: dict[str, np.ndarray]
     colors: np.ndarray
     classes: list[str]
+
+    @property
+    def pictured(self) -> bool:
+        """Whether what is predicted is shown as pictures, not as class maps."""
+        return self.target.ndim == 4
+
+    @property
+    def css_colors(self) -> list[str]:
+        """The colour of each class, as pages write it."""
+        return ["#" + "".join(f"{channel:02x}" for channel in color) for color in self.colors.tolist()]
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """The classes with their colours."""
+        return list(zip(self.classes, self.css_colors, strict=True))
 
 
 def broken(file: Path, problem: object) -> ConfigError:
@@ -112,9 +128,9 @@ def read_scales(file: Path) -> Scales | None:
         sites = [
             SiteScales(
                 name,
-                _array(content, f"scale:{name}", _NUMBERS, 3),
-                _array(content, f"keep:{name}", _TRUTHS, 2),
-                _array(content, f"part:{name}", _TRUTHS, 2),
+                _array(content, SCALE + name, _NUMBERS, 3),
+                _array(content, KEEP + name, _TRUTHS, 2),
+                _array(content, PART + name, _TRUTHS, 2),
             )
             for name in _array(content, "sites", _TEXTS if content["sites"].size else _NUMBERS, 1).tolist()
         ]
@@ -149,11 +165,11 @@ def read_scenes(file: Path) -> Scenes | None:
     with _held_to_runs(file):
         scenes = Scenes(
             keys=_array(content, "keys", _TEXTS, 1).tolist(),
-            inputs={name: _array(content, f"input:{name}", _BYTES, 4) for name in _group(content, "input:")},
+            inputs={name: _array(content, INPUT + name, _BYTES, 4) for name in _group(content, INPUT)},
             target=_array(content, "target", _WHOLE, 3, 4),
             known=_known(content),
             predictions={
-                name: _array(content, f"prediction:{name}", _WHOLE, 3, 4) for name in _group(content, "prediction:")
+                name: _array(content, PREDICTION + name, _WHOLE, 3, 4) for name in _group(content, PREDICTION)
             },
             **_classes(content),
         )
@@ -163,7 +179,7 @@ def read_scenes(file: Path) -> Scenes | None:
         raise broken(file, f"expected {len(scenes.keys)} scenes of one size, got targets {scenes.target.shape}")
     for name, prediction in scenes.predictions.items():
         if prediction.shape != scenes.target.shape:
-            raise broken(file, f"prediction:{name} is {prediction.shape}, but the target {scenes.target.shape}")
+            raise broken(file, f"{PREDICTION}{name} is {prediction.shape}, but the target {scenes.target.shape}")
     if scenes.known.shape != scenes.target.shape[:3]:
         raise broken(file, f"target_valid is {scenes.known.shape}, but the target {scenes.target.shape}")
     return scenes

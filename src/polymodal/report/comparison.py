@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from polymodal.report.charts import LETTER, tick_values
 from polymodal.report.render import count, duration, hue, number, render, share
-from polymodal.report.scores import Score, known_scores
+from polymodal.scores import Score, from_plain, known_scores
 
 NONE = "–"
 
@@ -93,9 +93,9 @@ class Comparison:
     @property
     def scores(self) -> list[Score]:
         """The figures that there are, the one that counts first."""
-        return known_scores(
-            scores for row in self.rows for run in row.finished for scores in run["predictions"].values()
-        )
+        runs = [run for row in self.rows for run in row.finished]
+        described = [score for run in runs for score in from_plain(run.get("scores"))]
+        return known_scores((scores for run in runs for scores in run["predictions"].values()), described)
 
     @property
     def score(self) -> Score:

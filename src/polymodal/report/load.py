@@ -10,8 +10,11 @@ import numpy as np
 
 from polymodal.documents import MAX_LIST, DocumentError, read_bytes, read_json
 from polymodal.errors import ConfigError
+from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales, Scenes, broken, read_scales, read_scenes
-from polymodal.report.scores import counted
+from polymodal.report.render import counted
+from polymodal.run_folder import CONFIG, ENVIRONMENT, METRICS, MODEL, MODEL_CONFIG, SCALES, SCENES, scores_file
+from polymodal.scores import SCORES, Score, from_plain, known_scores
 from polymodal.yaml_documents import parse_yaml
 
 SPLITS = ("test", "val")  # what counts comes first
@@ -38,11 +41,17 @@ class Scores:
     network: str | None
     fusion: str | None
     selected_here: bool
+    described: tuple[Score, ...]
+
+    @property
+    def known(self) -> list[Score]:
+        """The scores that there are, the one that counts first."""
+        return known_scores(self.predictions.values(), self.described)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run; `history` maps a column of `metrics.csv` to {epoch: mean of the epoch's rows}.
+    """One run; `history` maps a column of `METRICS` to {epoch: mean of the epoch's rows}.
 
     `target`: the modality that was chosen to be predicted; None where it is what the data set declares.
     """
@@ -69,18 +78,18 @@ def load_run(folder: Path) -> Run:
     Raises:
         ConfigError: The folder has no scores, or one of its files cannot be read.
     """
-    files = {split: folder / f"scores.{split}.json" for split in SPLITS}
+    files = {split: folder / scores_file(split) for split in SPLITS}
     weights = _weights(folder)
     scores = {split: _scores(file, split, weights) for split, file in files.items() if file.is_file()}
     if not scores:
         state = "the folder does not exist" if not folder.is_dir() else "it has neither"
         raise ConfigError(
-            f"{folder} is no finished run: expected scores.val.json or scores.test.json in it, but {state}. "
+            f"{folder} is no finished run: expected {scores_file('val')} or {scores_file('test')} in it, but {state}. "
             "A run is made by `polymodal fit --config RECIPE.yaml`; name the folder that it wrote."
         )
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     text = _text(config) if config.is_file() else None
-    environment = folder / "environment.json"
+    environment = folder / ENVIRONMENT
     data = _data(config, text) if text else {}
     return Run(
         name=folder.resolve().name,
@@ -88,9 +97,9 @@ def load_run(folder: Path) -> Run:
         target=data.get("target"),
         config=text,
         scores=scores,
-        history=_history(folder / "metrics.csv"),
-        scales=read_scales(folder / "scales.npz"),
-        scenes=read_scenes(folder / "samples.npz"),
+        history=_history(folder / METRICS),
+        scales=read_scales(folder / SCALES),
+        scenes=read_scenes(folder / SCENES),
         environment=_json(environment) if environment.is_file() else {},
     )
 
@@ -124,8 +133,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 def _weights(folder: Path) -> str | None:
     """What the weights of a run's model add up to; None where there is none, or one of an earlier version."""
-    within = folder / "model"
-    file = (within if within.is_dir() else folder) / "config.json"
+    within = folder / MODEL
+    file = (within if within.is_dir() else folder) / MODEL_CONFIG
     return _json(file).get("weights") if file.is_file() else None
 
 
@@ -143,21 +152,27 @@ def _scores(file: Path, split: str, weights: str | None) -> Scores:
         value = content.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise _unwritten(file, key, value)
+    try:
+        described = from_plain(content.get("scores"))
+    except (TypeError, ValueError) as error:
+        raise broken(file, error) from error
+    lists = {score.per_class for score in (*SCORES, *described) if score.per_class}
     for key, values in (*predictions.items(), *((key, content.get(key) or {}) for key in ("weights", "exchanged"))):
         for name, value in values.items():
-            numbers = value if name == "iou" and isinstance(value, list) else [value]
+            numbers = value if name in lists and isinstance(value, list) else [value]
             if not all(number is None or type(number) in (int, float) for number in numbers):
                 raise _unwritten(file, f"{key}.{name}", value)
     for key in ("modalities", "classes"):
         if not all(isinstance(name, str) for name in content.get(key) or []):
             raise _unwritten(file, key, content[key])
     for name, figures in predictions.items():
-        if not isinstance(figures.get("iou"), list | None):
-            raise _unwritten(file, f"predictions.{name}.iou", figures["iou"])
+        for key in lists:
+            if not isinstance(figures.get(key), list | None):
+                raise _unwritten(file, f"predictions.{name}.{key}", figures[key])
     return Scores(
         split=split,
         scenes=counted(content.get("samples"), content.get("split_samples")),
-        modalities=content.get("modalities") or [name for name in predictions if name != "ensemble"],
+        modalities=content.get("modalities") or [name for name in predictions if name != ENSEMBLE],
         classes=content.get("classes") or [],
         predictions=predictions,
         weights=content.get("weights") or {},
@@ -169,6 +184,7 @@ def _scores(file: Path, split: str, weights: str | None) -> Scores:
         network=content.get("network"),
         fusion=content.get("fusion"),
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
+        described=described,
     )
 
 

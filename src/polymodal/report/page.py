@@ -10,12 +10,14 @@ from markupsafe import Markup
 
 from polymodal.errors import ConfigError
 from polymodal.files import write_file
-from polymodal.report.arrays import Scales, Scenes
+from polymodal.names import ENSEMBLE
+from polymodal.report.arrays import Scales
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
-from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
 from polymodal.report.load import Run, Scores, load_run
-from polymodal.report.render import hue, number, render, share, short
-from polymodal.report.scores import Score, headlines, known_scores
+from polymodal.report.render import hue, listed, number, render
+from polymodal.report.scenes import scene_tiles
+from polymodal.run_folder import EXCHANGED, VAL, WEIGHT, score_column
+from polymodal.scores import Score, headlines, known_scores
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 TITLED = 3  # runs; the names of more would fill the screen as a title
@@ -94,97 +96,47 @@ def _dash(index: int) -> str:
 def _view(run: Run) -> dict[str, Any]:
     """Everything the template shows of one run."""
     main = run.main
-    modalities, scores = main.modalities, known_scores(main.predictions.values())
+    modalities, scores = main.modalities, main.known
     return {
         "run": run,
         "main": main,
         "hues": {name: hue(name, modalities) for name in [*modalities, *main.predictions]},
-        "headline": scores[0],
-        "pictured": scores[0].family != "mean_iou",
         "scores": scores,
-        "classes": _class_bars(run),
-        "legend": _legend(run.scenes),
-        "scenes": _scene_tiles(run.scenes, modalities) if run.scenes else [],
+        "directions": _directions(scores),
+        "classes": _class_bars(run, scores[0].per_class) if scores[0].per_class else None,
+        "legend": run.scenes.legend if run.scenes else [],
+        "pictured": bool(run.scenes and run.scenes.pictured),
+        "scenes": scene_tiles(run.scenes, modalities) if run.scenes else [],
         "exchange": _exchange(run.scales) if run.scales and run.scales.sites and len(run.scales.epochs) else None,
         "curves": _curves(run),
     }
 
 
-def _class_bars(run: Run) -> list[Bars]:
+def _directions(scores: Sequence[Score]) -> str:
+    """What is better, of scores in one table, in a sentence or two."""
+    if all(score.unit == "per cent" and score.higher_is_better for score in scores):
+        return "Per cent, higher is better."
+    less, more = (
+        listed(dict.fromkeys(score.family for score in scores if score.higher_is_better is higher))
+        for higher in (False, True)
+    )
+    sides = [f"{names}: {what} is better" for names, what in ((less, "less"), (more, "more")) if names]
+    named = listed(dict.fromkeys(score.family for score in scores if score.key != score.family))
+    how = f" The brackets say how {named} were measured; compare them at equal numbers of scenes only." if named else ""
+    return f"{'; '.join(sides)}.{how}"
+
+
+def _class_bars(run: Run, key: str) -> list[Bars]:
     main = run.main
-    colors = run.scenes.colors.tolist() if run.scenes else []
+    colors = run.scenes.css_colors if run.scenes else []
     groups = []
     for index, name in enumerate(main.classes):
-        values = {p: (scores.get("iou") or []) for p, scores in main.predictions.items()}
+        values = {p: (scores.get(key) or []) for p, scores in main.predictions.items()}
         bars = [
             (p, hue(p, main.modalities), number(iou[index]) if index < len(iou) else None) for p, iou in values.items()
         ]
-        groups.append(Bars(name, _css_color(colors[index]) if index < len(colors) else None, bars))
+        groups.append(Bars(name, colors[index] if index < len(colors) else None, bars))
     return groups
-
-
-def _css_color(color: Sequence[int]) -> str:
-    return "#" + "".join(f"{channel:02x}" for channel in color)
-
-
-def _legend(scenes: Scenes | None) -> list[tuple[str, str]]:
-    if scenes is None:
-        return []
-    return [(name, _css_color(color)) for name, color in zip(scenes.classes, scenes.colors.tolist(), strict=False)]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture of a scene, as a data URI; whether it stays in sight where a narrow page scrolls."""
-
-    caption: str
-    alt: str
-    uri: str
-    kept: bool = False
-
-
-def _scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, Any]]:
-    """Per scene a grid of three rows: the inputs and the truth, what each prediction says, where it is wrong."""
-    inputs = [name for name in modalities if name in scenes.inputs]
-    rest = [name for name in scenes.predictions if name not in inputs]
-    columns = max(len(inputs) + 1, len(inputs) + len(rest))
-    paint, pictured = scenes.colors, scenes.target.ndim == 4
-    grids = []
-    for i, key in enumerate(scenes.keys):
-        truth, known = scenes.target[i], scenes.known[i]
-        shown = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
-        shown.append(
-            Tile(
-                "truth", f"{key}: truth", holed(truth, known) if pictured else class_map(truth, paint, known), kept=True
-            )
-        )
-        said: list[Tile | None] = []
-        wrong: list[Tile | None] = []
-        for name in [*inputs, *rest]:
-            if name not in scenes.predictions:
-                said.append(None)
-                wrong.append(None)
-                continue
-            labels, kept = scenes.predictions[name][i], name not in inputs
-            if pictured:
-                off = np.abs(labels.astype(np.float32) - truth)[known] / 255
-                errors = short(float(off.mean()) if known.any() else None)
-                said.append(Tile(f"{name} says", f"{key}: prediction of {name}", photograph(labels), kept))
-                marked = difference_map(labels, truth, known)
-                wrong.append(Tile(f"{errors} off", f"{key}: errors of {name}, {errors} of the range", marked, kept))
-                continue
-            errors = share(float((labels != truth)[known].mean()) if known.any() else None)
-            said.append(
-                Tile(
-                    f"{name} says", f"{key}: prediction of {name}", class_map(labels, paint, np.ones_like(known)), kept
-                )
-            )
-            marked = error_map(labels, truth, paint, known)
-            wrong.append(Tile(f"{errors} wrong", f"{key}: errors of {name}, {errors} of the pixels", marked, kept))
-        rows = (shown, said, wrong)
-        tiles = [tile for row in rows for tile in [*row, *[None] * (columns - len(row))]]
-        grids.append({"key": key, "columns": columns, "tiles": tiles})
-    return grids
 
 
 def _others(modality: str, modalities: Sequence[str]) -> tuple[str, str]:
@@ -275,23 +227,23 @@ def _curves(run: Run) -> dict[str, Any]:
         "loss": line_chart("Loss", losses, digits=2),
         "scores": {
             (title := f"{score.name} on val, {score.unit or score.direction}"): line_chart(
-                title, lines(f"val/{score.key}/"), digits=score.digits
+                title, lines(score_column(score.key, "")), digits=score.digits
             )
             for score in headlines(_logged(run))
         },
         "exchanged channels, %": line_chart(
-            "Share of exchanged channels, per cent", lines("exchanged/", 100), percent=True, digits=0
+            "Share of exchanged channels, per cent", lines(EXCHANGED, 100), percent=True, digits=0
         ),
-        "ensemble weight, %": line_chart("Weight in the ensemble, per cent", lines("weight/", 100), percent=True),
+        "ensemble weight, %": line_chart("Weight in the ensemble, per cent", lines(WEIGHT, 100), percent=True),
     }
 
 
 def _logged(run: Run) -> list[Score]:
     """The scores that were logged on val; those at the end where none was."""
-    logged = [
-        {column.split("/")[1]: None} for column in run.history if column.startswith("val/") and column.count("/") == 2
+    logged: list[dict[str, None]] = [
+        {column.split("/")[1]: None} for column in run.history if column.startswith(VAL) and column.count("/") == 2
     ]
-    return known_scores(logged or run.main.predictions.values())
+    return known_scores(logged or run.main.predictions.values(), run.main.described)
 
 
 def _scaled(points: Mapping[int, float], factor: float) -> dict[int, float]:
@@ -302,7 +254,7 @@ def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The runs side by side, apart by what they predict, as scores of different targets say nothing of each other."""
     groups: dict[tuple[str | None, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.target, known_scores(run.main.predictions.values())[0].key), []).append(run)
+        groups.setdefault((run.target, run.main.known[0].key), []).append(run)
     return [_comparison(target, group) for (target, _), group in groups.items()]
 
 
@@ -312,10 +264,11 @@ def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
     scored: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
     predictions = list(dict.fromkeys(p for s in scored for p in s.predictions))
     modalities = list(dict.fromkeys(m for s in scored for m in s.modalities))
-    scores = headlines(known_scores(figures for s in scored for figures in s.predictions.values()))
+    described = [score for s in scored for score in s.described]
+    scores = headlines(known_scores((figures for s in scored for figures in s.predictions.values()), described))
     columns = [Column(score, p, _figures(scored, score, p)) for score in scores for p in predictions]
-    curve_of = "ensemble" if "ensemble" in predictions else predictions[0]
-    column = f"val/{scores[0].family}/{curve_of}"
+    curve_of = ENSEMBLE if ENSEMBLE in predictions else predictions[0]
+    column = score_column(scores[0].family, curve_of)
     curves = [Series(run.name, f"var(--r{i % 4})", run.history.get(column, {}), _dash(i)) for i, run in enumerate(runs)]
     return {
         "target": target,

@@ -1,7 +1,7 @@
 """What all pages share: numbers as text, a colour for every modality, and how a template becomes HTML."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,6 +36,24 @@ def fixed(value: float | None, digits: int = 1) -> str:
 def short(value: float | None) -> str:
     """A number with four digits that count, a dash where there is none."""
     return f"{value:.4g}" if is_number(value) else "–"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a sentence has them: a, b and c."""
+    *most, last = [*names] or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def counted(samples: int | None, of: int | None) -> str | None:
+    """How many scenes were scored, in words that say it where these are not all of the split.
+
+    Args:
+        samples: Those that were scored; None where nobody counted them.
+        of: Those of the split; None in files of a time when all were scored.
+    """
+    if samples is None:
+        return None
+    return str(samples) if of is None or samples == of else f"the first {samples} of {of}"
 
 
 def share(value: float | None) -> str:

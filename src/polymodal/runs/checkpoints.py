@@ -13,14 +13,13 @@ from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.files import write_file
 from polymodal.processes import gathered, own
+from polymodal.run_folder import BEST, CHECKPOINTS, LAST, METRICS, MODEL
 from polymodal.runs.interrupt import Signals
 from polymodal.runs.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.tasks.resume import on_schedule
 from polymodal.weight_files import load_tensors
 
-FOLDER = "checkpoints"
-"""Where a run folder keeps them."""
-EXACT = "A run keeps the one to continue with in checkpoints/last.ckpt."
+EXACT = f"A run keeps the one to continue with in {LAST}."
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -29,9 +28,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, damaged, or holds more than tensors and plain values.
     """
-    content = load_tensors(
-        path, "Use a checkpoint that `polymodal fit` wrote; a run keeps its own in checkpoints/last.ckpt."
-    )
+    content = load_tensors(path, f"Use a checkpoint that `polymodal fit` wrote; a run keeps its own in {LAST}.")
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path} is no checkpoint of a training: it has no 'state_dict'")
     return content
@@ -57,8 +54,8 @@ def check_resumable(path: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint in a run folder that a training can be continued from."""
-    last = folder / FOLDER / "last.ckpt"
-    others = [file for file in (folder / FOLDER).glob("*.ckpt") if file != last]
+    last = folder / LAST
+    others = [file for file in (folder / CHECKPOINTS).glob("*.ckpt") if file != last]
     for path in (last, *sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)):
         try:
             check_resumable(path)
@@ -76,7 +73,7 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: With the checkpoint to continue from.
     """
-    written = [folder / "metrics.csv", folder / "model", *(folder / FOLDER).glob("*.ckpt")]
+    written = [folder / METRICS, folder / MODEL, *(folder / CHECKPOINTS).glob("*.ckpt")]
     if not any(path.exists() for path in written[1:]):
         if written[0].exists():
             print(f"{folder} holds a run that ended before its first checkpoint: it starts again")
@@ -132,7 +129,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what was the best, also in a run folder that was moved."""
-        here = Path(str(self.dirpath)) / "best.ckpt"
+        here = Path(str(self.dirpath), Path(BEST).name)
         if here.is_file():
             known = {str(here): score for score in state_dict["best_k_models"].values()}
             paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(here) if known else "")
@@ -161,7 +158,7 @@ class Resumption(Checkpoint):
     """
 
     def __init__(self, folder: Path, files: WholeFiles, signals: Signals) -> None:
-        self.last = folder / FOLDER / "last.ckpt"
+        self.last = folder / LAST
         self.files = files
         self.signals = signals
         self._validated = -1

@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,17 +18,18 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from polymodal.documents import read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
-from polymodal.report.scores import counted
+from polymodal.report.render import counted
+from polymodal.run_folder import ENVIRONMENT, LAST, REPORT, scores_file
 from polymodal.runs import children
 from polymodal.runs.checkpoints import check_resumable
+from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import Method, applied, choose, methods
 from polymodal.runs.progress import Progress
@@ -54,7 +54,7 @@ class Run:
 
     def scores(self, split: str) -> Path:
         """The file of its scores on a split; it is there, and whole, once the split is scored."""
-        return self.folder / f"scores.{split}.json"
+        return self.folder / scores_file(split)
 
 
 class Prepared(RecipeCLI):
@@ -147,7 +147,7 @@ def compare(
             _write_tables(out, results())
     comparison = results()
     _show(comparison)
-    print(f"the page: {(out / 'report.html').resolve()}")
+    print(f"the page: {(out / REPORT).resolve()}")
     if failures:
         raise PolymodalError(
             f"{len(failures)} of {len(asked)} runs failed; the same command tries them again.\n"
@@ -319,7 +319,7 @@ def _words(run: Run) -> list[str]:
         *("--config", str(run.folder.parent / "recipe.yaml"), "--seed_everything", str(run.seed)),
         *("--trainer.default_root_dir", str(run.folder), "--trainer.enable_progress_bar", "true"),
     ]
-    last = run.folder / "checkpoints" / "last.ckpt"
+    last = run.folder / LAST
     try:
         check_resumable(last)
         return [*words, "--ckpt_path", str(last)]
@@ -344,12 +344,12 @@ def _comparison(
         if not own:
             continue
         scores = {run.seed: _json(run.scores(split)) for run in own}
-        pages = {run.seed: f"{method}/{run.folder.name}/report.html" for run in own if scores[run.seed]}
+        pages = {run.seed: f"{method}/{run.folder.name}/{REPORT}" for run in own if scores[run.seed]}
         failed = frozenset(run.seed for run in own if run in failures)
         rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
         scored += [found for found in scores.values() if found]
     root = record["recipe"]["data"]["init_args"].get("root")
-    machines = [machine for run in runs if (machine := _json(run.folder / "environment.json"))]
+    machines = [machine for run in runs if (machine := _json(run.folder / ENVIRONMENT))]
     facts = {
         "command": record["command"],
         "data": f"{root or '–'}, {', '.join(modalities)}",
@@ -409,7 +409,7 @@ def _write_tables(out: Path, comparison: Comparison) -> None:
     for name, text in (
         ("table.md", to_markdown(comparison)),
         ("table.csv", to_csv(comparison)),
-        ("report.html", to_html(comparison)),
+        (REPORT, to_html(comparison)),
     ):
         write_file(out / name, text.encode())
 
@@ -417,16 +417,12 @@ def _write_tables(out: Path, comparison: Comparison) -> None:
 def _show(comparison: Comparison) -> None:
     headings, lines = table(comparison)
     legend = ", * the best" if any(cell.best for cells in lines for cell in cells) else ""  # none, of one seed
-    shown = Table(
-        title=f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}{legend}",
-        title_justify="left",
-        box=None,
-        padding=(0, 2),
+    print_table(
+        f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}{legend}",
+        ["method", *headings],
+        (
+            [row.name, *(Text(f"{cell.text} *", "bold") if cell.best else cell.text for cell in cells)]
+            for row, cells in zip(comparison.rows, lines, strict=True)
+        ),
+        width=180,
     )
-    shown.add_column("method", no_wrap=True)
-    for heading in headings:
-        shown.add_column(heading, justify="right")
-    for row, cells in zip(comparison.rows, lines, strict=True):
-        shown.add_row(row.name, *(f"[bold]{cell.text} *[/]" if cell.best else cell.text for cell in cells))
-    # Where no terminal says how wide it is, 80 columns would break every line.
-    Console(width=None if sys.stdout.isatty() else 180).print(shown)

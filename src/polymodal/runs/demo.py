@@ -2,24 +2,23 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from polymodal.errors import ConfigError
 from polymodal.files import is_empty
 from polymodal.locks import locked
 from polymodal.report import write_report
 from polymodal.report.render import count, duration, share
+from polymodal.run_folder import REPORT, scores_file
 from polymodal.runs import children
+from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.training import recipe
+from polymodal.scores import Score, known_scores
 
 RUNS: dict[str, tuple[str, ...]] = {"exchange": (), "none": ("--model.fusion", "null")}
 """What each run changes in the recipe; "none" shares the convolutions and keeps private norms as "exchange" does."""
@@ -74,11 +73,11 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         }
         train_all(commands)
 
-        scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in RUNS}
+        scores = {name: json.loads((out / name / scores_file("test")).read_text(encoding="utf-8")) for name in RUNS}
         _show(scores)
         summary = {name: _figures(scored) for name, scored in scores.items()}
         write_json(out / "summary.json", summary)
-        print(f"the page: {write_report([out / name for name in RUNS], out / 'report.html', notes=NOTES).resolve()}")
+        print(f"the page: {write_report([out / name for name in RUNS], out / REPORT, notes=NOTES).resolve()}")
     return summary
 
 
@@ -95,7 +94,7 @@ def room(out: Path, runs: Sequence[str]) -> Iterator[None]:
         for name in runs:
             if (out / name).exists():
                 shutil.rmtree(out / name)
-        for file in ("summary.json", "report.html"):
+        for file in ("summary.json", REPORT):
             (out / file).unlink(missing_ok=True)
         write_json(out / MADE_BY_DEMO, {"runs": list(runs)})
         yield
@@ -131,26 +130,27 @@ def train_all(commands: dict[str, list[str]]) -> None:
 
 def _figures(scored: dict[str, Any]) -> dict[str, float]:
     exchanged = scored["exchanged"].values()
-    figures = {name: scored["predictions"][name]["mean_iou"] for name in PREDICTIONS}
+    figures = {name: scored["predictions"][name][_score(scored).key] for name in PREDICTIONS}
     return figures | {"exchanged": sum(exchanged) / len(exchanged) if exchanged else 0.0}
 
 
+def _score(scored: dict[str, Any]) -> Score:
+    return known_scores(scored["predictions"].values())[0]
+
+
 def _show(scores: dict[str, dict[str, Any]]) -> None:
-    samples = next(iter(scores.values()))["samples"]
-    table = Table(
-        title=f"mean IoU in per cent on {samples} test scenes", title_justify="left", box=None, padding=(0, 2)
-    )
-    table.add_column("fusion")
-    for column in (*PREDICTIONS, "exchanged", "parameters", "time"):
-        table.add_column(column, justify="right")
+    score, samples = next((_score(scored), scored["samples"]) for scored in scores.values())
+    rows = []
     for name, scored in scores.items():
         figures = _figures(scored)
-        table.add_row(
-            name,
-            *(f"{figures[prediction]:.1f}" for prediction in PREDICTIONS),
-            share(figures["exchanged"]),
-            count(scored["parameters"]),
-            duration(scored["seconds"]),
+        rows.append(
+            [
+                name,
+                *(score.text(figures[prediction]) for prediction in PREDICTIONS),
+                share(figures["exchanged"]),
+                count(scored["parameters"]),
+                duration(scored["seconds"]),
+            ]
         )
-    # Where no terminal says how wide it is, 80 columns would cut the headings short.
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    columns = ["fusion", *PREDICTIONS, "exchanged", "parameters", "time"]
+    print_table(f"{score.name} in {score.unit} on {samples} test scenes", columns, rows)

@@ -1,21 +1,20 @@
 """Two translations on the embedded rooms, each from two modalities at once and from each of them alone."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from polymodal.names import ENSEMBLE
 from polymodal.report import write_report
 from polymodal.report.render import count, duration, fixed
-from polymodal.report.scores import headlines, known_scores
+from polymodal.run_folder import REPORT, scores_file
 from polymodal.runs import children
+from polymodal.runs.console import print_table
 from polymodal.runs.demo import room, train_all
 from polymodal.runs.files import write_json
 from polymodal.runs.training import recipe
+from polymodal.scores import headlines, known_scores
 
 TRANSLATIONS: dict[str, tuple[str, str]] = {
     "daylight": ("reshading", "texture_edge"),
@@ -75,11 +74,11 @@ def run_translation_demo(out: Path, seed: int, overrides: Sequence[str] = ()) ->
         }
         # Two modalities take twice as long as one: begun last, they would leave cores idle at the end.
         train_all({name: commands[name] for name in sorted(runs, key=lambda name: len(runs[name][1]), reverse=True)})
-        scores = {name: json.loads((out / name / "scores.test.json").read_text(encoding="utf-8")) for name in runs}
+        scores = {name: json.loads((out / name / scores_file("test")).read_text(encoding="utf-8")) for name in runs}
         _show(scores)
         summary = {name: scored["predictions"] for name, scored in scores.items()}
         write_json(out / "summary.json", summary)
-        page = write_report([out / name for name in runs], out / "report.html", notes=NOTES)
+        page = write_report([out / name for name in runs], out / REPORT, notes=NOTES)
         print(f"the page: {page.resolve()}")
     return summary
 
@@ -93,21 +92,14 @@ def _settings(target: str, inputs: Sequence[str]) -> list[str]:
 def _show(scores: dict[str, dict[str, Any]]) -> None:
     samples = next(iter(scores.values()))["samples"]
     shown = headlines(known_scores(figures for scored in scores.values() for figures in scored["predictions"].values()))
-    table = Table(title=f"on {samples} test scenes", title_justify="left", box=None, padding=(0, 2))
-    for column in ("run", "prediction", *(score.name for score in shown), "parameters", "time"):
-        table.add_column(column, justify="left" if column in ("run", "prediction") else "right")
+    rows = []
     for name, scored in scores.items():
         alone = len(scored["modalities"]) == 1
         for number, (prediction, figures) in enumerate(scored["predictions"].items()):
-            if alone and prediction == "ensemble":  # the only modality again
+            if alone and prediction == ENSEMBLE:  # the only modality again
                 continue
             facts = (count(scored["parameters"]), duration(scored["seconds"])) if number == 0 else ("", "")
-            table.add_row(
-                name if number == 0 else "",
-                prediction,
-                *(fixed(figures.get(score.key), score.digits) for score in shown),
-                *facts,
-            )
-    # Where no terminal says how wide it is, 80 columns would cut the headings short. As markup, "FID[lite0]" would be
-    # shown without its extractor.
-    Console(width=None if sys.stdout.isatty() else 110, markup=False).print(table)
+            values = (fixed(figures.get(score.key), score.digits) for score in shown)
+            rows.append([name if number == 0 else "", prediction, *values, *facts])
+    columns = ["run", "prediction", *(score.name for score in shown), "parameters", "time"]
+    print_table(f"on {samples} test scenes", columns, rows, left=2)

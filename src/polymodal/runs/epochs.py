@@ -2,6 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from polymodal.run_folder import EXCHANGED, TRAIN_LOSS, score_column
+
 
 class LastEpochValidated(Callback):
     """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
@@ -24,11 +26,11 @@ class EpochLines(Callback):
         """Print the epoch's losses and scores."""
         if not trainer.is_global_zero:
             return
-        scores = f"val/{pl_module.chosen_by}/"
+        scores = score_column(str(pl_module.chosen_by), "")
         shown = {
             name.removeprefix(scores): float(value)
             for name, value in trainer.callback_metrics.items()
-            if name == "train/loss" or name.startswith((scores, "exchanged/"))
+            if name == TRAIN_LOSS or name.startswith((scores, EXCHANGED))
         }
         texts = [f"{name} {value:.3g}" for name, value in shown.items()]
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(texts)}", flush=True)

@@ -19,19 +19,22 @@ from polymodal.data.progress import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal
+from polymodal.names import ENSEMBLE
+from polymodal.run_folder import EVERY_SCORES, INPUT, PREDICTION, SCENES, scores_file
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.runs.scored import part
+from polymodal.scores import as_plain
 from polymodal.speed import accelerate
-from polymodal.tasks.base import ENSEMBLE, named_outputs
+from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
-from polymodal.tasks.kinds import kind_of
+from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol
 
 SCORES_ON = "scores on "
 """How a line begins that says how far the scoring is, before the split."""
 
-SCENES = 8
+SHOWN = 8
 """How many validation scenes a run shows."""
 
 
@@ -84,13 +87,13 @@ def score_split(
         ConfigError: The limit leaves nothing.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    kind = kind_of(data.target)
-    kind.check_protocol(protocol)
     config = checkpoint.read_config(model)
+    output = output_of(data.target, config["metadata"]["training"])
+    output.check_protocol(protocol)
     net = trained(model)
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    counts: Any = kind.scores([*net.branches, ENSEMBLE], config["metadata"]["training"]).to(best_device())
+    counts = output.scores([*net.branches, ENSEMBLE]).to(best_device())
     batches = part(len(loader), limit, split)
     samples = 0
     size: Sequence[int] = ()
@@ -98,14 +101,14 @@ def score_split(
         for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
             shape = next(iter(inputs.values())).shape[-2:]
-            truth = [tensor.to(best_device()) for tensor in kind.truth(batch, shape)]
+            truth = [tensor.to(best_device()) for tensor in output.truth(batch, shape)]
             size = size or shape
             with _naming(batch["key"]):
-                outputs = protocol(
+                predictions = protocol(
                     lambda views: named_outputs(net(views, per_modality=True)), inputs, data.inputs, truth[0].shape[-2:]
                 )
-                for name, output in outputs.items():
-                    counts.update(name, output, *truth)
+                for name, prediction in predictions.items():
+                    counts.update(name, prediction, *truth)
             samples += len(truth[0])
     own = split_of(data, split)
     facts = {
@@ -118,6 +121,7 @@ def score_split(
         "split_samples": len(loader.dataset),
         "modalities": list(net.modalities),
         "classes": list(data.target.classes),
+        "scores": as_plain(counts.scored),
         "predictions": counts.compute(),
         "weights": net.weights(),
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
@@ -132,8 +136,7 @@ def score_split(
 
 def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
     """The file of scores in a run folder."""
-    parts = ("scores", split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
-    return f"{'.'.join(filter(None, parts))}.json"
+    return scores_file(split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
 
 
 def split_of(data: Any, split: str) -> str:
@@ -155,29 +158,29 @@ def write_scenes(model: Path, data: Any, folder: Path) -> None:
     """
     net = trained(model)
     dataset = data.val_dataloader().dataset
-    chosen = np.linspace(0, len(dataset) - 1, min(SCENES, len(dataset))).round().astype(int)
+    chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]
     size = next(iter(scenes[0]["inputs"].values())).shape[-2:]
-    kind = kind_of(data.target)
+    output = output_of(data.target, checkpoint.read_config(model)["metadata"]["training"])
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
             picture = viewable(image, data.inputs[name])
             resized = F.interpolate(picture[None].float(), size=size, mode="nearest")[0].byte()
-            columns.setdefault(f"input:{name}", []).append(resized.permute(1, 2, 0).numpy())
-        for name, shown in kind.shown_truth(scene, size).items():
+            columns.setdefault(INPUT + name, []).append(resized.permute(1, 2, 0).numpy())
+        for name, shown in output.shown_truth(scene, size).items():
             columns.setdefault(name, []).append(shown)
         with torch.inference_mode(), _naming([scene["key"]]):
             prediction = net(
                 {name: image[None].to(best_device()) for name, image in scene["inputs"].items()}, per_modality=True
             )
         for name, logits in named_outputs(prediction, size).items():
-            columns.setdefault(f"prediction:{name}", []).append(kind.shown(logits))
+            columns.setdefault(PREDICTION + name, []).append(output.shown(logits))
     write_arrays(
-        folder / "samples.npz",
+        folder / SCENES,
         {name: np.stack(images) for name, images in columns.items()}
         | {"keys": np.array([scene["key"] for scene in scenes])}
-        | kind.legend(),
+        | output.legend(),
     )
 
 
@@ -209,7 +212,7 @@ def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], Target
 def remove_scores_of_others(folder: Path) -> None:
     """Remove the scores of a run's earlier model, which is no more, and say so; a page would refuse them."""
     own = checkpoint.read_config(folder).get("weights")
-    for file in sorted(folder.glob("scores.*.json")):
+    for file in sorted(folder.glob(EVERY_SCORES)):
         if read_json(file).get("model", own) != own:
             file.unlink()
             print(f"{file.name} had the scores of the model before this training and was removed")

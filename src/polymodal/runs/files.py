@@ -12,9 +12,7 @@ import numpy as np
 from polymodal.data.spec import FILE
 from polymodal.errors import ConfigError
 from polymodal.files import complete_file, write_file
-
-_OF_RUN = ("config.yaml", "checkpoints", "model", "samples.npz", "scales.npz", "report.html")
-"""What a training leaves in its folder under names that a person may use, too."""
+from polymodal.run_folder import CONFIG, NOT_ITS_OWN_ALONE
 
 
 def check_run_folder(folder: Path) -> None:
@@ -23,11 +21,11 @@ def check_run_folder(folder: Path) -> None:
     Raises:
         ConfigError: With the names of these files.
     """
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     begun = config.is_file() and config.read_bytes().startswith(b"# lightning.pytorch")
     if (folder / FILE).exists():
         raise ConfigError(f"{folder} is a data set. Choose another folder for the run with --trainer.default_root_dir.")
-    taken = [name for name in _OF_RUN if (folder / name).exists()]
+    taken = [name for name in NOT_ITS_OWN_ALONE if (folder / name).exists()]
     if taken and not begun:
         raise ConfigError(
             f"{folder} holds {', '.join(taken)}, which no training wrote and this one would replace. Choose another "

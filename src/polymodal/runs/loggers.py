@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from polymodal.errors import ConfigError
+from polymodal.run_folder import METRICS
 
 
 class Events(TensorBoardLogger):
@@ -34,7 +35,7 @@ def loggers_of(given: Any, folder: Path) -> list[Logger]:
     for logger in named:
         if isinstance(logger, CSVLogger) and Path(logger.log_dir).resolve() == folder.resolve():
             raise ConfigError(
-                f"--trainer.logger: CSVLogger would write over {folder / 'metrics.csv'}, which every run has; give it "
+                f"--trainer.logger: CSVLogger would write over {folder / METRICS}, which every run has; give it "
                 "another save_dir, or leave its name and version as they are."
             )
     return [Events(folder, name="", version=""), *named]

@@ -21,12 +21,12 @@ from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.files import complete_file, new_folder
-from polymodal.names import one_part
+from polymodal.names import ENSEMBLE, one_part
 from polymodal.runs.evaluation import best_device, described, trained
 from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
-from polymodal.tasks.base import ENSEMBLE, named_outputs, output_at
+from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.images import viewable
-from polymodal.tasks.kinds import kind_of
+from polymodal.tasks.outputs import output_of
 
 if TYPE_CHECKING:
     from polymodal.export import Session
@@ -75,15 +75,17 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     session = None if model.suffix != ONNX else _session(model)
     folder = checkpoint.model_folder(model)
     if session is None:
-        specs, target, size = read_model_description(checkpoint.read_config(folder).get("metadata"), folder)
+        metadata = checkpoint.read_config(folder).get("metadata") or {}
+        specs, target, size = read_model_description(metadata, folder)
     else:
-        specs, target, size = read_model_description(session.metadata, model, session.modalities)
+        metadata = session.metadata
+        specs, target, size = read_model_description(metadata, model, session.modalities)
     _check_names(list(inputs), list(specs), subset=subset, exported=session is not None)
     specs = {name: spec for name, spec in specs.items() if name in inputs}
     chosen = {name: inputs[name] for name in specs}
     scenes = find_scenes(chosen, specs, subset=subset and session is None, whole=session is not None)
-    kind = kind_of(target)
-    check_pictures(scenes, [ENSEMBLE], kind.endings)
+    output = output_of(target, metadata.get("training") or {})
+    check_pictures(scenes, [ENSEMBLE], output.endings)
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
         raw, meanings = _read(scene, specs)
@@ -106,7 +108,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
             except DataError as error:
                 raise DataError(f"{scene.stem}: {error}") from error
             for name, logits in predictions.items():
-                for ending, image in kind.files(logits, picture, title=name).items():
+                for ending, image in output.files(logits, picture, title=name).items():
                     written.append(_write(image, out / picture_name(scene, name, ending)))
     for name in specs:
         if absent := [scene.stem for scene in scenes if name not in scene.files]:
@@ -171,8 +173,7 @@ def read_model_description(
             f"{source} does not say what the inputs and the classes are ({error!r}). A model that `polymodal fit` has "
             "trained does, and so does what `polymodal export` makes of it."
         ) from error
-    settled = len(target.colors) == len(target.classes) if target.kind == "label" else target.range is not None
-    if not specs or not settled:
+    if not specs or not target.settled:
         raise CheckpointError(
             f"{source} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
             f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."

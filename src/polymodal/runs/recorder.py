@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from polymodal.files import complete_file
 from polymodal.fusion import SiteState
 from polymodal.multimodal import Multimodal
+from polymodal.run_folder import ENVIRONMENT, EXCHANGED, KEEP, METRICS, PART, PENALTY, SCALE, SCALES, VAL, WEIGHT
 from polymodal.runs.files import write_arrays, write_json
 
 
@@ -54,7 +55,7 @@ class Recorder(Callback):
         """Note the versions and start the clock."""
         del pl_module
         if trainer.is_global_zero:
-            write_json(self.folder / "environment.json", environment(trainer.strategy.root_device))
+            write_json(self.folder / ENVIRONMENT, environment(trainer.strategy.root_device))
         self._since = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,7 +63,7 @@ class Recorder(Callback):
         del pl_module
         if trainer.sanity_checking:  # scores of the untrained network belong to no epoch
             return
-        self._validation = _floats(trainer.callback_metrics, "val/")
+        self._validation = _floats(trainer.callback_metrics, VAL)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch, counted from 1 as on the terminal, to metrics.csv and scales.npz."""
@@ -71,11 +72,11 @@ class Recorder(Callback):
         self.seconds += now - self._since
         self._since = now
         states = net.exchange_state()
-        facts = {f"exchanged/{name}": share for name, share in exchanged_shares(states, net.modalities).items()}
-        facts |= {f"weight/{name}": weight for name, weight in net.weights().items()}
+        facts = {EXCHANGED + name: share for name, share in exchanged_shares(states, net.modalities).items()}
+        facts |= {WEIGHT + name: weight for name, weight in net.weights().items()}
         pl_module.log_dict(facts)
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        measured = _floats(trainer.callback_metrics, "train/") | _floats(trainer.callback_metrics, "penalty")
+        measured = _floats(trainer.callback_metrics, "train/") | _floats(trainer.callback_metrics, PENALTY)
         self.rows.append(row | measured | self._validation | facts)
         self._validation = {}
         for site, state in states.items():
@@ -91,7 +92,7 @@ class Recorder(Callback):
 
     def epochs_since_validation(self) -> int:
         """How many epochs were trained after the last one that was validated; all of them if none was."""
-        validated = [any(column.startswith("val/") for column in row) for row in self.rows]
+        validated = [any(column.startswith(VAL) for column in row) for row in self.rows]
         return validated[::-1].index(True) if True in validated else len(validated)
 
     def write_scales(self, net: Multimodal) -> None:
@@ -106,14 +107,14 @@ class Recorder(Callback):
         }
         arrays |= {name: np.array(value) for name, value in net.fusion.cutoff().items()}
         for site, state in states.items():
-            arrays[f"scale:{site}"] = torch.stack(self.scales[site]).float().numpy()
-            arrays[f"keep:{site}"] = state.keep.numpy()
-            arrays[f"part:{site}"] = state.part.numpy()
-        write_arrays(self.folder / "scales.npz", arrays)
+            arrays[SCALE + site] = torch.stack(self.scales[site]).float().numpy()
+            arrays[KEEP + site] = state.keep.numpy()
+            arrays[PART + site] = state.part.numpy()
+        write_arrays(self.folder / SCALES, arrays)
 
     def _write_metrics(self) -> None:
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        with complete_file(self.folder / "metrics.csv") as file, file.open("w", newline="") as stream:
+        with complete_file(self.folder / METRICS) as file, file.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, columns)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -50,8 +50,4 @@ def scored_splits(data: Any, trainer: Trainer) -> tuple[str, ...]:
     data.setup("test")
     loader = data.test_dataloader()
     part(len(loader), limits["test"], "test")
-    if data.target.kind != "label":
-        return wanted
-    dataset = loader.dataset
-    labelled = any((dataset.label(index) != data.target.ignore).any() for index in range(len(dataset)))
-    return wanted if labelled else tuple(split for split in wanted if split != "test")
+    return wanted if loader.dataset.has_truth() else tuple(split for split in wanted if split != "test")

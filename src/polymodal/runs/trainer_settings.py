@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Learning
 from polymodal.errors import ConfigError
 from polymodal.limits import Limit, at_least, check
 from polymodal.near import meant
+from polymodal.run_folder import CHECKPOINTS
 
 OWN_CHECKPOINTS = ("best", "last")
 """The checkpoints of every run, in its folder `checkpoints`."""
@@ -176,12 +177,12 @@ def check_callbacks(callbacks: Sequence[Callback], settings: Mapping[str, Any], 
         if isinstance(callback, ModelCheckpoint) and _collides(callback, folder):
             raise ConfigError(
                 f"--trainer.callbacks: {name} would write over best.ckpt or last.ckpt, which every run keeps in "
-                f"{folder / 'checkpoints'}; give it a dirpath of its own."
+                f"{folder / CHECKPOINTS}; give it a dirpath of its own."
             )
 
 
 def _collides(callback: ModelCheckpoint, folder: Path) -> bool:
-    own = folder / "checkpoints"
+    own = folder / CHECKPOINTS
     elsewhere = callback.dirpath is not None and Path(callback.dirpath).resolve() != own.resolve()
     return not elsewhere and bool(callback.filename in OWN_CHECKPOINTS or callback.save_last)
 

@@ -25,9 +25,10 @@ from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
+from polymodal.names import ENSEMBLE
+from polymodal.run_folder import BEST, MODEL, REPORT, score_column
 from polymodal.runs.averaging import NetworkFirst, build_network, holds_average
 from polymodal.runs.checkpoints import (
-    FOLDER,
     BestCheckpoint,
     Resumption,
     WholeFiles,
@@ -57,7 +58,7 @@ from polymodal.runs.scored import scored_parts, scored_splits
 from polymodal.runs.seeds import EpochSeeds
 from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
-from polymodal.tasks.base import ENSEMBLE, Task
+from polymodal.tasks.base import Task
 
 _KNOWN = (
     "args parameter is intended",
@@ -139,9 +140,9 @@ class RecipeCLI(LightningCLI):
         check_callbacks(given, settings, self.folder)
         self.recorder = Recorder(self.folder)
         self.best = BestCheckpoint(
-            self.folder / FOLDER,
-            "best",
-            f"val/{self.model.chosen_by}/{ENSEMBLE}",
+            (self.folder / BEST).parent,
+            Path(BEST).stem,
+            score_column(self.model.chosen_by, ENSEMBLE),
             mode=self.model.chosen_mode,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
@@ -279,7 +280,7 @@ def finish(cli: RecipeCLI) -> None:
     from polymodal.report import write_report
 
     folder, model, data = cli.folder, cli.model, cli.datamodule
-    best = folder / FOLDER / "best.ckpt"
+    best = folder / BEST
     selected_on = None
     averaged = holds_average(cli.trainer, model)
     if averaged is False:
@@ -303,21 +304,22 @@ def finish(cli: RecipeCLI) -> None:
         "data_set": DatasetSpec.load(data.root).name,
         "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
         "selected_on": selected_on,
+        "output": model.predicts.name,
         **model.scoring,
     }
     # In the precision that it is scored in and predicts with, whatever it was trained in.
-    save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / "model")
+    save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / MODEL)
     remove_scores_of_others(folder)
     cli.recorder.write_scales(model.fused)
     limits = scored_parts(cli.trainer)
     lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
     scores = [
-        score_split(folder / "model", data, split, folder, limit=limits[split], lines=lines) for split in cli.scored
+        score_split(folder / MODEL, data, split, folder, limit=limits[split], lines=lines) for split in cli.scored
     ]
     log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
-    write_scenes(folder / "model", data, folder)
+    write_scenes(folder / MODEL, data, folder)
     if scores:
-        print(f"report: {write_report([folder], folder / 'report.html')}")
+        print(f"report: {write_report([folder], folder / REPORT)}")
     else:
         print(f"nothing was scored, as the limits say; score the model with: polymodal validate {folder}")
 

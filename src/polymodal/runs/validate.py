@@ -1,30 +1,22 @@
 """A finished run, or a model, on a split of its data set, or of another one of the same kind."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.locks import locked
+from polymodal.run_folder import CONFIG
+from polymodal.runs.console import print_table
 from polymodal.runs.evaluation import score_split, scores_name, split_of
 from polymodal.runs.predict import read_model_description
+from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
-
-SCORES = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "freq.-weighted IoU",
-}
 
 
 def validate(
@@ -132,10 +124,10 @@ def _as_trained(here: InputSpec, trained: InputSpec, where: str) -> InputSpec:
 
 
 def _data_settings(run: Path) -> dict[str, Any]:
-    file = run / "config.yaml"
+    file = run / CONFIG
     if not file.is_file():
         raise ConfigError(
-            f"{run} is no run folder: it has no config.yaml. For a model folder, say with --root which data."
+            f"{run} is no run folder: it has no {CONFIG}. For a model folder, say with --root which data."
         )
     try:
         data = parse_yaml(read_bytes(file, MAX_YAML, ConfigError))["data"]
@@ -153,19 +145,18 @@ def _described(kind: str, channels: int, span: tuple[float, float] | None) -> st
 
 
 def _show(scores: dict[str, Any], protocol: Protocol) -> None:
-    names = SCORES if scores["classes"] else {name: name for name in next(iter(scores["predictions"].values()))}
-    unit = ", per cent" if scores["classes"] else ""
+    shown = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))
+    unit = f", {shown[0].unit}" if len({score.unit for score in shown}) == 1 else ""
     title = f"{scores['samples']} scenes of {scores['split']}{unit}"
-    if scores["classes"]:
+    if shown[0].per_class:
         title += f"\n{protocol}"
     if scores.get("selected_on") == scores["scored_on"]:
         title += "\nthe checkpoint was chosen on the split that is reported"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
-    table.add_column("prediction")
-    for heading in names.values():
-        table.add_column(heading, justify="right")
-    for name, values in scores["predictions"].items():
-        table.add_row(name, *(f"{values[score]:{'.1f' if scores['classes'] else '.4g'}}" for score in names))
-    # Where no terminal says how wide it is, 80 columns would cut the headings short. As markup, "FID[lite0]" would be
-    # shown without its extractor.
-    Console(width=None if sys.stdout.isatty() else 110, markup=False).print(table)
+    print_table(
+        title,
+        ["prediction", *(score.name for score in shown)],
+        (
+            [name, *(score.text(figures[score.key]) for score in shown)]
+            for name, figures in scores["predictions"].items()
+        ),
+    )

@@ -16,17 +16,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from polymodal.data.sampler import TurnSampler
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.fusion import Fusion
+from polymodal.metrics import PredictionScores
 from polymodal.multimodal import Multimodal
+from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.nn.ensemble import main_output
 from polymodal.processes import as_first
+from polymodal.run_folder import EXCHANGED, PENALTY, TRAIN_LOSS, WEIGHT, score_column
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.means import Mean
+from polymodal.tasks.outputs import Output
 from polymodal.tasks.resume import AS_BEFORE, take_settings
-
-ENSEMBLE = "ensemble"
-"""What the prediction of all modalities together is called beside theirs."""
 
 
 def check_arguments(arguments: Mapping[str, Any] | None, *of_data: str) -> None:
@@ -100,19 +101,23 @@ class Task(LightningModule):
     Attributes:
         chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`.
         chosen_mode: Whether it is the largest or the smallest one.
+        predicts: How its predictions are scored, shown and written.
         alternates: Whether networks learn in turn, so that a backward pass reaches only some of the parameters.
         arguments: All of the plain network's arguments, once it is built.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
+        scores: Of a validation, once the network is built.
         means: Of this epoch, by name, what `log_mean` was given.
     """
 
     chosen_by: ClassVar[str]
     chosen_mode: ClassVar[Literal["min", "max"]]
     alternates: ClassVar[bool] = False
+    predicts: ClassVar[type[Output]]
 
     arguments: dict[str, Any]
     scoring: dict[str, Any]
+    scores: PredictionScores
 
     _last_loss: LossOfBatch | None = None
 
@@ -198,11 +203,21 @@ class Task(LightningModule):
         """Validate one network: the processes' own have statistics of what each of them saw."""
         as_first(self.buffers())
 
+    def log_scores(self) -> None:
+        """Log the scores of a validation, and forget what was counted; those of an untrained network are not logged."""
+        if not self.trainer.sanity_checking:
+            for name, figures in self.scores.compute().items():
+                for score in self.scores.scored:
+                    shown = (score.key, name) == (self.chosen_by, ENSEMBLE)
+                    self.log(score_column(score.key, name), torch.tensor(figures[score.key]), prog_bar=shown)
+        self.scores.reset()
+
     def logged(self) -> list[str]:
-        """The names of all that an epoch logs, once the network is built; a task adds its losses and scores."""
+        """The names of all that an epoch logs, once the network is built; a task adds its losses."""
         net = self.fused
-        exchanged = [f"exchanged/{name}" for name in (net.modalities if net.exchange_state() else ())]
-        return ["train/loss", "penalty", *exchanged, *(f"weight/{name}" for name in net.weights())]
+        scores = [score_column(score.key, name) for name in self.scores.names for score in self.scores.scored]
+        exchanged = [EXCHANGED + name for name in (net.modalities if net.exchange_state() else ())]
+        return [TRAIN_LOSS, PENALTY, *scores, *exchanged, *(WEIGHT + name for name in net.weights())]
 
     @abstractmethod
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:

@@ -11,15 +11,6 @@ from torch.nn import functional as F
 
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.target import restore_target, stored_bits
-from polymodal.metrics import ImageScores, feature_extractor
-
-
-def image_scores(names: list[str], scoring: Mapping[str, Any]) -> ImageScores:
-    """The scores of named predictions, by the settings `extractor` and `stretched`."""
-    extractor = scoring.get("extractor")
-    return ImageScores(
-        names, None if extractor is None else feature_extractor(extractor), stretched=bool(scoring.get("stretched"))
-    )
 
 
 def truth_at(batch: Mapping[str, Tensor], size: Sequence[int], target: TargetSpec) -> tuple[Tensor, Tensor]:

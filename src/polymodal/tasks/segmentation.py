@@ -13,19 +13,14 @@ from polymodal import models
 from polymodal.data.histogram import ONE_CLASS
 from polymodal.errors import ConfigError
 from polymodal.limits import FROM_0, Limit, check
-from polymodal.metrics import SegmentationScores
+from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import in_turn, mean_of_all
-from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs, output_at
+from polymodal.run_folder import PENALTY, TRAIN_LOSS, VAL_LOSS
+from polymodal.tasks.base import Task, check_arguments, named_outputs, output_at
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
-
-_SCORES: tuple[Literal["mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"], ...] = (
-    "mean_iou",
-    "pixel_accuracy",
-    "mean_accuracy",
-    "frequency_weighted_iou",
-)
+from polymodal.tasks.outputs import Labels
 
 _CLASS_WEIGHTS = Limit(
     lambda given: given in (None, "sqrt") or (all(map(FROM_0.holds, given)) and sum(given) > 0),
@@ -57,6 +52,7 @@ class Segmentation(Task):
 
     chosen_by: ClassVar[str] = "mean_iou"
     chosen_mode: ClassVar[Literal["min", "max"]] = "max"
+    predicts = Labels
 
     class_weight: Tensor
 
@@ -99,7 +95,7 @@ class Segmentation(Task):
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
         self.net = self.fuse(plain, data.channels)
-        self.scores = SegmentationScores([*self.net.branches, ENSEMBLE], data.num_classes, self.target.ignore)
+        self.scores = Labels(self.target).scores([*self.net.branches, ENSEMBLE])
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 
@@ -161,8 +157,8 @@ class Segmentation(Task):
         loss = loss + penalty
         self.check_finite(loss, batch)
         size = len(batch["key"])
-        self.log_mean("train/loss", loss, size, prog_bar=True)
-        self.log_mean("penalty", penalty, size)
+        self.log_mean(TRAIN_LOSS, loss, size, prog_bar=True)
+        self.log_mean(PENALTY, penalty, size)
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -185,18 +181,13 @@ class Segmentation(Task):
             mean = Mean()
             for loss, samples in in_turn([(loss.cpu(), samples) for loss, samples in self._losses]):
                 mean.update(loss, samples)
-            self.log("val/loss", mean.compute())
-            for name, scores in self.scores.compute().items():
-                for score in _SCORES:
-                    value = torch.tensor(scores[score])
-                    self.log(f"val/{score}/{name}", value, prog_bar=(score, name) == (self.chosen_by, ENSEMBLE))
-        self.scores.reset()
+            self.log(VAL_LOSS, mean.compute())
+        self.log_scores()
         self._losses.clear()
 
     def logged(self) -> list[str]:
-        """The losses and the scores of every prediction, too."""
-        scores = [f"val/{score}/{name}" for name in (*self.fused.branches, ENSEMBLE) for score in _SCORES]
-        return [*super().logged(), "val/loss", *scores]
+        """The loss of the validation, too."""
+        return [*super().logged(), VAL_LOSS]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """One, of the network."""

@@ -20,11 +20,14 @@ from polymodal.files import complete_file
 from polymodal.functional import fold
 from polymodal.limits import ABOVE_0, FROM_0, at_least, check
 from polymodal.models.registry import TRANSLATION
+from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import mean_of_all
-from polymodal.tasks.base import ENSEMBLE, Task, check_arguments, named_outputs
-from polymodal.tasks.images import as_picture, contact_sheet, image_scores, truth_at, viewable
+from polymodal.run_folder import PICTURES
+from polymodal.tasks.base import Task, check_arguments, named_outputs
+from polymodal.tasks.images import as_picture, contact_sheet, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
+from polymodal.tasks.outputs import Images
 
 _LIMITS = {"discriminator_filters": at_least(1), "discriminator_factor": ABOVE_0, "l1_weight": FROM_0}
 
@@ -67,6 +70,7 @@ class Translation(Task):
     chosen_by: ClassVar[str] = "MAE"
     chosen_mode: ClassVar[Literal["min", "max"]] = "min"
     alternates: ClassVar[bool] = True
+    predicts = Images
 
     def __init__(
         self,
@@ -127,7 +131,8 @@ class Translation(Task):
         self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
-        self.scores = image_scores([*self.net.branches, ENSEMBLE], {**self.scoring, "stretched": False})
+        scoring = {**self.scoring, "stretched": False}
+        self.scores = Images(self.target, scoring).scores([*self.net.branches, ENSEMBLE])
 
     def _arguments(self, data: Any) -> dict[str, Any]:
         """What the data says of the generator."""
@@ -159,10 +164,8 @@ class Translation(Task):
         return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
 
     def logged(self) -> list[str]:
-        """The other losses, and the scores of every prediction, too."""
-        losses = [f"train/{name}" for name in ("adversarial", "l1", "discriminator")]
-        names = [*self.fused.branches, ENSEMBLE]
-        return [*super().logged(), *losses, *(f"val/{s}/{name}" for name in names for s in self.scores.score_names())]
+        """The other losses, too."""
+        return [*super().logged(), *(f"train/{name}" for name in ("adversarial", "l1", "discriminator"))]
 
     def build_optimisers(self, steps: int) -> list[tuple[Optimizer, LambdaLR]]:
         """One of the generator and one of the discriminator."""
@@ -246,14 +249,9 @@ class Translation(Task):
 
     def on_validation_epoch_end(self) -> None:
         """The scores over the whole set, and a picture of some of its scenes."""
-        if not self.trainer.sanity_checking:
-            for name, scores in self.scores.compute().items():
-                for score, value in scores.items():
-                    shown = (score, name) == (self.chosen_by, ENSEMBLE)
-                    self.log(f"val/{score}/{name}", torch.tensor(value), prog_bar=shown)
-            if self.trainer.is_global_zero:
-                self._keep_picture(Path(self.trainer.default_root_dir) / "samples")
-        self.scores.reset()
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self._keep_picture(Path(self.trainer.default_root_dir) / PICTURES)
+        self.log_scores()
 
     def _keep_picture(self, folder: Path) -> None:
         """Write `epoch_<number>.png`: a scene a row, with inputs, predictions of each modality, ensemble, target."""

@@ -1,42 +1,58 @@
-"""Labels and images, the two kinds of targets: how predictions of each are scored, shown and written."""
+"""What a task predicts: how predictions are scored, shown and written.
+
+A task names its `Output`, and a trained model keeps the name, so that whoever evaluates a model need not know its task.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal.data import TargetSpec
-from polymodal.errors import ConfigError
-from polymodal.metrics import SegmentationScores
-from polymodal.tasks.images import as_file, as_picture, image_scores, truth_at
+from polymodal.errors import CheckpointError, ConfigError
+from polymodal.metrics import ImageScores, PredictionScores, SegmentationScores, feature_extractor
+from polymodal.tasks.images import as_file, as_picture, truth_at
 from polymodal.tasks.overlay import overlay
 from polymodal.tasks.protocol import Protocol
 
+_OUTPUTS: dict[str, type["Output"]] = {}
 
-class Kind(ABC):
-    """What evaluation and prediction must know of a target.
+
+class Output(ABC):
+    """What evaluation and prediction must know of a task.
+
+    A subclass is known by its name once its module is imported.
 
     Args:
         target: What is predicted.
+        scoring: Settings of the scores, as the task has them.
     """
 
-    def __init__(self, target: TargetSpec) -> None:
-        self.target = target
+    name: ClassVar[str]
+    """What a trained model calls it."""
 
-    @abstractmethod
+    def __init__(self, target: TargetSpec, scoring: Mapping[str, Any] | None = None) -> None:
+        self.target = target
+        self.scoring = dict(scoring or {})
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _OUTPUTS[cls.name] = cls
+
     def check_protocol(self, protocol: Protocol) -> None:
-        """Refuse a way to test that makes no sense for this kind.
+        """Refuse a way to test that makes no sense here; any does if not overridden.
 
         Raises:
             ConfigError: With what does.
         """
+        del protocol
 
     @abstractmethod
-    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> nn.Module:
+    def scores(self, names: Sequence[str]) -> PredictionScores:
         """What counts named predictions: `update(name, prediction, *truth)`, then `compute()`."""
 
     @abstractmethod
@@ -51,9 +67,9 @@ class Kind(ABC):
     def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
         """What samples.npz holds of a scene's truth, by name: the target at a size, in the same form, first."""
 
-    @abstractmethod
     def legend(self) -> dict[str, np.ndarray]:
-        """What samples.npz says of these forms."""
+        """What samples.npz says of these forms; nothing of pictures."""
+        return {}
 
     @property
     @abstractmethod
@@ -74,15 +90,13 @@ class Kind(ABC):
         """
 
 
-class Labels(Kind):
+class Labels(Output):
     """Class maps."""
 
-    def check_protocol(self, protocol: Protocol) -> None:
-        """Any will do."""
+    name = "labels"
 
-    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> SegmentationScores:
+    def scores(self, names: Sequence[str]) -> PredictionScores:
         """A confusion matrix for each prediction."""
-        del scoring
         return SegmentationScores(names, len(self.target.classes), self.target.ignore)
 
     def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
@@ -125,8 +139,10 @@ class Labels(Kind):
         return np.uint8 if max(len(self.target.classes) - 1, ignore) < 256 and ignore >= 0 else np.int32
 
 
-class Images(Kind):
-    """Images, from -1 to 1 as the network predicts them."""
+class Images(Output):
+    """Images, from -1 to 1 as the network predicts them; the scores have the settings `extractor` and `stretched`."""
+
+    name = "images"
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Windows alone: several views are averaged as probabilities of classes.
@@ -139,9 +155,11 @@ class Images(Kind):
                 "--scales, --flip: images are scored as they are predicted, once; leave these options out."
             )
 
-    def scores(self, names: list[str], scoring: Mapping[str, Any]) -> nn.Module:
+    def scores(self, names: Sequence[str]) -> PredictionScores:
         """Errors and distances, see `ImageScores`."""
-        return image_scores(names, scoring)
+        extractor = self.scoring.get("extractor")
+        looked_at = None if extractor is None else feature_extractor(extractor)
+        return ImageScores(names, looked_at, stretched=bool(self.scoring.get("stretched")))
 
     def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
         """The image at the inputs' size, and where there is truth."""
@@ -157,10 +175,6 @@ class Images(Kind):
         image, valid = truth_at(batch, size, self.target)
         return {"target": as_picture(image[0]), "target_valid": valid[0, 0].numpy()}
 
-    def legend(self) -> dict[str, np.ndarray]:
-        """Pictures need none."""
-        return {}
-
     @property
     def endings(self) -> tuple[str, ...]:
         """The values, and a picture of those that no program shows."""
@@ -174,6 +188,20 @@ class Images(Kind):
         return dict(zip(self.endings, (stored, *shown), strict=True))
 
 
-def kind_of(target: TargetSpec) -> Kind:
-    """How predictions of a target are treated."""
-    return Labels(target) if target.kind == "label" else Images(target)
+def output_of(target: TargetSpec, training: Mapping[str, Any]) -> Output:
+    """What a trained model predicts.
+
+    Args:
+        target: Its target.
+        training: What it says of its training; one of an earlier version does not name its output.
+
+    Raises:
+        CheckpointError: The name is not known here.
+    """
+    name = training.get("output") or ("labels" if target.classes else "images")
+    if name not in _OUTPUTS:
+        raise CheckpointError(
+            f"the model predicts {name!r}, which is not known here; known: {', '.join(_OUTPUTS)}. Import the module of "
+            "its task first."
+        )
+    return _OUTPUTS[name](target, training)

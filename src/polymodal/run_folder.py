@@ -1,0 +1,54 @@
+"""The run folder: what lies in it under which name, and what is called how within these files.
+
+Whoever writes a run and whoever reads it takes the names from here.
+"""
+
+CONFIG = "config.yaml"
+"""All settings; with them the run can be made again."""
+ENVIRONMENT = "environment.json"
+"""Versions and machine."""
+METRICS = "metrics.csv"
+"""A row for every epoch."""
+SCALES = "scales.npz"
+"""What a fusion decides by, epoch by epoch."""
+SCENES = "samples.npz"
+"""Some validation scenes with every prediction."""
+PICTURES = "samples"
+"""Pictures that a task keeps while it trains."""
+REPORT = "report.html"
+"""The page of it all, also of comparisons and demos."""
+
+MODEL = "model"
+"""The model folder within, which also stands alone."""
+MODEL_CONFIG = "config.json"
+MODEL_WEIGHTS = "model.safetensors"
+
+CHECKPOINTS = "checkpoints"
+BEST = f"{CHECKPOINTS}/best.ckpt"
+LAST = f"{CHECKPOINTS}/last.ckpt"
+
+NOT_ITS_OWN_ALONE = (CONFIG, CHECKPOINTS, MODEL, SCENES, SCALES, REPORT)
+"""Names that a person may use for other things, too."""
+
+EVERY_SCORES = "scores.*.json"
+"""What finds all files of scores."""
+
+
+def scores_file(split: str, *how: str) -> str:
+    """The scores of a split; on other data or by another protocol, these are named, too."""
+    return ".".join(("scores", split, *filter(None, how), "json"))
+
+
+# Columns of METRICS.
+TRAIN_LOSS, VAL_LOSS, PENALTY = "train/loss", "val/loss", "penalty"
+VAL, EXCHANGED, WEIGHT = "val/", "exchanged/", "weight/"
+
+
+def score_column(score: str, prediction: str) -> str:
+    """The validation score of a prediction."""
+    return f"{VAL}{score}/{prediction}"
+
+
+# Arrays of SCENES, each with the name of a modality or a prediction, and of SCALES, each with that of a site.
+INPUT, PREDICTION = "input:", "prediction:"
+SCALE, KEEP, PART = "scale:", "keep:", "part:"

@@ -1,0 +1,138 @@
+"""The scores that metrics compute and that pages and tables show: their names, units, directions, and which one counts.
+
+A metric says what it computes by `Score`s; they stand in the files of scores, so that whoever shows these need not know
+the metric.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a prediction.
+
+    Attributes:
+        key: Its name in a prediction's scores; brackets say how it was measured, as in "FID[lite0]".
+        name: Its name in words.
+        unit: What it is measured in, in words; empty when it is a bare number.
+        higher_is_better: Its direction.
+        digits: Decimals worth printing.
+        headline: What it is, in words, where it stands for a prediction; empty for others.
+        per_class: The key of the list that it is the mean of, a figure for each class; empty for others.
+    """
+
+    key: str
+    name: str
+    unit: str
+    higher_is_better: bool
+    digits: int
+    headline: str = ""
+    per_class: str = ""
+
+    @property
+    def family(self) -> str:
+        """Its key without brackets."""
+        return self.key.partition("[")[0]
+
+    @property
+    def direction(self) -> str:
+        """What is better, in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+    def measured(self, how: str) -> "Score":
+        """The same, with brackets that say how it was measured; as it is where they are empty."""
+        return replace(self, key=self.key + how, name=self.name + how)
+
+    def better(self, values: Iterable[float]) -> float:
+        """The best of some values."""
+        return max(values) if self.higher_is_better else min(values)
+
+    def text(self, value: float) -> str:
+        """A value as it is printed."""
+        return f"{value:.{self.digits}f}"
+
+
+OF_LABELS = (
+    Score(
+        "mean_iou",
+        "mean IoU",
+        "per cent",
+        higher_is_better=True,
+        digits=1,
+        headline="the overlap of predicted and true area, averaged over classes",
+        per_class="iou",
+    ),
+    Score("pixel_accuracy", "pixel accuracy", "per cent", higher_is_better=True, digits=1),
+    Score("mean_accuracy", "mean accuracy", "per cent", higher_is_better=True, digits=1),
+    Score("frequency_weighted_iou", "freq.-weighted IoU", "per cent", higher_is_better=True, digits=1),
+)
+OF_PIXELS = (
+    Score(
+        "MAE",
+        "MAE",
+        "parts of the target's range",
+        higher_is_better=False,
+        digits=4,
+        headline="the mean absolute difference of predicted and true values",
+    ),
+    Score("MSE", "MSE", "parts of the range's square", higher_is_better=False, digits=5),
+    Score("PSNR", "PSNR", "dB", higher_is_better=True, digits=2),
+    Score("SSIM", "SSIM", "", higher_is_better=True, digits=4),
+)
+OF_FEATURES = (
+    Score(
+        "FID",
+        "FID",
+        "",
+        higher_is_better=False,
+        digits=1,
+        headline="how far the predicted images are from the true ones as a set, in what the network in brackets sees "
+        "of them",
+    ),
+    Score("KID", "KID", "", higher_is_better=False, digits=4),
+)
+SCORES = (*OF_LABELS, *OF_PIXELS, *OF_FEATURES)
+"""Those of this package, for files that do not say what their scores are; of each kind the first one counts."""
+
+
+def known_scores(predictions: Iterable[Mapping[str, Any]], described: Iterable[Score] = ()) -> list[Score]:
+    """The scores that any of some predictions has, the one that counts first; mean IoU where there are none.
+
+    Args:
+        predictions: Figures by key.
+        described: What their files say of them.
+    """
+    keys = dict.fromkeys(key for figures in predictions for key in figures)
+    given = {score.key: score for score in described if score.key in keys}
+    others = [
+        score.measured(key.removeprefix(score.key))
+        for score in SCORES
+        for key in keys
+        if key.partition("[")[0] == score.key and key not in given
+    ]
+    return [*given.values(), *others] or [SCORES[0]]
+
+
+def headlines(scores: Sequence[Score]) -> list[Score]:
+    """Those that stand for a prediction."""
+    return [score for score in scores if score.headline]
+
+
+def as_plain(scores: Iterable[Score]) -> list[dict[str, Any]]:
+    """What a file says of its scores."""
+    return [asdict(score) for score in scores]
+
+
+def from_plain(plain: Any) -> tuple[Score, ...]:
+    """The inverse of `as_plain`; nothing of None, as files of earlier versions have it.
+
+    Raises:
+        ValueError: Nothing wrote this.
+    """
+    kinds = {field.name: field.type for field in fields(Score)}
+    for values in plain or ():
+        if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != kinds:
+            raise ValueError(f"scores: got {str(values)[:60]}, which nothing wrote")
+    return tuple(Score(**values) for values in plain or ())
