@@ -54,7 +54,7 @@ class Store:
         self._process = -1
         self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
-        self._checksums: dict[tuple[str | int, ...], int] = {}
+        self._checksums: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None, "_process": -1}
@@ -92,7 +92,8 @@ class Store:
         """
         if self.is_archive and file in self._names:
             return self._open().getinfo(file).CRC
-        if (state := (file, *self.stamp(file))) not in self._checksums:
+        state = file, self.stamp(file)
+        if state not in self._checksums:
             self._checksums[state] = zlib.crc32(self.read(file))
         return self._checksums[state]
 
