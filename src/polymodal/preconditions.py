@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence, ValuesView
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from polymodal.anatomy import Anatomy
 from polymodal.anatomy.norms import can_be_private
 from polymodal.errors import FusionError
+from polymodal.fusion.base import select
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm2d
 
@@ -160,6 +162,48 @@ def check_layers(anatomy: Anatomy) -> None:
                 f"convolutions: '{name}' ({type(layer).__name__}) holds parameters beside layers of its own, so the "
                 'modalities cannot have copies of it layer by layer. Use convolutions="shared".'
             )
+
+
+def low_rank_sites(
+    anatomy: Anatomy, convolutions: Mapping[str, Any], merged: frozenset[str], private_stems: bool
+) -> dict[str, Any]:
+    """The rank of a private part, and the names of the convolutions that are to have one.
+
+    Args:
+        anatomy: The network's.
+        convolutions: The `rank`, and `sites` if not all convolutions with one group and so many channels are meant.
+        merged: The layers that see one stream.
+        private_stems: Whether the first convolution is some modality's own.
+    """
+    rank = convolutions.get("rank")
+    if unknown := [key for key in convolutions if key not in ("rank", "sites")]:
+        raise FusionError(f"convolutions: expected a rank, and sites if need be, got {unknown[0]!r}.")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise FusionError(f"convolutions: rank: expected a whole number of 1 or more, got {rank!r}.")
+    own_stem = anatomy.entrance.name if private_stems else ""
+    able = {
+        name: layer
+        for name, layer in anatomy.layers.items()
+        if isinstance(layer, nn.Conv2d)
+        and layer.groups == 1
+        and not is_parametrized(layer)
+        and name not in merged
+        and name != own_stem
+    }
+    widths = {name: min(layer.in_channels, layer.out_channels) for name, layer in able.items()}
+    sites = convolutions.get("sites", "auto")
+    chosen = [name for name in able if widths[name] >= rank] if sites == "auto" else select(able, sites)
+    if not chosen:
+        raise FusionError(
+            f"convolutions: rank {rank} is above the channels of every convolution that modalities share, at most "
+            f"{max(widths.values(), default=0)}. Choose a smaller rank."
+        )
+    if narrow := [name for name in chosen if widths[name] < rank]:
+        raise FusionError(
+            f"convolutions: rank {rank} is above the {widths[narrow[0]]} channels of '{narrow[0]}'. Choose a smaller "
+            "rank or other sites."
+        )
+    return {"rank": rank, "sites": chosen}
 
 
 def _listed_modules(model: nn.Module) -> set[int]:

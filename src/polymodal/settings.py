@@ -20,7 +20,8 @@ class FuseSettings:
         sites: The dotted names of the plain network's layers at which they do.
         stems: `"repeat"` or `"private"` for each modality.
         norms: `"private"` or `"shared"`.
-        convolutions: `"shared"` or `"private"`.
+        convolutions: `"shared"`, `"private"`, or the `rank` of a private part and the `sites`, the names of the
+            convolutions that have one.
         statistics: `"batch"`, or the names of the norms whose statistics are frozen.
 
     Raises:
@@ -32,13 +33,24 @@ class FuseSettings:
     sites: tuple[str, ...]
     stems: Mapping[str, str]
     norms: str = "private"
-    convolutions: str = "shared"
+    convolutions: str | Mapping[str, Any] = "shared"
     statistics: Literal["batch"] | tuple[str, ...] = "batch"
 
     def __post_init__(self) -> None:
-        for name in ("norms", "convolutions"):
-            if (value := getattr(self, name)) not in _OWN_OR_ONE:
-                raise FusionError(f'{name}: expected "private" or "shared", got {value!r}.')
+        if self.norms not in _OWN_OR_ONE:
+            raise FusionError(f'norms: expected "private" or "shared", got {self.norms!r}.')
+        if not isinstance(self.convolutions, Mapping) and self.convolutions not in _OWN_OR_ONE:
+            raise FusionError(
+                f'convolutions: expected "private", "shared", or a rank such as {{"rank": 8}}, got '
+                f"{self.convolutions!r}."
+            )
+
+    @property
+    def low_rank(self) -> tuple[int, tuple[str, ...]]:
+        """The rank of the private parts of convolutions, and the names of those that have one; 0 of none."""
+        if not isinstance(self.convolutions, Mapping):
+            return 0, ()
+        return self.convolutions["rank"], tuple(self.convolutions["sites"])
 
     @property
     def private_stems(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from polymodal.anatomy.norms import can_be_private
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateConv2d, PrivateLayer, Roster, Stem
+from polymodal.nn import LowRankConv2d, PrivateConv2d, PrivateLayer, Roster, Stem
 from polymodal.nn.norm import make_private
 from polymodal.preconditions import (
     check_layers,
@@ -20,6 +20,7 @@ from polymodal.preconditions import (
     checked_channels,
     checked_names,
     frozen_norms,
+    low_rank_sites,
     private_modalities,
 )
 from polymodal.settings import FuseSettings
@@ -34,7 +35,7 @@ def fuse(
     sites: Sites = "auto",
     stems: str | Mapping[str, str] = "repeat",
     norms: str = "private",
-    convolutions: str = "shared",
+    convolutions: str | Mapping[str, Any] = "shared",
     statistics: str | Sequence[str] = "batch",
     inplace: bool = False,
 ) -> "Multimodal":
@@ -58,7 +59,9 @@ def fuse(
             convolution of its own that starts from the network's; for all modalities, or by name.
         norms: `"private"`, or `"shared"` for one set of norms that all modalities use.
         convolutions: `"shared"`, or `"private"` for independent networks: every modality has a copy of every layer.
-            Where the fusion makes one stream of the modalities, the layers after it exist once.
+            Where the fusion makes one stream of the modalities, the layers after it exist once. Or `{"rank": r}` for
+            shared convolutions with a private part of low rank, see `LowRankConv2d`: all of one group and at least r
+            channels, or those that `"sites"` names.
         statistics: What norms normalise by in training: `"batch"`, the statistics of the batch; `"frozen"`, the
             running ones, never updated; or patterns of the norms to freeze, the others using the batch.
         inplace: Change and keep `model` itself instead of a copy.
@@ -90,10 +93,14 @@ def fuse(
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
         channels = {name: count or width for name, count in channels.items()}
+    places = method.find_sites(model, sites)
+    plan = method.plan(anatomy, places)
+    if isinstance(convolutions, Mapping):
+        convolutions = low_rank_sites(anatomy, convolutions, plan.merged, bool(private_stems))
     settings = FuseSettings(
         channels,
         method,
-        method.find_sites(model, sites),
+        places,
         {name: "private" if name in private_stems else "repeat" for name in names},
         norms,
         convolutions,
@@ -106,7 +113,7 @@ def fuse(
         )
     if convolutions == "private":
         check_layers(anatomy)
-    surgery = _Surgery(anatomy, settings, method.plan(anatomy, settings.sites))
+    surgery = _Surgery(anatomy, settings, plan)
     check_ties(model, surgery.kinds())
     surgery.rehearse()
     return surgery.carry_out(model if inplace else _copied(model))
@@ -141,6 +148,10 @@ class _Surgery:
         for layer in map(network.get_submodule, self._copied_layers()):
             if id(layer) not in replaced:
                 replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))
+        rank, thin = settings.low_rank
+        for conv in map(network.get_submodule, thin):
+            assert isinstance(conv, nn.Conv2d)
+            replaced[id(conv)] = LowRankConv2d(conv, roster, rank)
         network = _replace(network, replaced)
         self.plan.install(network, roster)
         return Multimodal(network, stem, settings)
@@ -164,7 +175,7 @@ class _Surgery:
         something else, and one stream is what only its decoder must see.
         """
         settings, model = self.settings, self.anatomy.network
-        if not (settings.private_stems or settings.convolutions == "private" or settings.fusion.merges):
+        if not (settings.private_stems or settings.convolutions != "shared" or settings.fusion.merges):
             return
         if self.anatomy.run.problem is not None:  # it may take images of another size alone, or none without values
             return

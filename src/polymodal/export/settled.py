@@ -1,17 +1,26 @@
-"""A network whose fusion is decided: at inference scales do not change any more, nor what they choose."""
+"""A network in which all is decided: at inference scales do not change any more, nor what they choose."""
 
 import copy
 from typing import Any
 
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import LowRankConv2d, PrivateNorm2d
 
 
 def settled(net: Multimodal) -> Multimodal:
-    """A copy whose exchange is decided for the modalities that are present, so that nothing is compared or sorted."""
+    """A copy in which nothing is compared, sorted or multiplied out, for the modalities that are present.
+
+    Its exchange is decided, and private parts of low rank are absorbed into convolutions of each modality's own.
+    """
     own = copy.deepcopy(net)
-    for norm in (module for module in own.network.modules() if isinstance(module, PrivateNorm2d)):
-        fusion: Any = norm.fusion
-        if hasattr(fusion, "decided"):
-            norm.fusion = fusion.decided(norm.weight.detach())
+    for name, module in list(own.network.named_modules()):
+        if isinstance(module, LowRankConv2d):
+            layer = module.absorbed()
+            layer._forward_pre_hooks.update(module._forward_pre_hooks)
+            layer._forward_hooks.update(module._forward_hooks)
+            own.network.set_submodule(name, layer)
+        elif isinstance(module, PrivateNorm2d):
+            fusion: Any = module.fusion
+            if hasattr(fusion, "decided"):
+                module.fusion = fusion.decided(module.weight.detach())
     return own

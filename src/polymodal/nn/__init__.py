@@ -2,6 +2,7 @@
 
 from polymodal.nn.ensemble import Ensemble, OneStream, Prediction
 from polymodal.nn.layer import PrivateLayer
+from polymodal.nn.low_rank import LowRankConv2d
 from polymodal.nn.norm import PrivateBatchNorm2d, PrivateFrozenNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
 from polymodal.nn.roster import Roster
 from polymodal.nn.slot import Attached, behind, stand_behind
@@ -10,6 +11,7 @@ from polymodal.nn.stem import PrivateConv2d, Stem
 __all__ = [
     "Attached",
     "Ensemble",
+    "LowRankConv2d",
     "OneStream",
     "Prediction",
     "PrivateBatchNorm2d",

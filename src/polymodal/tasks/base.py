@@ -92,7 +92,8 @@ class Task(LightningModule):
         sites: Where it acts: "auto", or patterns of layer names.
         stems: "repeat" or "private", for all modalities or by name.
         norms: "private" or "shared".
-        convolutions: "shared", or "private" for a network of its own for every modality.
+        convolutions: "shared", "private" for a network of its own for every modality, or {rank: r} for a private part
+            of low rank.
         statistics: "batch" or "frozen", or the patterns of the norms that are frozen.
         speed: How the training of the network runs, without changing what is trained beyond rounding: "auto", "off" for
             debugging, or "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The
@@ -129,7 +130,7 @@ class Task(LightningModule):
         sites: str | list[str] = "auto",
         stems: str | dict[str, str] = "repeat",
         norms: Literal["private", "shared"] = "private",
-        convolutions: Literal["private", "shared"] = "shared",
+        convolutions: Literal["private", "shared"] | dict[str, Any] = "shared",
         statistics: str | list[str] = "batch",
         speed: Speed = "auto",
     ) -> None:
