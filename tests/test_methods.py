@@ -38,10 +38,11 @@ def test_the_groups_are_those_of_the_papers():
     assert choose(["ablation"], KNOWN) == ABLATION
     assert choose(["baselines"], KNOWN) == BASELINES
     assert choose(["all"], KNOWN) == list(KNOWN)
-    assert choose(["once"], KNOWN) == ["decode-once", "private-norms-decode-once"]
+    extensions = ["decode-once", "private-norms-decode-once", "exchange-low-rank", "decode-once-low-rank"]
+    assert choose(["extensions"], KNOWN) == extensions
     shared = [f"{name}-shared" for name in BASELINES if name.startswith(("concat", "average", "attention"))]
     assert choose(["shared-aggregation"], KNOWN) == shared
-    assert set(KNOWN) == {*ABLATION, *BASELINES, *shared, "decode-once", "private-norms-decode-once"}
+    assert set(KNOWN) == {*ABLATION, *BASELINES, *shared, *extensions}
 
 
 def test_choosing_twice_trains_once_and_in_the_order_of_the_table():
@@ -91,6 +92,8 @@ def test_decode_once_keeps_the_recipes_own_exchange():
     own = rooms()["model"]["init_args"]["fusion"]
     once = Prepared(["--config", yaml.safe_dump(applied(rooms(), "decode-once", KNOWN["decode-once"].overrides))])
     assert once.model.fusion == DecodeOnce(Exchange(**own["init_args"]))
+    thin = applied(rooms(), "decode-once-low-rank", KNOWN["decode-once-low-rank"].overrides)["model"]["init_args"]
+    assert (thin["convolutions"], thin["fusion"]["init_args"]) == ({"rank": 8}, {"within": own})
 
 
 def test_what_cannot_be_varied_is_refused_with_a_remedy():

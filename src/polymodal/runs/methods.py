@@ -13,11 +13,14 @@ from polymodal.report.render import share
 ABLATION = "ablation"
 BASELINES = "baselines"
 SHARED_AGGREGATION = "shared-aggregation"
-ONCE = "once"
+EXTENSIONS = "extensions"
 OWN = "own"
 ALL = "all"
 SHARE = 0.5
 """What is exchanged where a share is set by hand: in the middle, so that it favours nobody."""
+
+RANK = 8
+"""Of the private part of convolutions, where there is one."""
 
 CEN = "Wang et al. 2020, arXiv 2011.05005"
 ASYMFUSION = "Wang et al. 2020, arXiv 2108.05009"
@@ -82,7 +85,7 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
         raise ConfigError(
             f"data.modalities: expected two or more to compare how they are fused, got {', '.join(modalities)}."
         )
-    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _once() | _controls(modalities)
+    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _extensions() | _controls(modalities)
     own = _own()
     if taken := sorted(own.keys() & rows.keys()):
         raise ConfigError(
@@ -201,7 +204,7 @@ def _aggregation() -> dict[str, Method]:
     return rows
 
 
-def _once() -> dict[str, Method]:
+def _extensions() -> dict[str, Method]:
     rows: dict[str, tuple[str, str, dict[str, Any]]] = {
         "decode-once": (
             "exchange, decode once",
@@ -217,8 +220,18 @@ def _once() -> dict[str, Method]:
                 "model.fusion": _fusion("DecodeOnce", within=_fusion("NoFusion")),
             },
         ),
+        "exchange-low-rank": (
+            f"exchange, private part of rank {RANK}",
+            f"As exchange; every convolution has a private part of rank {RANK} for each modality.",
+            EXCHANGE | {"model.convolutions": {"rank": RANK}},
+        ),
+        "decode-once-low-rank": (
+            f"exchange, decode once, private part of rank {RANK}",
+            f"As decode-once; every convolution of the encoder has a private part of rank {RANK} for each modality.",
+            EXCHANGE | {"model.convolutions": {"rank": RANK}, "model.fusion": Around("DecodeOnce")},
+        ),
     }
-    return {name: Method(title, about, overrides, (ONCE,)) for name, (title, about, overrides) in rows.items()}
+    return {name: Method(title, about, overrides, (EXTENSIONS,)) for name, (title, about, overrides) in rows.items()}
 
 
 def _alignment() -> dict[str, Method]:
