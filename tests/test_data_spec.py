@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fixtures_data import edit, make_archive, make_folder
-from polymodal.data import DatasetSpec, TargetSpec, palette
+from polymodal.data import DatasetSpec, FolderData, FolderDataset, TargetSpec, palette
+from polymodal.data.check import check
 from polymodal.data.labels import NO_IGNORE
 from polymodal.errors import DataError
 
@@ -155,3 +159,52 @@ def test_target_survives_the_model_folder(root):
 @given(st.integers(1, 255))
 def test_palette_tells_classes_apart(classes):
     assert len(set(palette(classes)) | {(0, 0, 0)}) == classes + 1
+
+
+def several(root: Path) -> Path:
+    """The data set with its labels and an image as targets, by name."""
+
+    def change(content: dict) -> None:
+        content["targets"] = {
+            "labels": content.pop("target"),
+            "far": content["modalities"].pop("depth") | {"range": [0, 10]},
+        }
+
+    edit(root, change)
+    return root
+
+
+def test_several_targets_are_declared_by_name_and_one_is_chosen(tmp_path):
+    """If this breaks, a second target needs a second copy of the data set, or another one is learned than was meant."""
+    root = make_folder(tmp_path / "own", size=(16, 24), modalities=("rgb", "depth"))
+    alone = FolderDataset(root, "train")[0]["target"]
+    spec = DatasetSpec.load(several(root))
+    assert list(spec.targets) == ["labels", "far"]
+    assert torch.equal(FolderDataset(root, "train", target="labels")[0]["target"], alone)
+    sample = FolderDataset(root, "train", target="far")[0]
+    assert sample["target"].shape == (1, 16, 24)
+    assert list(sample["inputs"]) == ["rgb"]
+    assert not check(root)
+    for make in (lambda: FolderDataset(root, "train"), lambda: FolderData(str(root)).setup()):
+        with pytest.raises(DataError, match=r"targets: there are labels, far, .*--data\.target labels"):
+            make()
+    with pytest.raises(DataError, match=r"has no target and no modality 'depth'.*It has labels, far, rgb"):
+        FolderDataset(root, "train", target="depth")
+    Image.fromarray(np.full((16, 24), 7, np.uint8)).save(root / "label" / f"{spec.splits['train'][0]}.png")
+    assert [defect.problem for defect in check(root) if "label" in defect.file]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(target=c["targets"]["labels"]), r"targets: there is a target beside it"),
+        (lambda c: c.update(targets={}), "targets: expected at least one target, got none"),
+        (lambda c: c["targets"].update(rgb=c["targets"]["labels"]), r"targets\.rgb: a modality has this name, too"),
+        (lambda c: c["targets"]["far"].update(kind="label"), r"targets\.far: unknown key"),
+    ],
+)
+def test_targets_that_cannot_be_told_apart_are_refused(tmp_path, change, said):
+    root = several(make_folder(tmp_path / "own", size=(16, 24), modalities=("rgb", "depth")))
+    edit(root, change)
+    with pytest.raises(DataError, match=said):
+        DatasetSpec.load(root)

@@ -60,7 +60,16 @@ def check(root: str | Path) -> Findings:
     Raises:
         DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
     """
-    spec = DatasetSpec.load(root)
+    found = Findings()
+    for spec in DatasetSpec.load(root).each_target():
+        new = _check(spec)
+        found += [defect for defect in new if defect not in found]
+        found.classes = found.classes or new.classes
+    return found
+
+
+def _check(spec: DatasetSpec) -> "Findings":
+    """The defects of a data set with one target."""
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
     code = spec.target.code
     members = {split: set(listed) for split, listed in spec.splits.items()}

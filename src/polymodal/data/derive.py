@@ -183,7 +183,7 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
 
 
 def _parts(spec: DatasetSpec) -> list[ModalitySpec | TargetSpec]:
-    return [*spec.modalities.values(), spec.target]
+    return [*spec.modalities.values(), *spec.targets.values()]
 
 
 def _modality(spec: DatasetSpec, kind: str) -> str:

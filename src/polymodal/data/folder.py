@@ -54,7 +54,8 @@ class FolderDataset(Dataset[Sample]):
         augment: Random changes for training.
         substitute: Modalities that are noise or copies instead, as a control; see `check_substitute`.
         cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
-        target: A modality that is the target instead of the one that dataset.yaml names, and then no input.
+        target: Which of the targets of dataset.yaml is read where there are several; or a modality that is the target
+            instead, and then no input.
 
     Attributes:
         target: What is predicted.

@@ -55,7 +55,8 @@ class FolderData(LightningDataModule):
         cache: Whether decoded files stay in memory; every worker keeps its own copy.
         val_split: Split for validation.
         test_split: Split for test.
-        target: A modality that is predicted instead of the target that dataset.yaml names; it is then no input.
+        target: Which of the targets of dataset.yaml is learned where there are several; or a modality that is predicted
+            instead, and is then no input.
         substitute: Controls for comparisons, by modality: "noise" puts standard normal noise in its place, the name of
             another modality a copy of that.
 

@@ -22,7 +22,8 @@ another resolution, such as a thermal camera's beside a colour one's, says `resi
 the others: by interpolation, or by the nearest pixel for labels, depth and values with holes.
 
 A target may be an image instead of a label, `target: {folder: albedo, kind: image}`, or one of the modalities,
-`target: rgb`, which is then no input.
+`target: rgb`, which is then no input. A data set may have several, by name, `targets: {labels: {...}, albedo: {...}}`;
+a recipe says which is learned, `data.target: labels`.
 """
 
 from collections import Counter
@@ -46,6 +47,8 @@ from polymodal.near import meant
 from polymodal.yaml_documents import MAX_YAML
 
 FILE = "dataset.yaml"
+TARGET = "target"
+"""What a target is called that has no name of its own."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class DatasetSpec:
         name: For people to read.
         store: Its files.
         modalities: By name, in the order of `dataset.yaml`.
-        target: What is to be predicted.
+        targets: What can be predicted, by name; `TARGET` is that of the only one, if it has no other.
         splits: The keys of each split.
         target_name: The modality that is the target; empty when the target is none of them.
     """
@@ -64,7 +67,7 @@ class DatasetSpec:
     name: str
     store: Store
     modalities: dict[str, ModalitySpec]
-    target: TargetSpec
+    targets: dict[str, TargetSpec]
     splits: dict[str, tuple[str, ...]]
     target_name: str = ""
     _labels: dict[ModalitySpec | TargetSpec, LabelFiles] = field(
@@ -88,7 +91,7 @@ class DatasetSpec:
                 f"{file}: missing. Describe the modalities, the target and the splits of the data set in it."
             )
         top = Section(file, "", parse(store.read(FILE, MAX_YAML), file))
-        top.only(("name", "modalities", "target", "splits"))
+        top.only(("name", "modalities", "target", "targets", "splits"))
 
         modalities = top.section("modalities")
         if not modalities.values:
@@ -98,10 +101,28 @@ class DatasetSpec:
             name=top.get("name", values.text, store.path.stem),
             store=store,
             modalities={name: modality_of(modalities, name) for name in modalities.file_names()},
-            target=TargetSpec("label", "") if named else target_of(top.section("target")),
+            targets={} if named else _targets(top),
             splits=_splits(top.section("splits"), store),
         )
         return spec.with_target(top.values["target"]) if named else spec
+
+    @property
+    def target(self) -> TargetSpec:
+        """What is to be predicted.
+
+        Raises:
+            DataError: When the data set has several targets, and none was chosen.
+        """
+        if len(self.targets) > 1:
+            raise DataError(
+                f"{self.store.where(FILE)}: targets: there are {listed(self.targets)}, and one is learned at a time. "
+                f"Choose it: --data.target {next(iter(self.targets))}."
+            )
+        return next(iter(self.targets.values()))
+
+    def each_target(self) -> list["DatasetSpec"]:
+        """The data set once for each of its targets."""
+        return [replace(self, targets={name: target}) for name, target in self.targets.items()]
 
     def select(self, modalities: Sequence[str] | None) -> tuple[str, ...]:
         """The names of the wanted modalities, all but the target when None.
@@ -131,11 +152,13 @@ class DatasetSpec:
         return tuple(modalities)
 
     def with_target(self, name: str) -> "DatasetSpec":
-        """The same data set with one of its modalities as the target, and the others for inputs.
+        """The same data set with one of its targets, or one of its modalities as the target and the others for inputs.
 
         Raises:
-            DataError: When the data set has no such modality, or no other.
+            DataError: When the data set has no such target or modality, or no other modality.
         """
+        if name in self.targets and (name not in self.modalities):
+            return replace(self, targets={name: self.targets[name]})
         self._require(name, "target")
         if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
@@ -146,7 +169,8 @@ class DatasetSpec:
             )
         if part.kind == "label":
             labels = label_target(part.folder, part.prefix, part.suffix, part.code)
-            return replace(self, target=replace(labels, layout=part.layout, pages=part.pages), target_name=name)
+            labels = replace(labels, layout=part.layout, pages=part.pages)
+            return replace(self, targets={name: labels}, target_name=name)
         target = TargetSpec(
             kind=part.kind,
             folder=part.folder,
@@ -160,7 +184,7 @@ class DatasetSpec:
             layout=part.layout,
             pages=part.pages,
         )
-        return replace(self, target=target, target_name=name)
+        return replace(self, targets={name: target}, target_name=name)
 
     def truths(self) -> list[str]:
         """The modalities whose files are those of the target: as an input, each would be the answer itself."""
@@ -177,9 +201,11 @@ class DatasetSpec:
 
     def _require(self, name: str, setting: str) -> None:
         if name not in self.modalities:
+            others = [name for name in self.targets if setting == "target" and name != TARGET]
+            known = [*others, *self.modalities]
             raise DataError(
-                f"{setting}: {self.store.path} has no modality {name!r}{meant(name, self.modalities, QUOTED)} "
-                f"It has {listed(self.modalities)}."
+                f"{setting}: {self.store.path} has no {'target and no ' if others else ''}modality "
+                f"{name!r}{meant(name, known, QUOTED)} It has {listed(known)}."
             )
 
     def file(self, part: ModalitySpec | TargetSpec, key: str) -> str:
@@ -212,7 +238,7 @@ class DatasetSpec:
         Nothing is decoded: one file that claims to be larger than the others of its sample may fill the memory.
         """
         inputs = [self.modalities[name] for name in modalities if not self.modalities[name].resize]
-        parts: list[ModalitySpec | TargetSpec] = [*inputs, self.target]
+        parts: list[ModalitySpec | TargetSpec] = [*inputs, *self.targets.values()]
         found = {}
         for part in parts:
             with suppress(DataError):  # a file that is missing or damaged is told of when its turn comes
@@ -240,6 +266,24 @@ class DatasetSpec:
                 f"{twice[0]!r}; they would count more than others. List each once."
             )
         return keys
+
+
+def _targets(top: Section) -> dict[str, TargetSpec]:
+    """The target that dataset.yaml declares, or those that it declares by name.
+
+    Raises:
+        DataError: It declares none, or in both ways.
+    """
+    if "targets" not in top.values:
+        return {TARGET: target_of(top.section("target"))}
+    if "target" in top.values:
+        raise DataError(f"{top.at('targets')}: there is a target beside it. Move that one into targets, under a name.")
+    targets = top.section("targets")
+    if not targets.values:
+        raise DataError(f"{top.at('targets')}: expected at least one target, got none.")
+    if both := [name for name in targets.file_names() if name in top.values["modalities"]]:
+        raise DataError(f"{targets.at(both[0])}: a modality has this name, too. Rename one of them.")
+    return {name: target_of(targets.section(name)) for name in targets.values}
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

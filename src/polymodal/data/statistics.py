@@ -138,7 +138,7 @@ def _factors(spec: DatasetSpec, name: str) -> tuple[float, float] | None:
     if not spec.modalities[name].resize:
         return None
     key = _training_keys(spec)[0]
-    parts = (spec.modalities[name], spec.target)
+    parts = (spec.modalities[name], next(iter(spec.targets.values())))  # all of a sample's files are of one size
     own, other = (spec.content(part, spec.file(part, key)).array.shape for part in parts)
     return other[1] / own[1], other[2] / own[2]
 
