@@ -6,7 +6,8 @@ import torch
 
 from fixtures_data import make_folder
 from polymodal import load
-from polymodal.runs.training import fit, read_checkpoint, recipe
+from polymodal.runs.checkpoints import read_checkpoint
+from polymodal.runs.training import fit, recipe
 
 SWA = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
 

@@ -38,7 +38,7 @@ def bench_data(
         ConfigError: A number is out of its range, or a setting cannot be used.
         DataError: The data set is not what its description says.
     """
-    from polymodal.runs.training import quieten
+    from polymodal.runs.quiet import quieten
 
     check_counts(repeats, 0)
     if not caches or not workers or min(workers) < 0:

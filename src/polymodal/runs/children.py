@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
 
 from polymodal.errors import PolymodalError
 from polymodal.runs.evaluation import SCORES_ON
@@ -14,6 +16,7 @@ TOLD = ("epoch ", SCORES_ON)
 """How lines begin that say how far a training is."""
 
 Child = subprocess.Popen[str]
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -70,6 +73,27 @@ def follow(
         child.wait()
     if child.returncode != 0:
         raise PolymodalError(f"the training {name!r} ended with status {child.returncode}:\n" + "\n".join(last))
+
+
+def side_by_side(trainings: Mapping[T, Callable[[list[Child]], None]], together: int) -> Iterator[T]:
+    """Run trainings, some at a time, and yield each when it has ended; an error ends all of them.
+
+    Args:
+        trainings: By what is yielded; each is given where `follow` notes its process.
+        together: How many at a time.
+    """
+    started: list[Child] = []
+    with ThreadPoolExecutor(together) as pool:
+        running = {pool.submit(train, started): name for name, train in trainings.items()}
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        except BaseException:
+            # The pool waits for its threads, and these wait for their children.
+            pool.shutdown(wait=False, cancel_futures=True)
+            end(started)
+            raise
 
 
 def end(children: Sequence[Child]) -> None:

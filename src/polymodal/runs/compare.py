@@ -6,12 +6,10 @@ says what belongs together. Whatever ends a comparison, starting it again goes o
 
 import json
 import os
-import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,41 +18,24 @@ import torch
 import yaml
 from rich.text import Text
 
-from polymodal.documents import read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
-from polymodal.files import is_empty, tidy_below, write_file
+from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
-from polymodal.report.comparison import Comparison, Row, table, to_csv, to_html, to_markdown
-from polymodal.report.render import counted
-from polymodal.run_folder import ENVIRONMENT, LAST, REPORT, scores_file
+from polymodal.report.comparison import Comparison, table
+from polymodal.run_folder import LAST, REPORT
 from polymodal.runs import children
 from polymodal.runs.checkpoints import check_resumable
+from polymodal.runs.comparison_folder import RECORD, SeededRun, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
-from polymodal.runs.methods import Method, applied, choose, methods
+from polymodal.runs.methods import applied, choose, methods
 from polymodal.runs.progress import Progress
+from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
-from polymodal.runs.training import RecipeCLI, quieten
+from polymodal.runs.training import RecipeCLI
 
-RECORD = "comparison.json"
 OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
 """What a comparison gives every run itself."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One method with one seed."""
-
-    method: str
-    seed: int
-    folder: Path
-
-    def __str__(self) -> str:
-        return f"{self.method}, seed {self.seed}"
-
-    def scores(self, split: str) -> Path:
-        """The file of its scores on a split; it is there, and whole, once the split is scored."""
-        return self.folder / scores_file(split)
 
 
 class Prepared(RecipeCLI):
@@ -120,8 +101,8 @@ def compare(
     with locked(out):
         tidy_below(out)
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
-        record = _record(out, command, settings, {name: known[name] for name in chosen}, seeds)
-        asked = [Run(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
+        record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds)
+        asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
         for name in _check_networks(untried, named=words, of=len(recipes)):
@@ -133,18 +114,18 @@ def compare(
             write_file(out / name / "recipe.yaml", text.encode())
 
         runs = [
-            Run(name, seed, out / name / f"seed-{seed}")
+            SeededRun(name, seed, out / name / f"seed-{seed}")
             for name, about in record["methods"].items()
             for seed in about["seeds"]
         ]
-        failures: dict[Run, str] = {}
+        failures: dict[SeededRun, str] = {}
 
         def results() -> Comparison:
-            return _comparison(record, modalities, known, runs, split, failures)
+            return comparison_of(record, modalities, known, runs, split, failures)
 
-        _write_tables(out, results())
+        write_tables(out, results())
         for _ in _train(asked, pending, jobs, settings, split, failures):
-            _write_tables(out, results())
+            write_tables(out, results())
     comparison = results()
     _show(comparison)
     print(f"the page: {(out / REPORT).resolve()}")
@@ -166,64 +147,6 @@ def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> 
     for word in overrides:
         if word.partition("=")[0] in OWN:
             raise ConfigError(f"{word.partition('=')[0]}: a comparison sets it for each of its runs; leave it out.")
-
-
-def _record(
-    out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
-) -> dict[str, Any]:
-    """What comparison.json says, with methods and seeds added; nothing is written.
-
-    Raises:
-        ConfigError: The folder belongs to another recipe, or to something that is no comparison.
-    """
-    file = out / RECORD
-    record: dict[str, Any] = {"command": "", "recipe": dict(settings), "methods": {}}
-    if file.is_file():
-        try:
-            record = read_json(file, ConfigError)
-            different = _differences(record["recipe"], settings)
-            earlier = {name: method["overrides"] for name, method in record["methods"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{file} is damaged ({error!r}); choose another folder with --out.") from error
-        if different:
-            raise ConfigError(
-                f"{out} belongs to another recipe: {'; '.join(different[:3])}{' ...' if different[3:] else ''}. Give "
-                f"what it was begun with ({record['command']}), or choose another folder with --out."
-            )
-        changed = [name for name, method in added.items() if earlier.get(name, method.overrides) != method.overrides]
-        if changed:
-            raise ConfigError(
-                f"{out}: {', '.join(changed)} meant something else in the version of polymodal that began it; choose "
-                "another folder with --out."
-            )
-    elif not is_empty(out):
-        raise ConfigError(f"{out} holds something that no comparison made; choose another folder with --out.")
-    for name, method in added.items():
-        given = record["methods"].get(name, {"seeds": []})["seeds"]
-        record["methods"][name] = {
-            "title": method.title,
-            "overrides": dict(method.overrides),
-            "seeds": sorted({*given, *seeds}),
-        }
-    all_seeds = sorted({seed for method in record["methods"].values() for seed in method["seeds"]})
-    chosen = ("--methods", ",".join(record["methods"]), "--seeds", ",".join(map(str, all_seeds)))
-    record["command"] = shlex.join([*command, *chosen])
-    return record
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """Where two nests of settings differ, by dotted path."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = dict.fromkeys([*there, *here])
-        # `init_args` is how a file says it, not how anybody gives it.
-        return [
-            difference
-            for key in keys
-            for difference in _differences(
-                there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
-            )
-        ]
-    return [] if there == here else [f"{path} is {there} there and {here} here"]
 
 
 def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str], of: int) -> list[str]:
@@ -257,13 +180,13 @@ def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[st
 
 
 def _train(
-    asked: Sequence[Run],
-    pending: Sequence[Run],
+    asked: Sequence[SeededRun],
+    pending: Sequence[SeededRun],
     jobs: int | None,
     settings: Mapping[str, Any],
     split: str,
-    failures: dict[Run, str],
-) -> Iterator[Run]:
+    failures: dict[SeededRun, str],
+) -> Iterator[SeededRun]:
     """Train what is pending and yield every run when it has ended; `failures` receives those that failed."""
     if not pending:
         print(f"all {len(asked)} runs are finished already")
@@ -274,10 +197,9 @@ def _train(
     places: SimpleQueue[dict[str, str]] = SimpleQueue()
     for i in range(together):
         places.put({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
-    started: list[children.Child] = []
-    with Progress(asked, pending, together) as progress, ThreadPoolExecutor(together) as pool:
+    with Progress(asked, pending, together) as progress:
 
-        def train(run: Run) -> None:
+        def train(run: SeededRun, started: list[children.Child]) -> None:
             place = places.get()
             begun = time.monotonic()
             progress.begin(run)
@@ -292,16 +214,7 @@ def _train(
                 places.put(place)
                 progress.end(run, time.monotonic() - begun, failed=run in failures)
 
-        trainings = {pool.submit(train, run): run for run in pending}
-        try:
-            for future in as_completed(trainings):
-                future.result()
-                yield trainings[future]
-        except BaseException:
-            # The pool waits for its threads, and these wait for their children.
-            pool.shutdown(wait=False, cancel_futures=True)
-            children.end(started)
-            raise
+        yield from children.side_by_side({run: partial(train, run) for run in pending}, together)
 
 
 def _gpus(trainer: Mapping[str, Any]) -> list[str]:
@@ -313,7 +226,7 @@ def _gpus(trainer: Mapping[str, Any]) -> list[str]:
     return visible.split(",")[: len(every)] if visible else every
 
 
-def _words(run: Run) -> list[str]:
+def _words(run: SeededRun) -> list[str]:
     """The arguments of `polymodal fit` that start a run, or continue it from a checkpoint that can be trusted."""
     words = [
         *("--config", str(run.folder.parent / "recipe.yaml"), "--seed_everything", str(run.seed)),
@@ -327,91 +240,6 @@ def _words(run: Run) -> list[str]:
         with locked(run.folder):
             shutil.rmtree(run.folder)
         return words
-
-
-def _comparison(
-    record: Mapping[str, Any],
-    modalities: Sequence[str],
-    known: Mapping[str, Method],
-    runs: Sequence[Run],
-    split: str,
-    failures: Mapping[Run, str],
-) -> Comparison:
-    rows = []
-    scored: list[dict[str, Any]] = []
-    for method in known:
-        own = [run for run in runs if run.method == method]
-        if not own:
-            continue
-        scores = {run.seed: _json(run.scores(split)) for run in own}
-        pages = {run.seed: f"{method}/{run.folder.name}/{REPORT}" for run in own if scores[run.seed]}
-        failed = frozenset(run.seed for run in own if run in failures)
-        rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
-        scored += [found for found in scores.values() if found]
-    root = record["recipe"]["data"]["init_args"].get("root")
-    machines = [machine for run in runs if (machine := _json(run.folder / ENVIRONMENT))]
-    facts = {
-        "command": record["command"],
-        "data": f"{root or '–'}, {', '.join(modalities)}",
-        f"scenes of {split}": _listed(counted(scores.get("samples"), scores.get("split_samples")) for scores in scored),
-        "checkpoint": _listed(_chosen(scores) for scores in scored),
-        "epochs": _listed(scores.get("epochs") for scores in scored),
-        "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),
-        "machine": _listed(machine.get("device") for machine in machines),
-        "versions": _listed(
-            ", ".join(
-                f"{package} {machine[package]}"
-                for package in ("polymodal", "torch", "lightning", "python")
-                if package in machine
-            )
-            for machine in machines
-        ),
-    }
-    recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
-    name = next((scores["data_set"] for scores in scored if scores.get("data_set")), root or "a data set")
-    return Comparison(name, split, modalities, rows, facts, recipe)
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    """What a run of the comparison wrote; None where it wrote nothing.
-
-    Raises:
-        ConfigError: It is damaged, or no mapping.
-    """
-    if not file.exists():
-        return None
-    try:
-        content = read_json(file, ConfigError)
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged ({error}). Remove it to have the run made again.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{file}: expected keys and values, got {str(content)[:60]}. Remove it to have the run made again."
-        )
-    return content
-
-
-def _chosen(scores: Mapping[str, Any]) -> str:
-    """By what a run's checkpoint was chosen, and whether that makes its scores look better than they are."""
-    selected_on = scores.get("selected_on")
-    if selected_on is None:
-        return "the last"
-    flattered = ", where it is also scored: this flatters the figures a little"
-    return f"the best on {selected_on}{flattered if selected_on == scores.get('scored_on') else ''}"
-
-
-def _listed(values: Iterable[object]) -> str:
-    """The different values, in order; a table with more than one says so by it."""
-    return "; ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "–"
-
-
-def _write_tables(out: Path, comparison: Comparison) -> None:
-    for name, text in (
-        ("table.md", to_markdown(comparison)),
-        ("table.csv", to_csv(comparison)),
-        (REPORT, to_html(comparison)),
-    ):
-        write_file(out / name, text.encode())
 
 
 def _show(comparison: Comparison) -> None:

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,21 +110,15 @@ def train_all(commands: dict[str, list[str]]) -> None:
     print(f"training {', '.join(commands)}, {together} at a time", flush=True)
     environment = children.environment(max(1, cores // len(commands)))
     width = max(8, *map(len, commands))
-    started: list[children.Child] = []
 
-    def run(name: str, command: list[str]) -> None:
-        children.follow(name, command, environment, started, lambda line: print(f"{name:>{width}}  {line}", flush=True))
+    def training(name: str) -> Callable[[list[children.Child]], None]:
+        def tell(line: str) -> None:
+            print(f"{name:>{width}}  {line}", flush=True)
 
-    with ThreadPoolExecutor(together) as pool:
-        trainings = [pool.submit(run, name, command) for name, command in commands.items()]
-        try:
-            for future in wait(trainings, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        except BaseException:
-            # The pool waits for its threads, and these wait for their children.
-            pool.shutdown(wait=False, cancel_futures=True)
-            children.end(started)
-            raise
+        return lambda started: children.follow(name, commands[name], environment, started, tell)
+
+    for _ in children.side_by_side({name: training(name) for name in commands}, together):
+        pass
 
 
 def _figures(scored: dict[str, Any]) -> dict[str, float]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ONNX = ".onnx"
 """The ending of exported files."""
 
-Run = Callable[[dict[str, Tensor], Sequence[int]], dict[str, Tensor]]
+Predictor = Callable[[dict[str, Tensor], Sequence[int]], dict[str, Tensor]]
 """From images (1, C, H, W) by modality, and a size, to predictions of this size by name."""
 
 
@@ -125,7 +125,7 @@ def _work(model: Path, scenes: Sequence[Scene]) -> str:
     return f"predict --model {model.resolve()}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
 
 
-def _network(folder: Path, subset: bool) -> Run:
+def _network(folder: Path, subset: bool) -> Predictor:
     """What predicts with a model folder."""
     net = trained(folder)
 
@@ -145,7 +145,7 @@ def _session(file: Path) -> "Session":
     return Session(file)
 
 
-def _exported(session: "Session") -> Run:
+def _exported(session: "Session") -> Predictor:
     """What predicts with an exported file."""
     return lambda images, size: {
         name: output_at(torch.from_numpy(output), size) for name, output in session(images).items()

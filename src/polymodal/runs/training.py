@@ -1,9 +1,7 @@
 """From a recipe to a finished run folder: train, keep the best model, score it, write the report."""
 
-import logging
 import signal
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,13 +19,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import polymodal
-from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.names import ENSEMBLE
-from polymodal.run_folder import BEST, MODEL, REPORT, score_column
-from polymodal.runs.averaging import NetworkFirst, build_network, holds_average
+from polymodal.run_folder import BEST, score_column
+from polymodal.runs.averaging import NetworkFirst, build_network
 from polymodal.runs.checkpoints import (
     BestCheckpoint,
     Resumption,
@@ -35,43 +32,23 @@ from polymodal.runs.checkpoints import (
     check_free,
     check_resumable,
     how_to_go_on,
-    read_checkpoint,
 )
 from polymodal.runs.classes import Classes
 from polymodal.runs.epochs import EpochLines, LastEpochValidated
-from polymodal.runs.evaluation import (
-    name_of_split,
-    remove_scores_of_others,
-    save_model,
-    score_split,
-    split_of,
-    write_scenes,
-)
 from polymodal.runs.files import check_run_folder, no_new_folder, unless_begun
+from polymodal.runs.finish import finish
 from polymodal.runs.interrupt import Signals, Stopped
-from polymodal.runs.loggers import log_recipe, log_scores, loggers_of
+from polymodal.runs.loggers import log_recipe, loggers_of
 from polymodal.runs.parsing import RecipeParser, check_groups, refusal
 from polymodal.runs.processes import Together, check_processes, settle_share
+from polymodal.runs.quiet import quieten
 from polymodal.runs.recorder import Recorder
 from polymodal.runs.refusals import while_made, while_trained
-from polymodal.runs.scored import scored_parts, scored_splits
+from polymodal.runs.scored import scored_splits
 from polymodal.runs.seeds import EpochSeeds
 from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
 from polymodal.tasks.base import Task
-
-_KNOWN = (
-    "args parameter is intended",
-    "does not have many workers",
-    "smaller than the logging interval",
-    "Checkpoint directory",
-    "is_leaf",
-    "could not find the monitored key",
-    "sync_dist=True",  # said of scores, which are of all processes already
-    "zero-element tensors",  # a network with such is refused
-    "your dataloader is not resumable",  # its sampler is
-    "was called before the ``update`` method",  # of several processes one may have nothing to count
-)
 
 
 class RecipeCLI(LightningCLI):
@@ -275,68 +252,6 @@ def with_files(plugins: Any, files: WholeFiles) -> list[Any]:
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, files]
 
 
-def finish(cli: RecipeCLI) -> None:
-    """Keep the best model as a folder, score it on the splits there are, write scenes and report."""
-    from polymodal.report import write_report
-
-    folder, model, data = cli.folder, cli.model, cli.datamodule
-    best = folder / BEST
-    selected_on = None
-    averaged = holds_average(cli.trainer, model)
-    if averaged is False:
-        print("the training ended before StochasticWeightAveraging did: the model holds no average")
-    if averaged:
-        print("the averaged weights are kept, as they are at the end: no validation chose among them")
-    elif ended_best(cli):
-        selected_on = name_of_split(data, data.val_split)
-    elif best.is_file():
-        model.load_state_dict(read_checkpoint(best)["state_dict"])
-        selected_on = name_of_split(data, data.val_split)
-    else:
-        print("the training ended before its first validation: the model is kept as it is at the end")
-    unseen = cli.recorder.epochs_since_validation()
-    if selected_on and unseen:
-        print(f"the training ended {unseen} epoch(s) after its last validation: what they learned is not in the model")
-    facts = {
-        "seconds": round(cli.recorder.seconds, 1),
-        "epochs": len(cli.recorder.rows),
-        "seed": int(cli._get(cli.config, "seed_everything")),
-        "data_set": DatasetSpec.load(data.root).name,
-        "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
-        "selected_on": selected_on,
-        "output": model.predicts.name,
-        **model.scoring,
-    }
-    # In the precision that it is scored in and predicts with, whatever it was trained in.
-    save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / MODEL)
-    remove_scores_of_others(folder)
-    cli.recorder.write_scales(model.fused)
-    limits = scored_parts(cli.trainer)
-    lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
-    scores = [
-        score_split(folder / MODEL, data, split, folder, limit=limits[split], lines=lines) for split in cli.scored
-    ]
-    log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
-    write_scenes(folder / MODEL, data, folder)
-    if scores:
-        print(f"report: {write_report([folder], folder / REPORT)}")
-    else:
-        print(f"nothing was scored, as the limits say; score the model with: polymodal validate {folder}")
-
-
-def ended_best(cli: RecipeCLI) -> bool:
-    """Whether the training ended within an epoch, was validated there, and the model is the best as it is.
-
-    best.ckpt is of whole epochs, as whoever continues the training needs it.
-    """
-    if cli.trainer.is_last_batch or not cli.recorder.rows:
-        return False
-    score, best = cli.recorder.rows[-1].get(str(cli.best.monitor)), cli.best.best_model_score
-    if score is None or best is None:
-        return score is not None
-    return score > float(best) if cli.best.mode == "max" else score < float(best)
-
-
 def part_processes() -> None:
     """End the common work of several processes, each of which has a device, once all of them are here.
 
@@ -358,20 +273,3 @@ def recipe(name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     raise ConfigError(f"there is no recipe {name!r} with this installation")
-
-
-def _is_asked_for(record: logging.LogRecord) -> bool:
-    """Whether a message that passes through one logger of Lightning's for all is more than chatter."""
-    return record.levelno > logging.INFO or Path(record.pathname).parent.name in ("callbacks", "profilers")
-
-
-def quieten() -> None:
-    """Leave out what Lightning tells every user every time."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # What callbacks and profilers say was asked for by whoever added them.
-    for name in ("callbacks", "profilers", "utilities.rank_zero"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_asked_for)
-    for message in _KNOWN:
-        warnings.filterwarnings("ignore", f".*{message}.*")

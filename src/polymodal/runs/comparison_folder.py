@@ -1,0 +1,195 @@
+"""The folder of a comparison: what belongs together there, and its tables.
+
+METHOD/seed-S are run folders, METHOD/recipe.yaml is what was trained there, comparison.json says what was asked for.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polymodal.documents import read_json
+from polymodal.errors import ConfigError
+from polymodal.files import is_empty, write_file
+from polymodal.report.comparison import Comparison, Row, to_csv, to_html, to_markdown
+from polymodal.report.render import counted
+from polymodal.run_folder import ENVIRONMENT, REPORT, scores_file
+from polymodal.runs.methods import Method
+
+RECORD = "comparison.json"
+
+
+@dataclass(frozen=True)
+class SeededRun:
+    """One method with one seed."""
+
+    method: str
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    def scores(self, split: str) -> Path:
+        """The file of its scores on a split; it is there, and whole, once the split is scored."""
+        return self.folder / scores_file(split)
+
+
+def record_of(
+    out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """What comparison.json says, with methods and seeds added; nothing is written.
+
+    Raises:
+        ConfigError: The folder belongs to another recipe, or to something that is no comparison.
+    """
+    file = out / RECORD
+    record: dict[str, Any] = {"command": "", "recipe": dict(settings), "methods": {}}
+    if file.is_file():
+        try:
+            record = read_json(file, ConfigError)
+            different = _differences(record["recipe"], settings)
+            earlier = {name: method["overrides"] for name, method in record["methods"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{file} is damaged ({error!r}); choose another folder with --out.") from error
+        if different:
+            raise ConfigError(
+                f"{out} belongs to another recipe: {'; '.join(different[:3])}{' ...' if different[3:] else ''}. Give "
+                f"what it was begun with ({record['command']}), or choose another folder with --out."
+            )
+        changed = [name for name, method in added.items() if earlier.get(name, method.overrides) != method.overrides]
+        if changed:
+            raise ConfigError(
+                f"{out}: {', '.join(changed)} meant something else in the version of polymodal that began it; choose "
+                "another folder with --out."
+            )
+    elif not is_empty(out):
+        raise ConfigError(f"{out} holds something that no comparison made; choose another folder with --out.")
+    for name, method in added.items():
+        given = record["methods"].get(name, {"seeds": []})["seeds"]
+        record["methods"][name] = {
+            "title": method.title,
+            "overrides": dict(method.overrides),
+            "seeds": sorted({*given, *seeds}),
+        }
+    all_seeds = sorted({seed for method in record["methods"].values() for seed in method["seeds"]})
+    chosen = ("--methods", ",".join(record["methods"]), "--seeds", ",".join(map(str, all_seeds)))
+    record["command"] = shlex.join([*command, *chosen])
+    return record
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """Where two nests of settings differ, by dotted path."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*there, *here])
+        # `init_args` is how a file says it, not how anybody gives it.
+        return [
+            difference
+            for key in keys
+            for difference in _differences(
+                there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
+            )
+        ]
+    return [] if there == here else [f"{path} is {there} there and {here} here"]
+
+
+def comparison_of(
+    record: Mapping[str, Any],
+    modalities: Sequence[str],
+    known: Mapping[str, Method],
+    runs: Sequence[SeededRun],
+    split: str,
+    failures: Mapping[SeededRun, str],
+) -> Comparison:
+    """What there is of a comparison.
+
+    Args:
+        record: As `record_of` returns it.
+        modalities: Of the recipe.
+        known: All methods by name, in the order of the table.
+        runs: Those that were asked for, now and before.
+        split: The one whose scores are compared.
+        failures: Why runs have failed.
+
+    Raises:
+        ConfigError: A file is damaged.
+    """
+    rows = []
+    scored: list[dict[str, Any]] = []
+    for method in known:
+        own = [run for run in runs if run.method == method]
+        if not own:
+            continue
+        scores = {run.seed: _json(run.scores(split)) for run in own}
+        pages = {run.seed: f"{method}/{run.folder.name}/{REPORT}" for run in own if scores[run.seed]}
+        failed = frozenset(run.seed for run in own if run in failures)
+        rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
+        scored += [found for found in scores.values() if found]
+    root = record["recipe"]["data"]["init_args"].get("root")
+    machines = [machine for run in runs if (machine := _json(run.folder / ENVIRONMENT))]
+    facts = {
+        "command": record["command"],
+        "data": f"{root or '–'}, {', '.join(modalities)}",
+        f"scenes of {split}": _listed(counted(scores.get("samples"), scores.get("split_samples")) for scores in scored),
+        "checkpoint": _listed(_chosen(scores) for scores in scored),
+        "epochs": _listed(scores.get("epochs") for scores in scored),
+        "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),
+        "machine": _listed(machine.get("device") for machine in machines),
+        "versions": _listed(
+            ", ".join(
+                f"{package} {machine[package]}"
+                for package in ("polymodal", "torch", "lightning", "python")
+                if package in machine
+            )
+            for machine in machines
+        ),
+    }
+    recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
+    name = next((scores["data_set"] for scores in scored if scores.get("data_set")), root or "a data set")
+    return Comparison(name, split, modalities, rows, facts, recipe)
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    """What a run of the comparison wrote; None where it wrote nothing.
+
+    Raises:
+        ConfigError: It is damaged, or no mapping.
+    """
+    if not file.exists():
+        return None
+    try:
+        content = read_json(file, ConfigError)
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged ({error}). Remove it to have the run made again.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{file}: expected keys and values, got {str(content)[:60]}. Remove it to have the run made again."
+        )
+    return content
+
+
+def _chosen(scores: Mapping[str, Any]) -> str:
+    """By what a run's checkpoint was chosen, and whether that makes its scores look better than they are."""
+    selected_on = scores.get("selected_on")
+    if selected_on is None:
+        return "the last"
+    flattered = ", where it is also scored: this flatters the figures a little"
+    return f"the best on {selected_on}{flattered if selected_on == scores.get('scored_on') else ''}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    """The different values, in order; a table with more than one says so by it."""
+    return "; ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "–"
+
+
+def write_tables(out: Path, comparison: Comparison) -> None:
+    """Write the table as Markdown, CSV and a page."""
+    for name, text in (
+        ("table.md", to_markdown(comparison)),
+        ("table.csv", to_csv(comparison)),
+        (REPORT, to_html(comparison)),
+    ):
+        write_file(out / name, text.encode())
