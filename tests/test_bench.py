@@ -25,7 +25,7 @@ from polymodal.functional import own_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 
-TRAINED = ["exchange", "plain", "apart", "folded", "exchange+amp"]
+TRAINED = ["exchange", "plain", "apart", "no-exchange", "exchange+amp"]
 
 TINY = {"stem": 4, "widths": [6, 6], "decoder": 4}
 SMALL = ["--network", "rooms-unet", "--network-args", "stem=4", "widths=[6,6]", "decoder=4", "--classes", "3"]
@@ -168,23 +168,24 @@ def test_a_share_of_the_penalised_channels_is_exchanged_and_no_other(networks):
 def test_all_networks_hold_the_same_values_and_modalities_differ(networks):
     """Were the networks different ones, their times would still look fine."""
     ours = networks(share=0.5)
-    found = {base: predictor(Variant(base), ours)() for base in ("folded", "plain", "apart", "exchange")}
+    found = {base: predictor(Variant(base), ours)() for base in ("no-exchange", "plain", "apart", "exchange")}
     assert (len(found["plain"]), len(found["apart"])) == (1, 2)
     for base in ("plain", "apart"):
         for name, logits in found[base].items():
-            torch.testing.assert_close(logits, found["folded"][name])
-    assert not torch.allclose(found["exchange"]["depth"], found["folded"]["depth"])
+            torch.testing.assert_close(logits, found["no-exchange"][name])
+    assert not torch.allclose(found["exchange"]["depth"], found["no-exchange"]["depth"])
     norm = ours.exchange.network.encoder.bn1
     assert not torch.equal(norm.weight[0], norm.weight[1])
 
 
-@pytest.mark.parametrize("base", ["plain", "apart", "folded", "exchange"])
+@pytest.mark.parametrize("base", ["plain", "apart", "no-exchange", "exchange"])
 @pytest.mark.parametrize("statistics", ["frozen", "batch"])
 def test_a_training_step_trains_every_parameter(base, statistics, networks):
     """A step that leaves gradients out would be fast."""
     ours = networks(statistics=statistics)
     step = prepare(Variant(base), ours, "training")
-    nets = {"plain": [ours.first], "apart": ours.unimodal}.get(base) or [getattr(ours, base).network]
+    shared = ours.exchange if base == "exchange" else ours.without_exchange
+    nets = {"plain": [ours.first], "apart": ours.unimodal}.get(base) or [shared.network]
     statistics_of = [net.get_buffer("encoder.bn1.running_mean") for net in nets]
     before = [mean.clone() for mean in statistics_of]
     step()
@@ -204,8 +205,8 @@ def test_what_makes_a_variant_faster_leaves_the_others_as_they_were(networks):
 @pytest.mark.parametrize(
     ("trained", "inference"),
     [
-        (TRAINED, ["exchange+fold"]),
-        pytest.param([*TRAINED, "exchange+auto"], ["exchange+fold", "exported+fold"], marks=pytest.mark.slow),
+        (TRAINED, ["exchange+absorb"]),
+        pytest.param([*TRAINED, "exchange+auto"], ["exchange+absorb", "exported+absorb"], marks=pytest.mark.slow),
     ],
 )
 def test_every_asked_variant_is_in_the_report(trained, inference, tmp_path, capsys):
@@ -228,18 +229,18 @@ def test_every_asked_variant_is_in_the_report(trained, inference, tmp_path, caps
     assert found["machine"]["torch"] == torch.__version__
     for word in words:
         assert len(re.findall(rf"^\| {re.escape(word)} \|", shown, re.M)) == 2 - (word in inference)
-    assert re.search(r"^- folding: multiply-accumulates .* G to .* G", shown, re.M)
+    assert re.search(r"^- absorbing: multiply-accumulates .* G to .* G", shown, re.M)
 
 
 def test_memory_that_the_system_does_not_tell_is_missing_and_not_zero(monkeypatch):
     for module in ("network", "scaling"):
         monkeypatch.setattr(f"polymodal.bench.{module}.peak_memory", lambda *words: None)
     for report, columns in (
-        (bench(small(), ["exchange", "folded"], ["inference"], 1), ["memory", "memory ratio"]),
+        (bench(small(), ["exchange", "no-exchange"], ["inference"], 1), ["memory", "memory ratio"]),
         (bench_scaling(small(modalities=1), "exchange", ["inference"], 1), ["memory"]),
     ):
         assert all(row[column] is None for row in json.loads(report.json())["tables"][0]["rows"] for column in columns)
-        lines = [line for line in report.markdown().splitlines() if re.match(r"\| (exchange|folded|1) \|", line)]
+        lines = [line for line in report.markdown().splitlines() if re.match(r"\| (exchange|no-exchange|1) \|", line)]
         assert lines
         assert all("| – | – |" in line for line in lines)
 
@@ -333,7 +334,7 @@ def test_a_peer_that_predicts_something_else_shows(peer):
     [
         (["--variants", "exchange,fast"], r"no variant 'fast'; there are .*plain\[\+auto\]\[\+compile\]\[\+amp\]"),
         (["--variants", "peer+amp"], "no variant 'peer\\+amp'"),
-        (["--variants", "folded,folded"], "'folded' is named twice"),
+        (["--variants", "no-exchange,no-exchange"], "'no-exchange' is named twice"),
         (["--variants", "peer"], "needs --peer PATH.*git clone https://github.com/yikaiw/CEN.*models/model.py"),
         (["--variants", "exchange+auto+compile"], "\\+compile includes \\+auto"),
         (["--variants", "exported", "--task", "training"], "none of exported can be trained"),
@@ -381,8 +382,8 @@ def unbuilt(monkeypatch):
 
 def test_what_does_not_run_on_a_gpu_is_refused_before_anything_is_built(unbuilt):
     """A refusal after an hour of measuring would lose the hour."""
-    with pytest.raises(ConfigError, match=r"'exported\+fold' runs on the CPU alone; .* use --device cpu"):
-        bench(small(device="cuda"), ["exchange", "exported+fold"], ["inference"])
+    with pytest.raises(ConfigError, match=r"'exported\+absorb' runs on the CPU alone; .* use --device cpu"):
+        bench(small(device="cuda"), ["exchange", "exported+absorb"], ["inference"])
     with pytest.raises(ConfigError, match=r"'exported' runs on the CPU alone"):
         bench_scaling(small(device="cuda"), "exported", ["inference"])
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from core_tools import NAMES, assert_equal, difference, images, randomize_norms
 from polymodal import Exchange, FusionError, Multimodal, checkpoint, cost, fuse, models
-from polymodal.export import fold
+from polymodal.export import absorb
 from polymodal.fusion import Aggregation, Asymmetric, DecodeOnce, NoFusion
 from polymodal.nn import PrivateNorm2d
 from reference.decode_once import ListDecodeOnce, TwoScales
@@ -117,7 +117,7 @@ def test_a_subset_equals_the_reference_of_those_present(members):
 
 @pytest.mark.parametrize("within", [Exchange(0.6), Asymmetric(), NoFusion()], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("weights", ["learned", "equal"])
-def test_is_saved_loaded_folded_and_equal(within, weights, tmp_path):
+def test_is_saved_loaded_absorbed_and_equal(within, weights, tmp_path):
     """If this breaks, what was trained is not what is deployed."""
     torch.manual_seed(0)
     plain = models.create("rooms-unet", classes=2, stem=6, widths=(5, 7, 9), decoder=6)
@@ -127,9 +127,9 @@ def test_is_saved_loaded_folded_and_equal(within, weights, tmp_path):
     again = checkpoint.load(tmp_path, network=plain)
     assert again.fusion == net.fusion
     assert_equal(again(inputs).ensemble, net(inputs).ensemble, 0.0)
-    assert_equal(fold(net)(inputs).ensemble, net(inputs).ensemble, 1e-5)
+    assert_equal(absorb(net)(inputs).ensemble, net(inputs).ensemble, 1e-5)
     alone = {"depth": inputs["depth"]}
-    assert_equal(fold(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-5)
+    assert_equal(absorb(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-5)
 
 
 def test_the_decoder_runs_once_at_inference():

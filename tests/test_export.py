@@ -82,7 +82,7 @@ def test_session_predicts_what_the_network_does_for_any_batch_and_size(run, file
     net, session = checkpoint.load(run / "model"), export.Session(files[folded], threads=1)
     assert session.modalities == {"depth": 1, "rgb": 3}
     assert session.outputs == ("depth", "rgb", "ensemble")
-    assert session.folded == folded
+    assert session.absorbed == folded
     for batch, size in ((1, (31, 45)), (2, (64, 40))):
         inputs = {"rgb": torch.randn(batch, 3, *size), "depth": torch.randn(batch, 1, *size)}
         with torch.no_grad():
@@ -148,7 +148,7 @@ def test_example_of_the_documentation_runs(run, files, monkeypatch):
 
 
 def test_saving_is_told(run, tmp_path, capsys):
-    """If this breaks, a user does not know what folding was good for."""
+    """If this breaks, a user does not know what absorbing was good for."""
     assert main(["export", str(run), str(tmp_path / "new" / "net.pt2"), "--format", "pt2", "--fold"]) == 0
     assert "multiply-accumulates" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["net.pt2"]
@@ -194,7 +194,7 @@ def test_file_runs_without_this_library(format, folded, tmp_path):
     need(format)
     net = tiny()
     written = export.save(
-        export.fold(net) if folded else net, tmp_path / FILES[format][0], format=format, metadata={"note": "é"}
+        export.absorb(net) if folded else net, tmp_path / FILES[format][0], format=format, metadata={"note": "é"}
     )
     assert written == [tmp_path / name for name in FILES[format]]
     assert sorted(written) == sorted(tmp_path.iterdir())
@@ -275,7 +275,7 @@ def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path):
 def test_file_of_a_network_on_a_gpu_is_one_for_the_cpu(folded, tmp_path):
     """If this breaks, a file that was exported where a network was trained runs nowhere else."""
     net = tiny().cuda()
-    file, *_ = export.save(export.fold(net) if folded else net, tmp_path / "net.pt2", format="pt2")
+    file, *_ = export.save(export.absorb(net) if folded else net, tmp_path / "net.pt2", format="pt2")
     program = torch.export.load(file)
     assert {tensor.device.type for tensor in {**program.state_dict, **program.constants}.values()} == {"cpu"}
     assert next(net.parameters()).is_cuda
@@ -355,7 +355,7 @@ def test_images_that_do_not_fit_are_refused(files):
     """If this breaks, the user reads ONNX Runtime's words about a node in the middle of the graph."""
     session = export.Session(files[True], threads=1)
     for inputs, missing in (({"rgb": np.zeros((1, 3, 16, 16), np.float32)}, "depth"), ({}, "depth, rgb")):
-        with pytest.raises(DataError, match=f"Missing modality {missing}: .*fold the network anew") as told:
+        with pytest.raises(DataError, match=f"Missing modality {missing}: .*absorb the network anew") as told:
             session(inputs)
         assert "subset" not in str(told.value)
     with pytest.raises(DataError, match="Unknown modality 'colour'"):

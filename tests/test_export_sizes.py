@@ -63,7 +63,7 @@ class Pyramid(nn.Module):
 
 
 def assert_right_at_ten_random_sizes(net, folded, path) -> None:
-    session = export.Session(export.save(export.fold(net) if folded else net, path)[0], threads=1)
+    session = export.Session(export.save(export.absorb(net) if folded else net, path)[0], threads=1)
     sides = np.random.default_rng(0).integers(1, max(2, 384 // session.step), (10, 2)) * session.step
     assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
 
@@ -104,15 +104,15 @@ def test_what_python_decides_by_the_size_is_refused(condition, tmp_path):
     net = fused(layered(Branch(CONDITIONS[condition])))
     with pytest.raises(ExportError, match=r"does not predict.*on \d images of \d+x\d+.*Nothing was written.*--size"):
         export.save(net, tmp_path / "net.onnx")
-    with pytest.raises(ExportError, match=r"folded network does not predict.*--size HEIGHT WIDTH"):
-        export.fold(net)
+    with pytest.raises(ExportError, match=r"absorbed network does not predict.*--size HEIGHT WIDTH"):
+        export.absorb(net)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_python_decides_by_the_size_is_right_at_one(tmp_path):
     """If this breaks, the remedy that the refusal names does not help."""
     net = fused(layered(Branch(CONDITIONS["large"])))
-    for made in (net, export.fold(net, size=(40, 24))):
+    for made in (net, export.absorb(net, size=(40, 24))):
         session = export.Session(export.save(made, tmp_path / "net.onnx", size=(40, 24))[0], threads=1)
         assert session.size == (40, 24)
         assert_predicts(net, session, [(40, 24)] * 3)
@@ -122,8 +122,8 @@ def test_what_python_decides_by_the_size_is_right_at_one(tmp_path):
 
 def test_size_of_a_file_is_that_of_the_folding_and_stands_in_it(tmp_path):
     """If this breaks, who has the file alone does not know which images it takes."""
-    folded = export.fold(fused(layered()), size=(16, 24))
-    with pytest.raises(ExportError, match=r"folded for images of 24x16 .*got 16x16"):
+    folded = export.absorb(fused(layered()), size=(16, 24))
+    with pytest.raises(ExportError, match=r"absorbed for images of 24x16 .*got 16x16"):
         export.save(folded, tmp_path / "net.pt2", format="pt2", size=(16, 16))
     with pytest.raises(ExportError, match="size: expected height and width of at least one pixel"):
         export.save(fused(layered()), tmp_path / "net.pt2", format="pt2", size=(0, 16))

@@ -14,7 +14,7 @@ from fixtures_data import make_folder
 from polymodal import Exchange, Fusion, fuse, load, models
 from polymodal.cli import main
 from polymodal.errors import CheckpointError, ExportError, FusionError
-from polymodal.export import fold
+from polymodal.export import absorb
 from polymodal.fusion import NormFusion, base
 from polymodal.runs.training import recipe
 
@@ -69,7 +69,7 @@ def test_the_file_of_the_page_is_trained_loaded_scored_and_predicted_with(tmp_pa
     net = load("run/model")
     images = {name: torch.randn(2, count, 16, 24) for name, count in net.channels.items()}
     with torch.no_grad():
-        assert torch.allclose(fold(net)(images).ensemble, net(images).ensemble, atol=1e-4)
+        assert torch.allclose(absorb(net)(images).ensemble, net(images).ensemble, atol=1e-4)
 
 
 def test_meet_sees_the_modalities_that_are_present_and_settings_come_back(tmp_path):
@@ -115,7 +115,7 @@ def test_what_has_no_static_form_is_refused_by_name():
 
     net = fuse(models.create("rooms-unet", classes=2), ["rgb", "depth"], Installs()).eval()
     with pytest.raises(ExportError, match="a Scale makes the modalities meet in a way that has no static form"):
-        fold(net)
+        absorb(net)
 
 
 def test_names_of_the_package_and_settings_that_cannot_be_saved_are_refused():

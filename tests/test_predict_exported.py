@@ -85,5 +85,5 @@ def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path, monkeypatc
     arguments = {"filters": 2, "depth": 3, "in_channels": 3, "out_channels": 3}
     net = polymodal.fuse(models.create("translation-unet", **arguments), {"depth": 1, "rgb": 3}, "exchange")
     checkpoint.save(net, tmp_path / "model", network={"name": "translation-unet", "arguments": arguments})
-    told = export_model(tmp_path / "model", tmp_path / "net.pt2", "pt2", folded=True)
+    told = export_model(tmp_path / "model", tmp_path / "net.pt2", "pt2", absorbed=True)
     assert "for 40x32 (width x height)" in told

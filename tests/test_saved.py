@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import polymodal
-from polymodal.export import Session, fold
+from polymodal.export import Session, absorb
 from polymodal.report.load import load_run
 from polymodal.runs.validate import validate
 
@@ -52,9 +52,9 @@ def test_a_saved_model_is_written_as_it_was(name, tmp_path):
     assert after["fuse"] == before["fuse"]
 
 
-def test_a_saved_model_folds(expected):
+def test_the_norms_of_a_saved_model_are_absorbed(expected):
     net = polymodal.load(SAVED / "exchange")
-    assert_predicts(fold(net)(images_of(expected)), expected, "exchange")
+    assert_predicts(absorb(net)(images_of(expected)), expected, "exchange")
 
 
 def test_an_exported_file_predicts_as_it_did(expected):

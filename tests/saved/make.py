@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import polymodal
-from polymodal.export import fold
+from polymodal.export import absorb
 from polymodal.export import save as save_exported
 from polymodal.fusion import make_fusion
 from polymodal.models import create
@@ -55,7 +55,7 @@ def models(folder: Path) -> None:
         for output, value in {**prediction.per_modality, "ensemble": prediction.ensemble}.items():
             arrays[f"{name} {output}"] = value.numpy()
         if name == "exchange":
-            save_exported(fold(net), folder / "folded.onnx", format="onnx")
+            save_exported(absorb(net), folder / "folded.onnx", format="onnx")
     np.savez_compressed(folder / "expected.npz", **arrays)
 
 

@@ -16,7 +16,7 @@ from polymodal.anatomy.norms import is_batch_norm_2d
 from polymodal.bench.machine import check_device
 from polymodal.costs import cost
 from polymodal.errors import ConfigError
-from polymodal.export import Folded, fold
+from polymodal.export import Absorbed, absorb
 from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import Exchange
 from polymodal.multimodal import Multimodal
@@ -141,20 +141,20 @@ class Networks:
         return net.to(self.case.device)
 
     @cached_property
-    def folded(self) -> Multimodal:
+    def without_exchange(self) -> Multimodal:
         """All modalities in one network, without exchange."""
         net = fuse(self.case.plain(), self.case.channels, None, statistics=self.case.statistics, inplace=True)
         net.load_state_dict(self.exchange.state_dict())
         return net.to(self.case.device)
 
     @cached_property
-    def static(self) -> Folded:
-        """The network with exchange as it is at inference, see `polymodal.export.fold`.
+    def static(self) -> Absorbed:
+        """The network with exchange as it is at inference, see `polymodal.export.absorb`.
 
         Raises:
             ExportError: When it has no static form.
         """
-        return fold(self.exchange.eval())
+        return absorb(self.exchange.eval())
 
     @cached_property
     def unimodal(self) -> list[nn.Module]:

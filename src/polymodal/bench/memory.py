@@ -11,13 +11,13 @@ import torch
 
 from polymodal.allocator import give_back_freed_memory
 from polymodal.bench.case import Case, Networks, check_size
-from polymodal.bench.variants import Task, Variant, predictor, prepare
+from polymodal.bench.variants import Mode, Variant, predictor, prepare
 
 _STEPS = 2
 """The first one makes the optimiser's state, the second has it and the gradients."""
 
 
-def peak_memory(case: Case, variant: Variant, task: Task, exports: Path) -> int | None:
+def peak_memory(case: Case, variant: Variant, task: Mode, exports: Path) -> int | None:
     """The bytes that a variant needs at its peak, with parameters, activations, gradients and the optimiser's state.
 
     On a GPU the peak of torch's allocator. On a CPU the peak of the resident memory of a process of its own, less what
@@ -48,7 +48,7 @@ def peak_memory(case: Case, variant: Variant, task: Task, exports: Path) -> int 
             return None
 
 
-def _peak(case: Case, variant: Variant, task: Task, exports: Path, threads: int) -> int:
+def _peak(case: Case, variant: Variant, task: Mode, exports: Path, threads: int) -> int:
     torch.set_num_threads(threads)
     on_gpu = torch.device(case.device).type == "cuda"
     if not on_gpu:

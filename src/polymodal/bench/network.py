@@ -14,18 +14,18 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import BASES, MODIFIERS, TASKS, Task, Variant, check_variant, predictor, prepare
+from polymodal.bench.variants import BASES, MODES, MODIFIERS, Mode, Variant, check_variant, predictor, prepare
 from polymodal.errors import ConfigError
 from polymodal.export import saving
 
-DEFAULT = ("plain", "apart", "folded", "exchange", "exchange+auto", "exchange+auto+amp")
+DEFAULT = ("plain", "apart", "no-exchange", "exchange", "exchange+auto", "exchange+auto+amp")
 """What is measured when nothing is named; with a peer, that first."""
 
 
 def bench(
     case: Case,
     words: Sequence[str] = (),
-    tasks: Sequence[Task] = TASKS,
+    tasks: Sequence[Mode] = MODES,
     repeats: int = 5,
     warmup: int = 1,
     *,
@@ -82,8 +82,8 @@ def bench(
             "repeats": repeats,
             "warm-up": warmup,
         }
-        if any("fold" in variant.modifiers for variant in variants):
-            facts["folding"] = str(saving(networks.exchange, networks.static, case.size))
+        if any("absorb" in variant.modifiers for variant in variants):
+            facts["absorbing"] = str(saving(networks.exchange, networks.static, case.size))
     return Report("polymodal bench", facts, machine(case.device), tables)
 
 
@@ -94,14 +94,14 @@ def _equalities(runs: Mapping[Variant, Callable[[], dict[str, Tensor]]], network
     for variant, run in runs.items():
         exchanges = BASES[variant.base].exchanges
         if exchanges not in expected:
-            expected[exchanges] = predictor(Variant("exchange" if exchanges else "folded"), networks)()
+            expected[exchanges] = predictor(Variant("exchange" if exchanges else "no-exchange"), networks)()
         tell(f"predictions of {variant}")
         found[variant] = equality(run(), expected[exchanges])
     return found
 
 
 def _table(
-    task: Task,
+    task: Mode,
     times: Mapping[Variant, Timing],
     needed: Mapping[Variant, int | None],
     agreed: Mapping[Variant, Equality],
@@ -134,7 +134,7 @@ def _table(
         note += (
             " same class, difference: the share of pixels with the same most probable class, and the largest "
             "difference of a logit relative to the largest logit, against the eager network in float32 "
-            "(`exchange`; of variants without exchange `folded`)."
+            "(`exchange`; of variants without exchange `no-exchange`)."
         )
     if needed:
         note += " memory: the peak in a process of its own, parameters included."

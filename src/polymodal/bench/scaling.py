@@ -12,14 +12,14 @@ from polymodal.bench.memory import peak_memory
 from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import TASKS, Task, Variant, check_variant, prepare
+from polymodal.bench.variants import MODES, Mode, Variant, check_variant, prepare
 from polymodal.errors import ConfigError
 
 
 def bench_scaling(
     case: Case,
     word: str = "exchange",
-    tasks: Sequence[Task] = TASKS,
+    tasks: Sequence[Mode] = MODES,
     repeats: int = 5,
     warmup: int = 1,
     *,
@@ -78,7 +78,7 @@ def bench_scaling(
     return Report("polymodal bench scaling", facts, machine(case.device), tables)
 
 
-def _table(task: Task, times: Mapping[int, Timing], needed: Mapping[int, int | None]) -> Table:
+def _table(task: Mode, times: Mapping[int, Timing], needed: Mapping[int, int | None]) -> Table:
     rows, records = [], []
     for count, own in times.items():
         each = own.median / count

@@ -27,8 +27,8 @@ from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.segmentation import Segmentation
 
-Task = Literal["inference", "training"]
-TASKS: tuple[Task, ...] = ("inference", "training")
+Mode = Literal["inference", "training"]
+MODES: tuple[Mode, ...] = ("inference", "training")
 
 LR = 1e-6
 """So small that a network stays what it is: one that diverges is timed on infinities."""
@@ -53,16 +53,16 @@ BASES = {
     "peer": Base("the released code of CEN in the folder --peer, eager, float32", (), exchanges=True),
     "plain": Base("a plain network on the images of all modalities in one batch, as if they were one"),
     "apart": Base("a plain network for each modality, one after the other"),
-    "folded": Base("all modalities in one network with private norms, without exchange"),
+    "no-exchange": Base("all modalities in one network with private norms, without exchange"),
     "exchange": Base(
         "all modalities in one network with private norms and channel exchange",
-        ("fold", "auto", "compile", "amp"),
+        ("absorb", "auto", "compile", "amp"),
         exchanges=True,
     ),
-    "exported": Base("the network with exchange as an ONNX file, run by ONNX Runtime", ("fold",), exchanges=True),
+    "exported": Base("the network with exchange as an ONNX file, run by ONNX Runtime", ("absorb",), exchanges=True),
 }
 MODIFIERS = {
-    "fold": "norms folded into convolutions, and nothing computed that nobody reads (polymodal.export.fold)",
+    "absorb": "norms absorbed into convolutions, and nothing computed that nobody reads (polymodal.export.absorb)",
     "auto": "the fast path without compilation (polymodal.accelerate)",
     "compile": "the fast path with torch.compile",
     "amp": "automatic mixed precision in bf16",
@@ -87,7 +87,7 @@ class Variant:
     @property
     def trains(self) -> bool:
         """Whether it can be trained; what is made for inference cannot."""
-        return self.base != "exported" and "fold" not in self.modifiers
+        return self.base != "exported" and "absorb" not in self.modifiers
 
     @classmethod
     def parse(cls, word: str) -> "Variant":
@@ -132,7 +132,7 @@ Predict = Callable[[], dict[str, Tensor]]
 """Returns logits by name: of modalities, and of the ensemble where there is one."""
 
 
-def prepare(variant: Variant, networks: Networks, task: Task) -> Callable[[], Any]:
+def prepare(variant: Variant, networks: Networks, task: Mode) -> Callable[[], Any]:
     """Build a variant.
 
     Returns:
@@ -168,7 +168,7 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         session, inputs = _session(variant, networks), networks.inputs
         return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
     case, autocast = networks.case, _precision(variant, networks)
-    if variant.base in ("folded", "exchange"):
+    if variant.base in ("no-exchange", "exchange"):
         net, inputs = _fast(variant, _shared(variant, networks), case, training=False), networks.inputs
 
         def predict() -> dict[str, Tensor]:
@@ -206,9 +206,9 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
         return peer.step
     case, target, images = networks.case, networks.target, networks.tiled()
     losses: list[tuple[nn.Module, Callable[[], Tensor]]]
-    if variant.base in ("folded", "exchange"):
+    if variant.base in ("no-exchange", "exchange"):
         net = _fast(variant, _shared(variant, networks), case, training=True)
-        task = _Task(net, case.classes).to(case.device)
+        task = _Quiet(net, case.classes).to(case.device)
         batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
         losses = [(net, lambda: task.training_step(batch, 0))]
     elif variant.base == "plain":
@@ -237,7 +237,7 @@ def _loss(net: nn.Module, image: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), target, ignore_index=IGNORE)
 
 
-class _Task(Segmentation):
+class _Quiet(Segmentation):
     """The training step of `polymodal fit` around a network that is there already.
 
     Args:
@@ -252,14 +252,14 @@ class _Task(Segmentation):
         self.register_buffer("class_weight", torch.ones(classes), persistent=False)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """There is nobody to tell."""
+        """No trainer reads it."""
 
 
 def _shared(variant: Variant, networks: Networks) -> Any:
     """The network of all modalities."""
-    if "fold" in variant.modifiers:
+    if "absorb" in variant.modifiers:
         return networks.static
-    return networks.folded if variant.base == "folded" else networks.exchange
+    return networks.without_exchange if variant.base == "no-exchange" else networks.exchange
 
 
 def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     export.add_argument("model", type=Path, metavar="RUN", help="run folder or model folder")
     export.add_argument("out", type=Path, metavar="OUT", help="the file: .onnx, .pt2, or .xml for openvino")
     export.add_argument("--format", default="onnx", help="onnx, pt2 or openvino (%(default)s)")
-    export.add_argument("--fold", action="store_true", help="fold norms and exchange into the convolutions")
+    export.add_argument("--fold", action="store_true", help="absorb norms and exchange into the convolutions")
     export.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="for images of this height and width alone (any size)"
     )
@@ -94,7 +94,7 @@ def _export(parsed: argparse.Namespace) -> None:
     from polymodal.runs.export import export_model
 
     size = None if parsed.size is None else (parsed.size[0], parsed.size[1])
-    print(export_model(parsed.model, parsed.out, parsed.format, folded=parsed.fold, size=size))
+    print(export_model(parsed.model, parsed.out, parsed.format, absorbed=parsed.fold, size=size))
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""A trained network leaves Python: folded, exported to a file, and run from it."""
+"""A trained network leaves Python: its norms absorbed, exported to a file, and run from it."""
 
-from polymodal.export.fold import Folded, fold
+from polymodal.export.absorb import Absorbed, absorb
 from polymodal.export.formats import FORMATS, save
 from polymodal.export.saving import Saving, saving
 from polymodal.export.session import Session
 
-__all__ = ["FORMATS", "Folded", "Saving", "Session", "fold", "save", "saving"]
+__all__ = ["FORMATS", "Absorbed", "Saving", "Session", "absorb", "save", "saving"]

@@ -161,7 +161,7 @@ class _Plain:
         if not hasattr(owner, "static"):
             raise ExportError(
                 f"At '{name}' a {type(owner).__name__} makes the modalities meet in a way that has no static form, so "
-                "the network cannot be folded. Export it unfolded."
+                "the network cannot be absorbed. Export it as it is."
             )
         return owner.static(self._mark)
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from polymodal.errors import ExportError
+from polymodal.export.absorb import Absorbed
 from polymodal.export.capture import image_channels
 from polymodal.export.comparison import Run, compare, remedy
-from polymodal.export.fold import Folded
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.reason import first_line
@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 
 
 def save(
-    net: Multimodal | Folded,
+    net: Multimodal | Absorbed,
     path: str | os.PathLike[str],
     *,
     format: str = "onnx",
@@ -52,11 +52,11 @@ def save(
     stream, the latter alone. It is compared with the network on images that differ in kind, see `trials`.
 
     Args:
-        net: A multimodal network, or what `fold` made of one.
+        net: A multimodal network, or what `absorb` made of one.
         path: The file; its name ends in `.onnx`, `.pt2` or `.xml`, as the format wants it.
         format: `"onnx"`; `"pt2"`, which `torch.export.load` reads; `"openvino"`, an .xml with a .bin beside it.
         size: Height and width, for a file of images of this size alone, such as of a network whose computation depends
-            on the size in ways that no graph has; that of the folding if not given.
+            on the size in ways that no graph has; that which it was absorbed for if not given.
         metadata: Anything in types that JSON knows, kept in the file, such as how inputs were normalised.
 
     Returns:
@@ -65,8 +65,8 @@ def save(
 
     Raises:
         ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, a
-            modality's name is that of an output, the size is not that of the folding, or the file does not predict what
-            the network does. Nothing is written then.
+            modality's name is that of an output, the size is not the one that it was absorbed for, or the file does not
+            predict what the network does. Nothing is written then.
         OSError: The file cannot be written.
     """
     path = Path(path)
@@ -76,7 +76,7 @@ def save(
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
         raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
-    own = net if isinstance(net, Folded) else settled(net)
+    own = net if isinstance(net, Absorbed) else settled(net)
     if like.device.type != "cpu":
         own = copy.deepcopy(own).cpu()
     module = _Named(own).eval()
@@ -93,7 +93,7 @@ def save(
         "outputs": [*net.outputs, ENSEMBLE],
         "step": found.step,
         "size": None if size is None else list(size),
-        "folded": isinstance(net, Folded),
+        "folded": isinstance(net, Absorbed),
         "metadata": dict(metadata or {}),
     }
     with workplace(path) as place:
@@ -236,7 +236,7 @@ class _Named(nn.Module):
         net: The network.
     """
 
-    def __init__(self, net: Multimodal | Folded) -> None:
+    def __init__(self, net: Multimodal | Absorbed) -> None:
         super().__init__()
         self.net = net
 
@@ -270,7 +270,7 @@ def format_for(name: str, path: Path) -> Format:
     return kind()
 
 
-def _check_names(net: Multimodal | Folded) -> None:
+def _check_names(net: Multimodal | Absorbed) -> None:
     """Refuse modalities of which a file would hold two values of one name."""
     outputs = Counter(output_name(name) for name in (*net.outputs, ENSEMBLE))
     for name in net.modalities:
@@ -282,16 +282,16 @@ def _check_names(net: Multimodal | Folded) -> None:
             )
 
 
-def _channels(net: Multimodal | Folded, name: str) -> int:
+def _channels(net: Multimodal | Absorbed, name: str) -> int:
     return image_channels(net, name) if isinstance(net, Multimodal) else net.channels[name]
 
 
-def _size(net: Multimodal | Folded, size: Size | None) -> Size | None:
+def _size(net: Multimodal | Absorbed, size: Size | None) -> Size | None:
     """The fixed height and width of a file; None where they are free."""
     if size is not None and (len(size) != 2 or any(side < 1 for side in size)):
         raise ExportError(f"size: expected height and width of at least one pixel, got {size}.")
-    if not isinstance(net, Folded) or net.size is None:
+    if not isinstance(net, Absorbed) or net.size is None:
         return size if size is None else (size[0], size[1])
     if size is not None and tuple(size) != net.size:
-        raise ExportError(f"size: the network was folded for images of {said(net.size)}, got {said(size)}.")
+        raise ExportError(f"size: the network was absorbed for images of {said(net.size)}, got {said(size)}.")
     return net.size

@@ -1,4 +1,4 @@
-"""The images that a folded network and an exported file take: every modality, and sizes that fit the graph."""
+"""The images that an absorbed network and an exported file take: every modality, and sizes that fit the graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: i
         missing = ", ".join(name for name in channels if name not in inputs)
         raise DataError(
             f"Missing modality {missing}: this graph takes an image for each of {', '.join(channels)}. For some of "
-            "them, fold the network anew, polymodal.export.fold(net, modalities)."
+            "them, absorb the network anew, polymodal.export.absorb(net, modalities)."
         )
     check_inputs(inputs, channels)
     height, width = next(iter(inputs.values())).shape[-2:]

@@ -1,4 +1,4 @@
-"""What folding saves, in multiply-accumulates and parameters."""
+"""What absorbing saves, in multiply-accumulates and parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 
 from polymodal.costs import Cost, cost, count
-from polymodal.export.fold import Folded
+from polymodal.export.absorb import Absorbed
 from polymodal.multimodal import Multimodal
 
 
 @dataclass(frozen=True)
 class Saving:
-    """What folding saves.
+    """What absorbing saves.
 
     Attributes:
         before: The cost of the network as it was.
-        after: The cost of the folded one, whose parameters are more: convolutions that norms were folded into are no
-            longer shared.
+        after: The cost of the absorbed one, whose parameters are more: convolutions that absorbed norms are no longer
+            shared.
     """
 
     before: Cost
@@ -36,14 +36,14 @@ class Saving:
         )
 
 
-def saving(net: Multimodal, folded: Folded, size: Sequence[int]) -> Saving:
-    """What a folded network saves against the one it was made of.
+def saving(net: Multimodal, absorbed: Absorbed, size: Sequence[int]) -> Saving:
+    """What an absorbed network saves against the one it was made of.
 
     Args:
         net: The network, with all its modalities.
-        folded: What `fold` made of it.
+        absorbed: What `absorb` made of it.
         size: Height and width of the images.
     """
     dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
-    images = {name: torch.empty(1, channels, *size, dtype=dtype) for name, channels in folded.channels.items()}
-    return Saving(cost(net, size), count(folded, images))
+    images = {name: torch.empty(1, channels, *size, dtype=dtype) for name, channels in absorbed.channels.items()}
+    return Saving(cost(net, size), count(absorbed, images))

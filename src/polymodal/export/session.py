@@ -36,7 +36,7 @@ class Session:
         outputs: The names of the predictions: the modalities' and "ensemble".
         step: What height and width must be multiples of.
         size: Height and width where they are fixed; else None.
-        folded: Whether the network was folded.
+        absorbed: Whether the network was absorbed.
         metadata: What `save` was given.
 
     Raises:
@@ -59,7 +59,7 @@ class Session:
             self.step: int = _count(described["step"])
             fixed = described.get("size")  # files of format 1 never are
             self.size: Size | None = None if fixed is None else (_count(fixed[0]), _count(fixed[1]))
-            self.folded: bool = described["folded"]
+            self.absorbed: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
         except CheckpointError:
             raise

@@ -1,4 +1,4 @@
-"""The graph of all modalities, written from that of one: where folding decides what is computed and read."""
+"""The graph of all modalities, written from that of one: where absorbing decides what is computed and read."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,9 @@ class Streams:
         self.image_channels = seen.channels
         self.constants = _constants(seen)
         self.liveness = Liveness(self.form, seen.places, self.constants, len(seen.channels))
-        self.folded = {node: norm for node in self.liveness.convolutions if (norm := self._foldable(node)) is not None}
+        self.absorbed = {
+            node: norm for node in self.liveness.convolutions if (norm := self._absorbing(node)) is not None
+        }
         self.root = nn.Module()
         self.device = next(iter(seen.program.state_dict.values())).device
         self.graph = fx.Graph()
@@ -42,8 +44,8 @@ class Streams:
         self._made: dict[Any, Any] = {}
         self._stored: dict[int, tuple[Tensor, fx.Node]] = {}
 
-    def _foldable(self, node: fx.Node) -> PrivateNorm2d | None:
-        """The norm that can be folded into a convolution: its only reader, with running statistics."""
+    def _absorbing(self, node: fx.Node) -> PrivateNorm2d | None:
+        """The norm that can be absorbed into a convolution: its only reader, with running statistics."""
         place = self.liveness.place(next(iter(node.users))) if len(node.users) == 1 else None
         return place if isinstance(place, PrivateNorm2d) and not place.from_input else None
 
@@ -82,9 +84,9 @@ class Streams:
         return [self._call(node, m) for m in range(live.streams[node])]
 
     def _streams(self, node: fx.Node) -> int:
-        """The streams of a convolution, which are as many as those of a norm folded into it."""
+        """The streams of a convolution, which are as many as those of a norm absorbed into it."""
         own = self.liveness.streams[node]
-        return max(own, *(self.liveness.streams[user] for user in node.users)) if node in self.folded else own
+        return max(own, *(self.liveness.streams[user] for user in node.users)) if node in self.absorbed else own
 
     def _image(self, m: int, channels: int) -> Channels:
         return self._whole(self.graph.placeholder(f"image_{m}"), range(channels))
@@ -102,7 +104,7 @@ class Streams:
     def _norm(self, node: fx.Node, norm: PrivateNorm2d) -> list[Channels]:
         """Normalise, where that is not in the convolution already."""
         image, live = arguments(node)[0][0], self.liveness.live[node]
-        if image in self.folded:
+        if image in self.absorbed:
             return [self._of(image, m) for m in range(len(live))]
         return [self._normalised(image, norm, m, _numbers(rows)) for m, rows in enumerate(live)]
 
@@ -149,7 +151,7 @@ class Streams:
 
     def _convolution(self, node: fx.Node, m: int) -> Channels:
         """A convolution, with the norm behind it, of the rows that are read."""
-        found, norm = self.liveness.convolutions[node], self.folded.get(node)
+        found, norm = self.liveness.convolutions[node], self.absorbed.get(node)
         live = self.liveness.live[node]
         computed = computed_by(live[m if len(live) > 1 else 0][None], found)[0]
         rows = _numbers(computed)

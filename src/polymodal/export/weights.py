@@ -1,4 +1,4 @@
-"""A norm with fixed statistics, folded into the convolution before it."""
+"""A norm with fixed statistics, absorbed into the convolution before it."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ def weights(
     columns: list[int] | None,
     transposed: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the norm behind it in them, computed in float64, see `fold`.
+    """Weight and bias of a convolution with the norm behind it in them, computed in float64, see `absorb`.
 
     Args:
         weight: Of the convolution, and `bias` likewise.
         bias: None where it has none.
-        norm: With running statistics; None where there is none to fold in.
+        norm: With running statistics; None where there is none to absorb.
         m: The modality, among those present.
         rows: The output channels that there are.
         columns: The input channels that there are, in the order of the image's; None for all.

@@ -225,12 +225,12 @@ def _obstacles(network: nn.Module, spatials: Sequence[SpatialConvolution]) -> di
     obstacles: dict[str, str] = {}
     for name, group in groupby(spatials, key=lambda spatial: spatial.block):
         with torch.inference_mode(False), torch.enable_grad():
-            run = _Run(name, copy.deepcopy(network.get_submodule(name)).eval())
-            obstacles |= {spatial.norm: reason for spatial in group if (reason := run.obstacle(spatial))}
+            calls = _Calls(name, copy.deepcopy(network.get_submodule(name)).eval())
+            obstacles |= {spatial.norm: reason for spatial in group if (reason := calls.obstacle(spatial))}
     return obstacles
 
 
-class _Run:
+class _Calls:
     """What the convolutions of a block took and returned when it ran by itself.
 
     Args:

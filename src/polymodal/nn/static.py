@@ -1,10 +1,10 @@
 """What modalities do together at inference, said to whoever writes a network as a static graph.
 
-A module that knows of modalities, one that holds a `Roster`, takes part in folding by two methods:
+A module that knows of modalities, one that holds a `Roster`, takes part in `polymodal.export.absorb` by two methods:
 
 - `decided(...)` gives what stands in its place once scales do not change any more (see `settled`);
 - `static(mark)` gives what stands in its place in the graph of a single modality, where marks stand for what all do
-  together. A module without it has no static form, and a network with it is exported as it is, without folding.
+  together. A module without it has no static form, and a network with it is exported as it is, with nothing absorbed.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,14 +11,14 @@ REFERENCE_SIZE = (480, 640)
 """Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
 
 
-def export_model(model: Path, out: Path, format: str, *, folded: bool, size: tuple[int, int] | None = None) -> str:
+def export_model(model: Path, out: Path, format: str, *, absorbed: bool, size: tuple[int, int] | None = None) -> str:
     """Export a trained network with all that `predict` must know of it.
 
     Args:
         model: A run folder or a model folder.
         out: The file.
         format: One of `polymodal.export.FORMATS`.
-        folded: Whether to fold norms and exchange into the convolutions first.
+        absorbed: Whether to absorb norms and exchange into the convolutions first.
         size: Height and width, for a file for images of this size alone.
 
     Returns:
@@ -37,13 +37,13 @@ def export_model(model: Path, out: Path, format: str, *, folded: bool, size: tup
     folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     net = checkpoint.load(folder)
-    if not folded:
+    if not absorbed:
         return _written(export.save(net, out, format=format, size=size, metadata=metadata))
-    plain = export.fold(net, size=size)
+    plain = export.absorb(net, size=size)
     height, width = size or metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
     saved = export.saving(net, plain, (height, width))
     written = _written(export.save(plain, out, format=format, metadata=metadata))
-    return f"{written}, folded; for {width}x{height} (width x height) {saved}"
+    return f"{written}, absorbed; for {width}x{height} (width x height) {saved}"
 
 
 def _written(files: Sequence[Path]) -> str:

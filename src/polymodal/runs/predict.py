@@ -189,8 +189,8 @@ def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, ex
     if not missing or (given and subset and not exported):
         return
     remedy = (
-        "An exported network takes all of them: predict with the model folder, or export a network that was folded for "
-        "some, polymodal.export.fold(net, modalities)."
+        "An exported network takes all of them: predict with the model folder, or export one absorbed for some, "
+        "polymodal.export.absorb(net, modalities)."
         if exported
         else "Give a file or folder for each, or allow some to be absent with --subset."
     )

@@ -1,6 +1,6 @@
-"""Folding: at inference norms and exchange are constants, so a network of M modalities becomes M plain ones.
+"""Absorbing: at inference norms and exchange are constants, so a network of M modalities becomes M plain ones.
 
-Each modality's norms are folded into its convolutions, the exchange is a choice of channels that is made here and not
+Each modality's norms are absorbed into its convolutions, the exchange is a choice of channels that is made here and not
 at every image, and channels that nobody reads are not computed.
 """
 
@@ -23,13 +23,13 @@ from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.nn import Prediction
 
 TOLERANCE = 1e-3
-"""Of a folded network's predictions against the network's, relative to the largest value: they round differently."""
+"""Of an absorbed network's predictions against the network's, relative to the largest value: they round differently."""
 
 TOLERANCES = {torch.float16: 0.03, torch.bfloat16: 0.1}
 """Likewise, by type of number."""
 
 
-def fold(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size | None = None) -> "Folded":
+def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size | None = None) -> "Absorbed":
     """The network as it is at inference, without norms, exchange and all that nobody reads.
 
     For modality m, with the frozen statistics μ, σ² and the scales γ, β of a norm behind a convolution W, b:
@@ -63,34 +63,34 @@ def fold(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Size
     if len(present) < len(net.modalities) and net.fusion.needs_all:
         raise ExportError(
             f"modalities: the fusion {net.fusion.name!r} needs every modality of {', '.join(net.modalities)}, got "
-            f"{', '.join(chosen)} alone: {net.fusion.needs_all}. Fold the network of all of them."
+            f"{', '.join(chosen)} alone: {net.fusion.needs_all}. Absorb the network of all of them."
         )
     with torch.no_grad(), net.roster.only(present):
         seen = capture(settled(net), present, size)
-        folded = Folded(net, seen, Streams(seen).module())
-        _check(net, folded, seen.trials)
-        return folded
+        absorbed = Absorbed(net, seen, Streams(seen).module())
+        _check(net, absorbed, seen.trials)
+        return absorbed
 
 
-def _check(net: Multimodal, folded: "Folded", trials: Sequence[Trial]) -> None:
-    """Refuse a folded network that is another one than the network at some size."""
+def _check(net: Multimodal, absorbed: "Absorbed", trials: Sequence[Trial]) -> None:
+    """Refuse an absorbed network that is another one than the network at some size."""
     own = copy.deepcopy(net).eval()
     like = next(p for p in own.parameters() if p.is_floating_point())
     random = torch.Generator().manual_seed(0)
     images = (
         {
             name: torch.randn(batch, channels, *size, generator=random).to(like)
-            for name, channels in folded.channels.items()
+            for name, channels in absorbed.channels.items()
         }
         for batch, size in trials
     )
     compare(
         lambda inputs: _named(own(inputs, subset=True)),
-        lambda inputs: _named(folded(inputs)),
+        lambda inputs: _named(absorbed(inputs)),
         images,
-        "The folded network",
+        "The absorbed network",
         TOLERANCES.get(like.dtype, TOLERANCE),
-        remedy(folded.size),
+        remedy(absorbed.size),
     )
 
 
@@ -104,8 +104,8 @@ def _named(prediction: Prediction) -> dict[str, Tensor]:
     }
 
 
-class Folded(nn.Module):
-    """A multimodal network folded for inference, see `fold`.
+class Absorbed(nn.Module):
+    """A multimodal network for inference, its norms and its exchange absorbed by its convolutions, see `absorb`.
 
     Attributes:
         modalities: The names of its modalities, in order.
@@ -132,7 +132,7 @@ class Folded(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
-        """Predict as the network that was folded does.
+        """Predict as the network that was absorbed does.
 
         Args:
             inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W.

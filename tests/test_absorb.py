@@ -1,4 +1,4 @@
-"""Folding for inference: whatever is folded, chosen or left out, the predictions are those of the network itself."""
+"""For inference: whatever is absorbed, chosen or left out, the predictions are those of the network itself."""
 
 import copy
 from itertools import product
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from core_tools import assert_equal, assert_same_state, images, randomize_norms
 from polymodal import Exchange, cost, fuse, models
 from polymodal.errors import DataError, ExportError
-from polymodal.export import Folded, fold, saving
+from polymodal.export import Absorbed, absorb, saving
 from polymodal.fusion import FUSIONS, Aggregation, Fusion, NoFusion, RandomExchange
 from polymodal.fusion.aggregation import Operation
 from polymodal.multimodal import Multimodal
@@ -61,21 +61,24 @@ def build(modalities: int, fusion=None, **settings) -> Multimodal:
     return randomize_norms(fuse(Zoo(), channels, fusion, **settings).double()).eval()
 
 
-def assert_folds(net: Multimodal, folded: Folded | None = None, names=None, sizes=((24, 32), (21, 19))) -> Folded:
-    folded = fold(net, names) if folded is None else folded
+def assert_absorbs(
+    net: Multimodal, absorbed: Absorbed | None = None, names=None, sizes=((24, 32), (21, 19))
+) -> Absorbed:
+    absorbed = absorb(net, names) if absorbed is None else absorbed
     names = net.modalities if names is None else names
     for batch, size in enumerate(sizes, 1):
         inputs = {
-            name: torch.randn(batch, folded.channels[name], *size, dtype=torch.float64) for name in folded.modalities
+            name: torch.randn(batch, absorbed.channels[name], *size, dtype=torch.float64)
+            for name in absorbed.modalities
         }
         with torch.no_grad():
-            expected, got = net(inputs, subset=True), folded(inputs)
+            expected, got = net(inputs, subset=True), absorbed(inputs)
         assert list(got.per_modality) == list(expected.per_modality)
         for name, output in expected.per_modality.items():
             assert_equal(got.per_modality[name], output, 1e-11, f"{name} {size}")
         assert_equal(got.ensemble, expected.ensemble, 1e-11, f"ensemble {size}")
         assert_equal([got.weights], [expected.weights], 0)
-    return folded
+    return absorbed
 
 
 @pytest.mark.parametrize(
@@ -88,31 +91,31 @@ def assert_folds(net: Multimodal, folded: Folded | None = None, names=None, size
     ],
     ids=str,
 )
-def test_folded_network_predicts_what_the_network_does(modalities, fusion):
+def test_absorbed_network_predicts_what_the_network_does(modalities, fusion):
     """If this breaks, a deployed network is another one than was evaluated."""
-    assert_folds(build(modalities, fusion))
+    assert_absorbs(build(modalities, fusion))
 
 
-def test_nothing_of_the_network_is_changed_and_nothing_of_the_folded_one_trains():
+def test_nothing_of_the_network_is_changed_and_nothing_of_the_absorbed_one_trains():
     """If this breaks, exporting in the middle of a training spoils it."""
     net = build(2, Exchange(threshold=0.6)).train()
     before = copy.deepcopy(net)
-    folded = fold(net)
+    absorbed = absorb(net)
     assert_same_state(net, before)
     assert net.training
     assert net.network.norm1.training
-    assert not any(p.requires_grad for p in folded.parameters())
-    assert_folds(net.eval(), folded)
+    assert not any(p.requires_grad for p in absorbed.parameters())
+    assert_absorbs(net.eval(), absorbed)
 
 
 def test_some_of_the_modalities_and_no_exchange_among_them():
     """If this breaks, a device that lacks a sensor gets other predictions than `subset=True` gave."""
     net = build(3, Exchange(threshold=0.7))
-    assert assert_folds(net, names=("a", "c")).modalities == ("a", "c")
+    assert assert_absorbs(net, names=("a", "c")).modalities == ("a", "c")
     with net.fusion_disabled():
-        assert_folds(net)
+        assert_absorbs(net)
     with pytest.raises(ExportError, match="expected some of a, b, c, got z"):
-        fold(net, ("a", "z"))
+        absorb(net, ("a", "z"))
 
 
 def macs(net: nn.Module, size: tuple[int, int]) -> int:
@@ -144,13 +147,13 @@ def test_what_is_saved_is_what_exchanged_channels_cost():
         net.network.norm1.weight[0, :3] = 0.0  # three of a's own five channels
         net.network.norm3.weight[1, 6:10] = 0.1  # four of b's own six
         net.network.norm3.weight[1, 0] = 0.1  # not its own, so that it stays
-    folded = assert_folds(net)
-    saved = saving(net, folded, (8, 8))
+    absorbed = assert_absorbs(net)
+    saved = saving(net, absorbed, (8, 8))
     # A depthwise row that nobody reads was the only reader of a row of the convolution before it.
     assert saved.before.macs - saved.after.macs == 64 * (3 * 4 * 9 + 4 * 9 + 4 * 10)
     assert saved.before.macs == macs(net, (8, 8))
     assert f"{saved}".startswith("multiply-accumulates")
-    assert not any(isinstance(module, PrivateNorm2d) for module in folded.modules())
+    assert not any(isinstance(module, PrivateNorm2d) for module in absorbed.modules())
 
 
 def trained_unet(fusion: Fusion, modalities: int = 2, **settings) -> Multimodal:
@@ -176,7 +179,7 @@ USUAL = dict.fromkeys(("exchange", "random", "asymmetric", "decode-once"), "shar
 
 
 def usual(way: Fusion, convolutions: str) -> bool:
-    """Of the ways to aggregate one: the others are folded with some of the modalities below."""
+    """Of the ways to aggregate one: the others are absorbed with some of the modalities below."""
     return convolutions == USUAL.get(way.name, "private") and getattr(way, "operation", "concat") == "concat"
 
 
@@ -190,20 +193,20 @@ def usual(way: Fusion, convolutions: str) -> bool:
 )
 def test_every_fusion_has_a_static_form(fusion, convolutions):
     """If this breaks, the baselines cannot be deployed, or predict something else once they are."""
-    assert_folds(trained_unet(fusion, convolutions=convolutions), sizes=((32, 48), (35, 29)))
+    assert_absorbs(trained_unet(fusion, convolutions=convolutions), sizes=((32, 48), (35, 29)))
 
 
 @pytest.mark.parametrize("operation", get_args(Operation))
-def test_aggregation_of_some_modalities_folds_where_it_predicts_and_is_refused_elsewhere(operation):
-    """If this breaks, a device is given a folded network that fails at its first image."""
+def test_aggregation_of_some_modalities_absorbs_where_it_predicts_and_is_refused_elsewhere(operation):
+    """If this breaks, a device is given an absorbed network that fails at its first image."""
     net = trained_unet(Aggregation(operation), modalities=3, sites="middle")
     if operation == "average":
-        assert_folds(net, names=("a", "c"), sizes=((32, 48),))
+        assert_absorbs(net, names=("a", "c"), sizes=((32, 48),))
         return
     with pytest.raises(ExportError, match="needs every modality of a, b, c, got a, c alone"):
-        fold(net, ("a", "c"))
+        absorb(net, ("a", "c"))
     if operation == "attention":
-        assert_folds(net, sizes=((32, 48),))
+        assert_absorbs(net, sizes=((32, 48),))
 
 
 @pytest.mark.parametrize(
@@ -221,51 +224,51 @@ def test_private_stems_private_convolutions_and_shared_norms(settings):
     net = build(3, fusion, **settings)
     for parameter in net.network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    assert_folds(net)
+    assert_absorbs(net)
 
 
 @pytest.mark.parametrize("tracked", [True, False])
-def test_norms_that_look_at_each_image_stay_and_others_are_folded(tracked):
+def test_norms_that_look_at_each_image_stay_and_others_are_absorbed(tracked):
     """If this breaks, a network with instance norms predicts by statistics that it was not trained with."""
     layers = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True, track_running_stats=tracked), nn.Conv2d(8, 2, 1)]
     net = fuse(nn.Sequential(*layers), {"a": 3, "b": 3}, Exchange(share=0.5), sites="1").double().eval()
     for parameter in net.parameters():
         parameter.data += torch.randn_like(parameter)
-    folded = assert_folds(net)
-    norms = [node for node in folded.graph.graph.nodes if node.target is F.instance_norm]
+    absorbed = assert_absorbs(net)
+    norms = [node for node in absorbed.graph.graph.nodes if node.target is F.instance_norm]
     assert len(norms) == (0 if tracked else 2)
 
 
-def test_norm_with_activation_is_folded_too():
+def test_norm_with_activation_is_absorbed_too():
     """If this breaks, timm's networks lose their activations, or keep their norms."""
     from timm.layers import BatchNormAct2d
 
     network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU), nn.Conv2d(8, 2, 1))
     net = randomize_norms(fuse(network, {"a": 3, "b": 3}, Exchange(threshold=0.6), sites="1").double()).eval()
-    folded = assert_folds(net)
-    assert {str(n.target) for n in folded.graph.graph.nodes} >= {"aten.conv2d.default", "aten.silu.default"}
-    assert not any("norm" in str(node.target) for node in folded.graph.graph.nodes)
+    absorbed = assert_absorbs(net)
+    assert {str(n.target) for n in absorbed.graph.graph.nodes} >= {"aten.conv2d.default", "aten.silu.default"}
+    assert not any("norm" in str(node.target) for node in absorbed.graph.graph.nodes)
 
 
 def test_sizes_that_the_network_does_not_take_are_refused():
     """If this breaks, a size that was never checked gives an error from inside a graph, or a wrong prediction."""
     network = models.create("translation-unet", depth=3, filters=4)
     net = randomize_norms(fuse(network, {"a": 3, "b": 3}, Exchange(share=0.5)).double()).eval()
-    folded = assert_folds(net, sizes=((16, 24), (32, 8)))
-    assert folded.step == 8
+    absorbed = assert_absorbs(net, sizes=((16, 24), (32, 8)))
+    assert absorbed.step == 8
     with pytest.raises(DataError, match=r"20x16 .*multiples of 8.*16x16"):
-        folded(images(("a", "b"), 1, 3, 16, 20))
+        absorbed(images(("a", "b"), 1, 3, 16, 20))
     with pytest.raises(DataError, match="Missing modality b"):
-        folded(images("a", 1, 3, 16, 16))
+        absorbed(images("a", 1, 3, 16, 16))
 
 
 def test_images_are_not_copied_where_nothing_is_tiled():
     """If this breaks, every prediction copies all of its images for nothing."""
-    folded = fold(fuse(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), {"a": 2, "b": 1}, None))
+    absorbed = absorb(fuse(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), {"a": 2, "b": 1}, None))
     seen: list[torch.Tensor] = []
-    folded.graph.register_forward_pre_hook(lambda _, tensors: seen.extend(tensors))
+    absorbed.graph.register_forward_pre_hook(lambda _, tensors: seen.extend(tensors))
     inputs = {"a": torch.randn(1, 2, 8, 8), "b": torch.randn(1, 1, 8, 8)}
-    folded(inputs)
+    absorbed(inputs)
     assert seen[0] is inputs["a"]
     assert torch.equal(seen[1], inputs["b"].expand(-1, 2, -1, -1))
 
@@ -283,8 +286,8 @@ def test_what_has_no_static_form_is_refused_with_the_alternative():
 
     net = build(2, Exchange())
     net.network.norm1.fusion = Meet(net.roster)
-    with pytest.raises(ExportError, match=r"'norm1'.*Meet.*Export it unfolded"):
-        fold(net)
+    with pytest.raises(ExportError, match=r"'norm1'.*Meet.*Export it as it is"):
+        absorb(net)
 
 
 def test_network_that_decides_by_its_values_is_refused():
@@ -296,4 +299,4 @@ def test_network_that_decides_by_its_values_is_refused():
 
     net = fuse(Moody(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), ["a", "b"], None)
     with pytest.raises(ExportError, match=r"Moody.*model folder"):
-        fold(net)
+        absorb(net)
