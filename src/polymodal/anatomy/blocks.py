@@ -8,6 +8,9 @@ from torch import nn
 
 from polymodal.anatomy.norms import can_be_private
 
+ENCODERS = ("encoder", "backbone")
+"""What networks call their encoder."""
+
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")
 _GATE = re.compile(r"^(SE|Squeeze|EffectiveSE|Eca|Ceca)")
@@ -29,6 +32,11 @@ class SpatialConvolution:
     conv: str
     norm: str
     following: str
+
+
+def encoder_of(network: nn.Module) -> str:
+    """The name of a network's encoder; empty when it has none."""
+    return next((name for name, _ in network.named_children() if name in ENCODERS), "")
 
 
 def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -105,7 +113,7 @@ def _norms_after_convolutions(network: nn.Module) -> list[str]:
 
 def _encoder(network: nn.Module) -> dict[str, nn.Module]:
     """The modules of the encoder by dotted name, without stems, heads and the like."""
-    prefix = next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
+    prefix = encoder_of(network)
     return {
         name: module
         for name, module in network.named_modules()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from polymodal.anatomy.blocks import encoder_of
 from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.ghost import SIZES, watched
 
@@ -85,11 +86,6 @@ def dry_run(network: nn.Module, way_in: Entrance) -> DryRun:
         if run.problem is None:
             break
     return run
-
-
-def encoder_of(network: nn.Module) -> str:
-    """The name of a network's encoder; empty when it has none."""
-    return next((name for name, _ in network.named_children() if name in ("encoder", "backbone")), "")
 
 
 def _run(network: nn.Module, image: Tensor) -> DryRun:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.anatomy import Anatomy
-from polymodal.anatomy.dry_run import encoder_of
+from polymodal.anatomy.blocks import encoder_of
 from polymodal.errors import FusionError
 from polymodal.functional import unfold, weighted_mean
 from polymodal.fusion.base import Fusion, Plan, Sites, SiteState

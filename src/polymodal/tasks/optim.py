@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from polymodal.anatomy.blocks import ENCODERS
 from polymodal.errors import ConfigError
 from polymodal.limits import ABOVE_0, FROM_0, Limit, at_least, check, each, or_none
 from polymodal.multimodal import Multimodal
@@ -88,7 +89,7 @@ class Optimiser:
         groups: dict[str, list[nn.Parameter]] = {}
         seen: set[int] = set()  # a parameter that several layers share is trained once
         for path, module in net.named_modules():
-            part = "encoder" if {"encoder", "backbone"} & set(path.split(".")) else "decoder"
+            part = "encoder" if set(ENCODERS) & set(path.split(".")) else "decoder"
             decays = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad or id(parameter) in seen:
