@@ -7,7 +7,7 @@ Sources: concatenation and average are those that CEN compares with (NeurIPS 202
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.stages import encoded, last_blocks, layers_after
-from polymodal.nn import Roster, stand_behind
-from polymodal.nn.ensemble import map_tensors
+from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
 Operation = Literal["concat", "average", "attention"]
@@ -203,23 +202,6 @@ class Mix(nn.Module):
     def static(self, mark: Mark) -> nn.Module:
         """A map for each stream, of all of them."""
         return mark(joint(self))
-
-
-class Exits(nn.Module):
-    """Fuses the maps that an encoder returns, those that are one stream already excepted.
-
-    Args:
-        ways: For every tensor that it returns, in order, what fuses it; None for what is fused.
-    """
-
-    def __init__(self, ways: Sequence[Aggregate | None]) -> None:
-        super().__init__()
-        self.ways = nn.ModuleList(nn.Identity() if way is None else way for way in ways)
-
-    def forward(self, output: Any) -> Any:
-        """What the encoder returns, with one map for every sample."""
-        ways = iter(self.ways)
-        return map_tensors(lambda x: next(ways)(x), output)
 
 
 def _end(seen: DryRun, sites: Sequence[str]) -> int:

@@ -4,9 +4,9 @@ Every modality is encoded, with shared convolutions and norms of its own; the de
 is most of what exchanging channels costs beyond a network of one modality.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from polymodal.functional import unfold, weighted_mean
 from polymodal.fusion.base import Fusion, Plan, Sites, SiteState
 from polymodal.fusion.exchange import Exchange
 from polymodal.fusion.stages import encoded, layers_after
-from polymodal.nn import Roster, stand_behind
-from polymodal.nn.ensemble import map_tensors
+from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
 
@@ -108,7 +107,7 @@ class DecodeOnce(Fusion):
                 else None
                 for index, feature in enumerate(seen.features)
             ]
-            stand_behind(network, seen.encoder, Gathers(gathers))
+            stand_behind(network, seen.encoder, Exits(gathers))
 
         return Plan(install, layers_after(anatomy, seen.finished[seen.encoder]))
 
@@ -170,20 +169,3 @@ class Gather(nn.Module):
     def static(self, mark: Mark) -> nn.Module:
         """One map of all streams."""
         return mark(joint(self, merges=True))
-
-
-class Gathers(nn.Module):
-    """Gathers the maps that an encoder returns.
-
-    Args:
-        ways: For every tensor that it returns, in order, what gathers it; None for what the decoder does not read.
-    """
-
-    def __init__(self, ways: Sequence[Gather | None]) -> None:
-        super().__init__()
-        self.ways = nn.ModuleList(nn.Identity() if way is None else way for way in ways)
-
-    def forward(self, output: Any) -> Any:
-        """What the encoder returns, with one stream of all modalities."""
-        ways: Iterator[nn.Module] = iter(self.ways)
-        return map_tensors(lambda x: next(ways)(x), output)

@@ -5,12 +5,13 @@ from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.low_rank import LowRankConv2d
 from polymodal.nn.norm import PrivateBatchNorm2d, PrivateFrozenNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
 from polymodal.nn.roster import Roster
-from polymodal.nn.slot import Attached, behind, stand_behind
+from polymodal.nn.slot import Attached, Exits, behind, stand_behind
 from polymodal.nn.stem import PrivateConv2d, Stem
 
 __all__ = [
     "Attached",
     "Ensemble",
+    "Exits",
     "LowRankConv2d",
     "OneStream",
     "Prediction",

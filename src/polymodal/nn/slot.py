@@ -1,9 +1,11 @@
 """The slot behind a layer, in which an operation of a fusion stands: `fusion`, at whatever layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.norm import PrivateNorm2d
 
 
@@ -58,3 +60,20 @@ class Attached(nn.Module):
             if name == "layer":  # not there yet, as in the middle of a copy
                 raise
             return getattr(self.layer, name)
+
+
+class Exits(nn.Module):
+    """What stands behind an encoder: an operation for each of the maps that it returns.
+
+    Args:
+        ways: For every tensor that it returns, in order, what takes it; None for what goes on as it is.
+    """
+
+    def __init__(self, ways: Sequence[nn.Module | None]) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(nn.Identity() if way is None else way for way in ways)
+
+    def forward(self, output: Any) -> Any:
+        """What the encoder returns, with what the operations make of it."""
+        ways = iter(self.ways)
+        return map_tensors(lambda x: next(ways)(x), output)
