@@ -1,6 +1,7 @@
 """Where an image enters a network: private stems and tiling stand on it, and layers may be held in any order."""
 
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from core_tools import NAMES, assert_equal, assert_same_state, images
 from polymodal import FusionError, cost, fuse
 from polymodal.anatomy import Anatomy, ghost
+from polymodal.models import create
 
 
 class HeadFirst(nn.Module):
@@ -161,3 +163,50 @@ def test_names_alone_do_not_say_how_many_channels_but_beside_a_number_none_means
     """If this breaks, {"rgb": 3, "depth": None} fails in the stem with a shape error."""
     assert fuse(HeadFirst(), NAMES[:2], None).channels == {"rgb": None, "depth": None}
     assert fuse(HeadFirst(), {"rgb": 1, "depth": None}, None).channels == {"rgb": 1, "depth": 3}
+
+
+class Maps(NamedTuple):
+    """What an encoder returns by name."""
+
+    fine: torch.Tensor
+    coarse: torch.Tensor
+
+
+class ByName(nn.Module):
+    """Reads what its encoder returns by name, and one of the two maps alone."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.two = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            fine = self.norm(self.one(x))
+            return Maps(fine, self.two(fine))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = self.Encoder(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).coarse.relu_())
+
+
+def test_a_dry_run_changes_nothing_of_what_a_network_sees_and_is_made_once():
+    """If this breaks, a network that reads its encoder's maps by name has no private stems, or `fuse` takes minutes."""
+    anatomy = Anatomy(ByName().requires_grad_(False))
+    assert anatomy.run.problem is None
+    assert (anatomy.run.encoder, anatomy.run.read) == ("encoder", {1})
+    assert anatomy.run.finished["encoder.two"] < anatomy.run.finished["encoder"] < anatomy.run.finished["head"]
+    assert anatomy.run is anatomy.run
+    fuse(anatomy.network, {"rgb": 3, "depth": 1}, None, stems="private")
+
+
+@pytest.mark.parametrize(("fusion", "most"), [("exchange", 1), ("aggregation", 3)])
+def test_a_network_is_looked_at_as_seldom_as_can_be(fusion, most, monkeypatch):
+    """If this breaks, fusing a large network takes several times as long: the entrance, one run, and a rehearsal."""
+    looks = []
+    monkeypatch.setattr("polymodal.anatomy.meta.ghost", lambda network: looks.append(network) or ghost(network))
+    monkeypatch.setattr("polymodal.surgery.ghost", lambda network: looks.append(network) or ghost(network))
+    fuse(create("rooms-unet", classes=2, stem=4, widths=(4, 4), decoder=4), ["rgb", "depth"], fusion)
+    assert len(looks) <= most

@@ -15,8 +15,9 @@ from core_tools import (
     randomize_norms,
     small,
 )
-from polymodal import DataError, Exchange, FusionError, fuse, inspect
+from polymodal import DataError, Exchange, FusionError, fuse, inspect, models
 from polymodal.fusion import Alignment
+from polymodal.settings import FuseSettings
 from reference.plain import SITES, plain_segmenter
 
 
@@ -191,3 +192,12 @@ def test_inspect_tells_what_would_be_and_what_is():
     refused = str(inspect(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm3d(4))))
     assert "BatchNorm3d" in refused
     assert "is multimodal already" in str(inspect(net.network))
+
+
+def test_the_settings_that_a_network_holds_make_it_again():
+    """If this breaks, a saved model is another network than the one that was trained."""
+    plain = models.create("rooms-unet", classes=2, stem=4, widths=(4, 4), decoder=4)
+    net = fuse(plain, {"rgb": 3, "depth": 1}, stems={"depth": "private"}, convolutions="private", statistics="frozen")
+    again = fuse(plain, **vars(net.settings))
+    assert again.settings == net.settings == FuseSettings.from_config(net.config())
+    assert_same_state(again, net)

@@ -8,7 +8,7 @@ from torch import nn
 
 from core_tools import NAMES, assert_equal, images, randomize_norms
 from polymodal import Exchange, FusionError, checkpoint, cost, fuse, models
-from polymodal.export import fold
+from polymodal.export import absorb
 from polymodal.fusion import Asymmetric, DecodeOnce
 from polymodal.nn import LowRankConv2d, Roster
 
@@ -63,9 +63,9 @@ def test_starts_as_the_shared_network_and_is_saved_and_folded(fusion, tmp_path):
     again = checkpoint.load(tmp_path, network=plain)
     assert again.settings == net.settings
     assert_equal(again(inputs).ensemble, net(inputs).ensemble, 0.0)
-    assert_equal(fold(net)(inputs).ensemble, net(inputs).ensemble, 1e-9)
+    assert_equal(absorb(net)(inputs).ensemble, net(inputs).ensemble, 1e-9)
     alone = {"depth": inputs["depth"]}
-    assert_equal(fold(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-9)
+    assert_equal(absorb(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-9)
 
 
 def test_gradients_reach_the_private_parts_of_those_present_alone():
@@ -85,7 +85,7 @@ def test_costs_few_parameters_and_nothing_at_inference():
     shared = fuse(plain, ["rgb", "depth"])
     thin = fuse(plain, ["rgb", "depth"], convolutions={"rank": 8})
     assert 1.03 < cost(thin, (96, 128)).parameters / cost(shared, (96, 128)).parameters < 1.08
-    assert cost(fold(thin), (96, 128)).macs == cost(fold(shared), (96, 128)).macs
+    assert cost(absorb(thin), (96, 128)).macs == cost(absorb(shared), (96, 128)).macs
 
 
 @pytest.mark.parametrize(

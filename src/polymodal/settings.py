@@ -77,7 +77,10 @@ class FuseSettings:
         for field in fields(cls):
             if field.name not in config:
                 raise FusionError(f"fuse.{field.name}: missing. Restore the file, or save again.")
-        return cls(**{**config, "fusion": _fusion(config["fusion"])})
+        said: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+        }
+        return cls(**{**said, "fusion": _fusion(config["fusion"])})
 
 
 def _fusion(config: Any) -> Fusion:

@@ -3,6 +3,6 @@
 from polymodal.anatomy.anatomy import Anatomy
 from polymodal.anatomy.dry_run import DryRun
 from polymodal.anatomy.entrance import Entrance
-from polymodal.anatomy.ghost import ghost
+from polymodal.anatomy.meta import ghost
 
 __all__ = ["Anatomy", "DryRun", "Entrance", "ghost"]

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from polymodal.anatomy.blocks import encoder_of
 from polymodal.anatomy.entrance import Entrance
-from polymodal.anatomy.ghost import SIZES, watched
+from polymodal.anatomy.meta import SIZES, watched
 
 
 @dataclass

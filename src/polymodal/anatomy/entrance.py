@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymodal.anatomy.ghost import SIZES, watched
+from polymodal.anatomy.meta import SIZES, watched
 from polymodal.errors import FusionError
 
 
