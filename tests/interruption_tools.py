@@ -1,60 +1,72 @@
-"""Ends a process at any of the moments in which it changes files, which are found by following it."""
+"""The moments in which a process changes files, found by following it: what a kill leaves then, and the kill itself."""
 
 import builtins
 import importlib
 import io
 import os
 import pickle
+import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import safetensors.torch
+
+from polymodal.locks import LOCK
 
 ENDED = 9
 """The status of a process that was stopped."""
 
+plain_open = builtins.open
 _CALLS = ("open", "rename", "replace", "link", "unlink", "remove", "rmdir", "mkdir", "ftruncate", "pwrite", "fsync")
 
 
-class Stopper:
-    """Counts the moments, and ends the process in one of them, as a kill does: nothing is tidied up.
-
-    Its forks are processes of their own and not followed.
+@dataclass
+class Follower:
+    """Follows a process, and what it forks, through the moments in which it changes files.
 
     A call that changes the disk has a moment before and one after; a write of bytes has one in the middle, too.
 
     Args:
         folder: Below which files count.
-        moment: The one to end in; None to count.
+        shots: Where to keep what is on the disk in each moment, in folders by its number; None keeps nothing.
+        end_at: The moment in which the process ends, as a kill does: nothing is tidied up. None for none.
     """
 
-    def __init__(self, folder: Path, moment: int | None = None) -> None:
-        self.folder = str(folder)
-        self.moment = moment
-        self.passed: list[str] = []
-        self.process = 0
+    folder: Path
+    shots: Path | None = None
+    end_at: int | None = None
+    passed: list[str] = field(default_factory=list)
 
     def come_to(self, what: str) -> None:
-        if len(self.passed) == self.moment:
+        if len(self.passed) == self.end_at:
             os._exit(ENDED)
         self.passed.append(what)
+        if self.shots is not None:
+            # By what is there already: forks count on.
+            with plain_open(self.shots / "moments", "a+") as told:
+                told.seek(0)
+                number = len(told.readlines())
+                told.write(f"{what}\n")
+            shutil.copytree(self.folder, self.shots / str(number), symlinks=True)
 
     def concerns(self, path: object) -> bool:
-        if os.getpid() != self.process:
-            return False
         if isinstance(path, int):
             path = _opened(path)
         if not isinstance(path, str | os.PathLike):
             return False
-        return os.path.abspath(path).startswith(self.folder)  # noqa: PTH100 - of a text, before any patch
+        found = os.path.abspath(os.fspath(path))  # noqa: PTH100 - of a text, before any patch
+        return f"{os.fsdecode(found)}/".startswith(f"{self.folder}/")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Follow what goes through Python; libraries write into workplaces alone, which publishing comes after."""
-        self.process = os.getpid()
+        """Follow what goes through Python, and the one library that writes past it."""
         originals = {name: getattr(os, name) for name in _CALLS}
-        plain_open = builtins.open
+        serialize = safetensors.torch.serialize_file
 
         def around(name: str) -> Callable:
             original = originals[name]
@@ -62,7 +74,8 @@ class Stopper:
             def call(path, *others, **named):
                 folder = named.get("dir_fd")
                 path_from_root = path if folder is None else _opened(folder) / path
-                if not self.concerns(path_from_root) and not any(map(self.concerns, others[:1])):
+                to = others[0] if name in ("rename", "replace", "link") else None
+                if not self.concerns(path_from_root) and not self.concerns(to):
                     return original(path, *others, **named)
                 self.come_to(f"before {name} {path}")
                 result = original(path, *others, **named)
@@ -79,14 +92,26 @@ class Stopper:
             self.come_to(f"after open {file}")
             return self._halved(stream)
 
+        def serialized(tensors, file, *others, **named):
+            serialize(tensors, file, *others, **named)
+            if self.concerns(file):
+                content = Path(file).read_bytes()
+                with plain_open(file, "wb") as stream:
+                    stream.write(content[: len(content) // 2])
+                self.come_to(f"amid a write of {file}")
+                with plain_open(file, "wb") as stream:
+                    stream.write(content)
+
         for name in _CALLS:
             setattr(os, name, around(name))
+        safetensors.torch.serialize_file = serialized
         builtins.open = io.open = opened
         try:
             yield
         finally:
             for name, original in originals.items():
                 setattr(os, name, original)
+            safetensors.torch.serialize_file = serialize
             builtins.open = io.open = plain_open
 
     def _halved(self, stream):
@@ -175,29 +200,60 @@ def in_a_fork(work: Callable[[], object]) -> tuple[int, object]:
     return status, pickle.loads(answer) if answer else None
 
 
-def moments(folder: Path, command: Callable[[], object]) -> list[str]:
-    """The moments of a command that is left alone, in a child; this process imports what it does, for the next ones."""
-    stopper = Stopper(folder)
+def moments(folder: Path, command: Callable[[], object], shots: Path) -> list[str]:
+    """The moments of a command that is left alone, in a child; this process imports what it does, for the next ones.
 
-    def work() -> tuple[list[str], list[str]]:
-        with stopper.watching():
+    Args:
+        folder: Below which files count.
+        command: What is followed.
+        shots: A new folder, for what is on the disk in each moment.
+    """
+    shots.mkdir()
+
+    def work() -> list[str]:
+        with Follower(folder, shots).watching():
             command()
-        return stopper.passed, list(sys.modules)
+        return list(sys.modules)
 
-    status, answer = in_a_fork(work)
+    status, modules = in_a_fork(work)
     assert status == 0
-    passed, modules = answer
     for name in modules:
         with suppress(Exception):
             importlib.import_module(name)
-    return passed
+    return (shots / "moments").read_text().splitlines()
+
+
+def needed(found: list[str]) -> list[int]:
+    """Of some moments those before and after every rename, and one in the middle of the writing of every file."""
+    renames = [number for number, what in enumerate(found) if re.match(r"(before|after) (rename|replace|link) ", what)]
+    writes: dict[str, list[int]] = {}
+    for number, what in enumerate(found):
+        if what.startswith("amid"):
+            # A file that is written anew, such as a table after every epoch, has been renamed in between.
+            anew = sum(rename < number for rename in renames)
+            writes.setdefault(f"{what} {anew}", []).append(number)
+    return sorted([*renames, *(numbers[len(numbers) // 2] for numbers in writes.values())])
 
 
 def stop(folder: Path, moment: int, command: Callable[[], object]) -> None:
     """Run a command in a child that ends in a moment."""
 
     def work() -> None:
-        with Stopper(folder, moment).watching():
+        with Follower(folder, end_at=moment).watching():
             command()
 
     assert in_a_fork(work)[0] == ENDED
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """All that a kill has left below a folder, without the number that the killed process had."""
+    found = {str(path.relative_to(folder)): b"" for path in folder.rglob("*")} | content(folder)
+    return {
+        name: re.sub(rb"process \d+ on|pro?c?e?s?s? ?\d*$", b"", there) if name.endswith(LOCK) else there
+        for name, there in found.items()
+    }

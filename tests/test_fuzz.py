@@ -176,9 +176,11 @@ def targets(root: Path) -> dict[str, Target]:
     metadata = json.loads((model / "config.json").read_text())["metadata"]
     grey, depth = metadata["inputs"].values()
     colors = grey | {"channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    classes = metadata["target"] | {"classes": ["a", "b", "c"], "colors": [[0, 0, 0], [255, 0, 0], [0, 0, 255]]}
+    said = metadata | {"inputs": {"rgb": colors, "depth": depth}, "target": classes}
     description = {
         "format": 2, "modalities": {"rgb": 3, "depth": 1}, "outputs": ["rgb", "depth", "ensemble"], "step": 1,
-        "size": None, "folded": True, "metadata": metadata | {"inputs": {"rgb": colors, "depth": depth}},
+        "size": None, "folded": True, "metadata": said,
     }  # fmt: skip
 
     def of_export(content: bytes) -> None:

@@ -24,6 +24,7 @@ import torch
 import hostile_tools
 from fixtures_data import edit, make_archive, make_folder
 from fixtures_run import write_run
+from hostile_exports import write_exported
 from polymodal import checkpoint, models
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.surgery import fuse
@@ -333,9 +334,7 @@ def _calls(box: Path) -> list[str]:
     for what, name in zip(MODELS, _copies(box, "model-", "model", MODELS), strict=True):
         # Of odd names for its inputs the network is sound, and to export it takes half a minute.
         calls += [call.format(name) for call in OF_MODEL[: 2 if what == "names outside" else None]]
-    for name in ("text", "empty"):
-        (box / f"{name}.onnx").write_bytes(b"some words" if name == "text" else b"")
-        calls.append(f"predict --model {name}.onnx --input rgb=good/rgb depth=good/depth --out out")
+    calls += [f"predict --model {name} --input rgb=good/rgb depth=good/depth --out out" for name in write_exported(box)]
     calls += [f"report {name}" for name in _copies(box, "run-", "finished", RUNS)]
     calls += [f"validate {name}" for name in ("run-7", "run-8", "finished")]
     for name, content in WEIGHTS.items():

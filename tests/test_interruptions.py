@@ -16,7 +16,7 @@ import torch
 
 from fixtures_data import make_folder
 from fixtures_prepare import make_nyudv2
-from interruption_tools import in_a_fork, moments, stop
+from interruption_tools import content, in_a_fork, left, moments, needed, stop
 from polymodal import checkpoint, fuse, models
 from polymodal.child import _end_with_parent
 from polymodal.cli import main
@@ -35,10 +35,6 @@ def net(threshold: float = 0.02):
     return fuse(models.create("rooms-unet", **SMALL), {"rgb": 3, "grey": 1}, Exchange(threshold))
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
 @dataclass(frozen=True)
 class Case:
     """A command that works in a folder.
@@ -46,14 +42,16 @@ class Case:
     Args:
         prepare: Puts into the folder what the command starts from.
         command: Given the folder.
+        least: So many moments before and after renames, and amid writes, it has at least.
         content: What is in a folder, without what differs from one undisturbed run to the next.
-        points: In how many moments the slow test stops it; fewer where each takes seconds.
+        most: So many of these are tried, drawn by lot; None for all of them.
     """
 
     prepare: Callable[[Path], object]
     command: Callable[[Path], object]
+    least: int
     content: Callable[[Path], dict[str, object]] = content
-    points: int = 20
+    most: int | None = None
 
 
 def words(*given: object) -> Callable[[], object]:
@@ -71,7 +69,7 @@ def prepared_model(folder: Path) -> None:
     from polymodal.data import FolderData
     from polymodal.runs.evaluation import save_model
 
-    make_folder(folder / "data", size=(16, 16), splits={"train": 1, "val": 1}, modalities=("rgb", "grey"))
+    make_folder(folder / "data", size=(16, 16), splits={"train": 1}, modalities=("rgb", "grey"))
     data = FolderData(str(folder / "data"), modalities=["rgb", "grey"])
     data.setup()
     save_model(net(), "rooms-unet", SMALL, data, {"seconds": 1.0, "epochs": 1, "seed": 0}, folder / "model")
@@ -131,10 +129,17 @@ CASES = {
     "save": Case(
         lambda folder: checkpoint.save(net(0.5), folder / "model"),
         lambda folder: checkpoint.save(net(), folder / "model"),
+        least=6,
     ),
-    "export": Case(
+    "export as pt2": Case(
         prepared_model,
         lambda folder: words(*("export", folder / "model", folder / "net.pt2", "--format", "pt2", "--size", 16, 16))(),
+        least=3,
+    ),
+    "export as onnx": Case(
+        prepared_model,
+        lambda folder: words(*("export", folder / "model", folder / "net.onnx", "--size", 16, 16))(),
+        least=3,
     ),
     "predict": Case(
         prepared_model,
@@ -142,34 +147,38 @@ CASES = {
             *("predict", "--model", folder / "model", "--out", folder / "out", "--input"),
             *(f"{name}={folder / 'data' / name}" for name in ("rgb", "grey")),
         )(),
+        least=18,
     ),
-    "data rooms": Case(nothing, lambda folder: words("data", "rooms", folder / "out")()),
+    "data rooms": Case(nothing, lambda folder: words("data", "rooms", folder / "out")(), least=12),
     "data derive": Case(
         depth_folder,
         lambda folder: words(
             *("data", "derive", folder / "data", folder / "out", "--domains", "normal,reshading"),
             *("--intrinsics", "30,30,16,12"),
         )(),
+        least=42,
     ),
     "data prepare": Case(
         lambda folder: make_nyudv2(folder / "source", images=2, train=(1,), test=(2,)),
         lambda folder: words("data", "prepare", "nyudv2", folder / "source", folder / "out")(),
+        least=35,
     ),
-    "data stats": Case(depth_folder, lambda folder: words("data", "stats", folder / "data")()),
-    "data init": Case(undescribed, lambda folder: words("data", "init", folder / "data")()),
+    "data stats": Case(depth_folder, lambda folder: words("data", "stats", folder / "data")(), least=3),
+    "data init": Case(undescribed, lambda folder: words("data", "init", folder / "data")(), least=9),
 }
 
 
 TRAINING = {
-    "fit": Case(training_data, fit_as_advised, content_of_runs, points=12),
+    "fit": Case(training_data, fit_as_advised, content=content_of_runs, least=30, most=30),
     "compare": Case(
         training_data,
         lambda folder: words(
             *("compare", "--config", recipe("folder"), "--out", folder / "out", "--methods", "penalty,rgb-alone"),
             *("--seeds", 0, *tiny(folder)),
         )(),
-        content_of_runs,
-        points=8,
+        content=content_of_runs,
+        least=12,
+        most=12,
     ),
 }
 
@@ -191,35 +200,60 @@ def small_rooms(tmp_path_factory, monkeypatch):
     assert Store("rooms").path == archive
 
 
-def check(case: Case, folder: Path, count: int) -> None:
-    """Stop a command in so many of its moments, drawn by lot."""
+def check(case: Case, folder: Path, others: int) -> str:
+    """Give a command again after a kill at every rename, in every write, and in some other moments drawn by lot.
+
+    Returns:
+        How many moments and how many different contents of the disk there were, for people.
+    """
     case.prepare(folder / "start")
-    shutil.copytree(folder / "start", folder / "place")
-    where = folder / "place"
-    found = moments(where, lambda: case.command(where))
+    where, shots = folder / "place", folder / "shots"
+    shutil.copytree(folder / "start", where)
+    found = moments(where, lambda: case.command(where), shots)
     undisturbed = case.content(where)
     assert undisturbed != case.content(folder / "start")
-    for moment in sorted(random.Random(0).sample(range(len(found)), count)):
+    chosen = needed(found)
+    assert len(chosen) >= case.least
+    chosen = random.Random(0).sample(chosen, case.most or len(chosen))
+    rest = [number for number in range(len(found)) if number not in chosen]
+    seen = []
+    for number in sorted([*chosen, *random.Random(0).sample(rest, others)]):
+        if (state := left(shots / str(number))) in seen:
+            continue  # two moments between which nothing has changed
+        seen.append(state)
         shutil.rmtree(where)
-        shutil.copytree(folder / "start", where)
-        stop(where, moment, lambda: case.command(where))
+        shutil.copytree(shots / str(number), where, symlinks=True)
         in_a_fork(lambda: case.command(where))  # which may be refused, when all was written: what is there counts
         after = case.content(where)
-        assert sorted(after) == sorted(undisturbed), f"{moment}: {found[moment]}"
-        assert not [name for name in after if after[name] != undisturbed[name]], f"{moment}: {found[moment]}"
-        assert not list(where.rglob(".*.partial")), f"{moment}: {found[moment]}"
+        assert sorted(after) == sorted(undisturbed), f"{number}: {found[number]}"
+        assert not [name for name in after if after[name] != undisturbed[name]], f"{number}: {found[number]}"
+        assert not list(where.rglob(".*.partial")), f"{number}: {found[number]}"
+    return f"{len(chosen)} renames and writes and {others} other moments, {len(seen)} contents of the disk"
 
 
 def test_killed_a_command_is_given_again(tmp_path):
     """If this breaks, a power cut leaves half a result, or a folder that its own command refuses."""
-    check(CASES["data stats"], tmp_path, 3)
+    case = CASES["data stats"]
+    check(case, tmp_path, 0)
+    found = (tmp_path / "shots" / "moments").read_text().splitlines()
+    for number in needed(found):  # what is taken for the work of a kill
+        shutil.rmtree(tmp_path / "place")
+        shutil.copytree(tmp_path / "start", tmp_path / "place")
+        stop(tmp_path / "place", number, lambda: case.command(tmp_path / "place"))
+        assert left(tmp_path / "place") == left(tmp_path / "shots" / str(number))
+
+
+def test_all_commands_together_are_killed_often():
+    assert sum(case.most or case.least for case in {**CASES, **TRAINING}.values()) >= 120
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_killed_at_many_moments_a_command_is_given_again(name, tmp_path):
+def test_killed_at_many_moments_a_command_is_given_again(name, tmp_path, capsys):
     """If this breaks, one of the moments in which a command changes files is not safe."""
-    check(CASES[name], tmp_path, CASES[name].points)
+    told = check(CASES[name], tmp_path, 2)
+    with capsys.disabled():
+        print(f"\n{name}: {told}")
 
 
 def forked(name, command, environment, started, on_epoch) -> None:
@@ -243,12 +277,12 @@ def check_training(name: str, folder: Path) -> None:
     children.follow = forked
     torch.set_printoptions(threshold=10**9, precision=17)
     torch.set_num_threads(1)
-    check(TRAINING[name], folder, TRAINING[name].points)
+    (folder / "told").write_text(check(TRAINING[name], folder, 2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING)
-def test_killed_at_many_moments_a_training_is_given_again(name, tmp_path):
+def test_killed_at_many_moments_a_training_is_given_again(name, tmp_path, capsys):
     """If this breaks, a training that was killed is lost, stuck, or ends in another model than an undisturbed one."""
     context = multiprocessing.get_context("forkserver")  # autograd refuses forks of a process that ran a backward
     context.set_forkserver_preload(["polymodal.runs.training"])
@@ -256,3 +290,5 @@ def test_killed_at_many_moments_a_training_is_given_again(name, tmp_path):
     child.start()
     child.join()
     assert child.exitcode == 0
+    with capsys.disabled():
+        print(f"\n{name}: {(tmp_path / 'told').read_text()}")

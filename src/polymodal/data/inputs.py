@@ -17,6 +17,7 @@ from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range, range_of
 from polymodal.errors import DataError
+from polymodal.names import affix
 
 UNITS = ("depth", "raw")
 """Kinds whose numbers mean something in a unit of the user's, where others have a full scale."""
@@ -153,13 +154,14 @@ class InputSpec:
                 and type(spec.channels) is int
                 and spec.channels > 0
                 and len(spec.mean) == len(spec.std) == spec.channels
-                and isinstance(spec.prefix, str)
-                and isinstance(spec.suffix, str)
+                and all(not text or affix(text) for text in (spec.prefix, spec.suffix))
+                and isinstance(spec.unit, str)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
                 and {number for _, number in spec.map} <= set(range(len(spec.classes)))
                 and len(spec.colors) in (0, len(spec.classes))
                 and all(math.isfinite(value) for value in (spec.scale, *spec.mean, *spec.std))
                 and min(spec.std) > 0
+                and spec.scale > 0
                 and (spec.resize is None or 0 < min(spec.resize) <= max(spec.resize) < math.inf)
                 and spec.stored in ("", *STORED)
                 and (spec.seen is None or len(spec.seen.low) == len(spec.seen.high) == spec.channels)

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFrame, TiffPage
 
+from polymodal.data.claims import SIZED, claimed_size
 from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
 from polymodal.data.pictures import CMYK_NOTE, check_jpeg
 
@@ -22,7 +23,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Of tags that it cannot follow itself it would print lines of its own between ours; what they mean is judged here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_ORIENTATION, _NODATA, _METADATA = 274, 42113, 42112
+_ORIENTATION, _NODATA, _METADATA, _LERC = 274, 42113, 42112, 50674
+_WHOLE_JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.JPEG_LOSSY)
 _NEUTRAL: dict[str | None, int] = {"scale": 1, "offset": 0}
 _ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
 _PLAIN = (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.MASK)
@@ -81,9 +83,32 @@ def _check_page(page: TiffPage, data: bytes) -> None:
     needed, listed = math.prod(page.chunked), len(page.dataoffsets)
     if needed > listed and not page.is_contiguous:
         raise ValueError(f"cut off: {needed} strips or tiles are announced, and {listed} are there")
-    if page.compression == COMPRESSION.JPEG:
+    if page.compression in (*_WHOLE_JPEG, *SIZED):
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
-            check_jpeg(data[start : start + size])
+            if size and page.compression in _WHOLE_JPEG:
+                check_jpeg(data[start : start + size])
+            elif size:
+                _check_claim(page, data[start : start + size])
+
+
+def _check_claim(page: TiffPage, chunk: bytes) -> None:
+    """Refuse a strip or tile that is an image of its own, and larger than its place."""
+    if page.compression == COMPRESSION.LERC and any(page.tags.valueof(_LERC, default=(0, 0))[1:2]):
+        raise RefusedError("its LERC is compressed once more. Save it as LERC alone, or with deflate")
+    claimed = claimed_size(page.compression, chunk)
+    if claimed is None:
+        raise RefusedError(
+            f"a strip or tile, compressed as {COMPRESSION(page.compression).name}, does not tell its size. Save it "
+            "with deflate"
+        )
+    if page.is_tiled:
+        height, width = page.tilelength, page.tilewidth
+    else:
+        height, width = min(page.rowsperstrip, page.imagelength), page.imagewidth
+    if claimed[0] > height or claimed[1] > width:
+        raise ValueError(
+            f"a strip or tile of {width}x{height} pixels (width x height) claims to have {claimed[1]}x{claimed[0]}"
+        )
 
 
 def _check_agreement(pages: Sequence[TiffPage]) -> None:

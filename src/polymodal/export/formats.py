@@ -22,7 +22,7 @@ from polymodal.export.comparison import Run, compare, remedy
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.reason import first_line
-from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package
+from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package, output_name
 from polymodal.export.settled import settled
 from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
@@ -245,11 +245,6 @@ class _Named(nn.Module):
         prediction = self.net(inputs)
         named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
         return {output_name(name): main_output(output) for name, output in named.items()}
-
-
-def output_name(prediction: str) -> str:
-    """What a prediction, by the name of its modality or "ensemble", is called in a file."""
-    return f"prediction_{prediction}"
 
 
 def format_for(name: str, path: Path) -> Format:

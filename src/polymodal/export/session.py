@@ -24,6 +24,11 @@ DESCRIPTION_FORMAT = 2
 """Which keys the description has; a newer polymodal may write others, under a higher number."""
 
 
+def output_name(prediction: str) -> str:
+    """What a prediction, by the name of its modality or "ensemble", is called in a file."""
+    return f"prediction_{prediction}"
+
+
 class Session:
     """A network in an ONNX file, run by ONNX Runtime on the CPU.
 
@@ -50,7 +55,8 @@ class Session:
             raise CheckpointError(f"{path}: there is no such file.")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it logs below that, it raises, too
+        self._path = path
         try:
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
             described = _description(self._session.get_modelmeta().custom_metadata_map, path)
@@ -61,6 +67,7 @@ class Session:
             self.size: Size | None = None if fixed is None else (_count(fixed[0]), _count(fixed[1]))
             self.absorbed: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
+            self._check_graph()
         except CheckpointError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common class
@@ -80,13 +87,18 @@ class Session:
 
         Raises:
             DataError: A modality is unknown or missing, or an image does not fit.
+            CheckpointError: The network itself cannot be run, as one that is damaged.
         """
         self.check(inputs)
         images = {
             name: image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
             for name, image in inputs.items()
         }
-        return dict(zip(self.outputs, self._session.run(None, images), strict=True))
+        try:
+            found = self._session.run([output_name(name) for name in self.outputs], images)
+        except Exception as error:  # as above
+            raise CheckpointError(f"{self._path} cannot be run, and may be damaged: {first_line(error)}") from error
+        return dict(zip(self.outputs, found, strict=True))
 
     def check(self, inputs: Mapping[str, np.ndarray | Tensor]) -> None:
         """Refuse images that the network does not take, without predicting; as the call itself does.
@@ -98,6 +110,24 @@ class Session:
             for name, image in inputs.items():
                 _check_floats(name, image)
         check_images(inputs, self.modalities, self.step, self.size)
+
+    def _check_graph(self) -> None:
+        """Refuse a graph that is none of what the description says; sizes that are free in it are words.
+
+        Raises:
+            ValueError: With what differs.
+        """
+        taken = {node.name: node.shape for node in self._session.get_inputs()}
+        made = {node.name for node in self._session.get_outputs()}
+        if taken.keys() != self.modalities.keys() or made != set(map(output_name, self.outputs)):
+            raise ValueError(f"its graph makes {sorted(made)} of {sorted(taken)}, which is not what it says of itself")
+        for name, channels in self.modalities.items():
+            expected = [None, channels, *(self.size or (None, None))]
+            fits = len(taken[name]) == 4 and all(
+                not isinstance(own, int) or own == side for own, side in zip(taken[name], expected, strict=True)
+            )
+            if not fits:
+                raise ValueError(f"{name!r}: its graph takes {taken[name]}, which is not what it says of itself")
 
 
 def _check_floats(name: str, image: Any) -> None:

@@ -73,9 +73,9 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: With the checkpoint to continue from.
     """
-    written = [folder / METRICS, folder / MODEL, *(folder / CHECKPOINTS).glob("*.ckpt")]
-    if not any(path.exists() for path in written[1:]):
-        if written[0].exists():
+    whole = [path for path in (folder / CHECKPOINTS).glob("*.ckpt") if not _early(path)]
+    if not whole and not (folder / MODEL).exists():
+        if (folder / METRICS).exists():
             print(f"{folder} holds a run that ended before its first checkpoint: it starts again")
         return
     other = "choose another folder with --trainer.default_root_dir"
@@ -86,6 +86,14 @@ def check_free(folder: Path) -> None:
             f"{other}."
         )
     raise ConfigError(f"{folder} already holds a run. Continue it with --ckpt_path {checkpoint}, or {other}.")
+
+
+def _early(path: Path) -> bool:
+    """Whether a checkpoint, such as best.ckpt, was to be written again when its epoch was complete."""
+    try:
+        return bool(Position.of_checkpoint(read_checkpoint(path)).unfinished)
+    except CheckpointError:
+        return False
 
 
 def how_to_go_on(folder: Path | None) -> str:

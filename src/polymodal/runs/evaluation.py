@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
+from polymodal.data.content import MAX_PIXELS
 from polymodal.data.progress import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
@@ -205,8 +206,16 @@ def describe(data: Any) -> dict[str, Any]:
 def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
     """The inverse of `describe`: inputs, target and size."""
     inputs = {name: InputSpec.from_dict(values) for name, values in metadata["inputs"].items()}
-    size = metadata["size"]
-    return inputs, TargetSpec.from_dict(metadata["target"]), None if size is None else (int(size[0]), int(size[1]))
+    return inputs, TargetSpec.from_dict(metadata["target"]), _size(metadata["size"])
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    height, width = value
+    if not (type(height) is type(width) is int and min(height, width) > 0 and height * width <= MAX_PIXELS):
+        raise ValueError(f"size: expected a height and a width in pixels, got {value}")
+    return height, width
 
 
 def remove_scores_of_others(folder: Path) -> None:

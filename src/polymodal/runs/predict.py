@@ -26,7 +26,7 @@ from polymodal.runs.evaluation import best_device, described, trained
 from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.images import viewable
-from polymodal.tasks.outputs import output_of
+from polymodal.tasks.outputs import Output, output_of
 
 if TYPE_CHECKING:
     from polymodal.export import Session
@@ -85,7 +85,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     chosen = {name: inputs[name] for name in specs}
     scenes = find_scenes(chosen, specs, subset=subset and session is None, whole=session is not None)
     output = output_of(target, metadata.get("training") or {})
-    check_pictures(scenes, [ENSEMBLE], output.endings)
+    check_pictures(scenes, [ENSEMBLE], output.endings, whole=session is not None)
     run = _network(folder, subset) if session is None else _exported(session)
     for scene in track(scenes, "checking"):
         raw, meanings = _read(scene, specs)
@@ -107,6 +107,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
                 predictions = run({name: image[None] for name, image in tensors.items()}, picture.shape[:2])
             except DataError as error:
                 raise DataError(f"{scene.stem}: {error}") from error
+            _check_predictions(predictions, output, model)
             for name, logits in predictions.items():
                 for ending, image in output.files(logits, picture, title=name).items():
                     written.append(_write(image, out / picture_name(scene, name, ending)))
@@ -148,7 +149,8 @@ def _session(file: Path) -> "Session":
 def _exported(session: "Session") -> Predictor:
     """What predicts with an exported file."""
     return lambda images, size: {
-        name: output_at(torch.from_numpy(output), size) for name, output in session(images).items()
+        name: output_at(torch.from_numpy(output), size if output.ndim == 4 else None)
+        for name, output in session(images).items()
     }
 
 
@@ -179,6 +181,16 @@ def read_model_description(
             f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
         )
     return specs, target, size
+
+
+def _check_predictions(predictions: Mapping[str, Tensor], output: Output, model: Path) -> None:
+    """Refuse a network that predicts something else than its description says."""
+    for name, prediction in predictions.items():
+        if prediction.ndim != 4 or prediction.shape[1] != output.channels:
+            raise CheckpointError(
+                f"{model}: its description says that it predicts {output.channels} channels, and the network's "
+                f"{name!r} has the shape {tuple(prediction.shape)}. Restore the model, or save or export it again."
+            )
 
 
 def _check_names(given: Sequence[str], known: Sequence[str], *, subset: bool, exported: bool) -> None:

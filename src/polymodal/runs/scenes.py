@@ -154,13 +154,16 @@ def check_out(out: Path, inputs: Mapping[str, Path]) -> None:
             )
 
 
-def check_pictures(scenes: Sequence[Scene], predictions: Sequence[str], endings: Sequence[str]) -> None:
+def check_pictures(
+    scenes: Sequence[Scene], predictions: Sequence[str], endings: Sequence[str], *, whole: bool = False
+) -> None:
     """Refuse scenes of which two pictures would have one name.
 
     Args:
         scenes: All of them.
         predictions: Names of predictions beside those of the modalities.
         endings: What the names of the pictures of one prediction end in.
+        whole: Whether the network takes no other than complete scenes, as an exported one.
 
     Raises:
         DataError: With the two scenes and predictions.
@@ -172,9 +175,10 @@ def check_pictures(scenes: Sequence[Scene], predictions: Sequence[str], endings:
                 name = picture_name(scene, prediction, ending)
                 owner = f"{prediction} of {scene.stem}"
                 if (known := on_any_disk(name)) in owners:
+                    other = "" if whole else ", or predict with one of the modalities at a time (--subset)"
                     raise DataError(
-                        f"two pictures would be called {name}: one by {owners[known]} and one "
-                        f"by {owner}. Rename the scenes, or predict with one of the modalities at a time (--subset)."
+                        f"two pictures would be called {name}: one by {owners[known]} and one by {owner}. Rename the "
+                        f"scenes{other}."
                     )
                 owners[known] = owner
 

@@ -73,6 +73,11 @@ class Output(ABC):
 
     @property
     @abstractmethod
+    def channels(self) -> int:
+        """How many a prediction has."""
+
+    @property
+    @abstractmethod
     def endings(self) -> tuple[str, ...]:
         """What the names of the files of one prediction end in."""
 
@@ -120,6 +125,11 @@ class Labels(Output):
             "classes": np.array(self.target.classes),
             "ignore": np.array(self.target.ignore),
         }
+
+    @property
+    def channels(self) -> int:
+        """One for each class."""
+        return len(self.target.classes)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -174,6 +184,11 @@ class Images(Output):
         batch = {key: scene[key][None] for key in ("target", "target_valid")}
         image, valid = truth_at(batch, size, self.target)
         return {"target": as_picture(image[0]), "target_valid": valid[0, 0].numpy()}
+
+    @property
+    def channels(self) -> int:
+        """Those of the target's files."""
+        return self.target.channels
 
     @property
     def endings(self) -> tuple[str, ...]:
