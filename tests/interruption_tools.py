@@ -246,8 +246,9 @@ def stop(folder: Path, moment: int, command: Callable[[], object]) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """All files below a folder, without the system's times, which copies of a data set differ in."""
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {name: re.sub(rb'"stamp": "\w*', b"", there) for name, there in files.items()}
 
 
 def left(folder: Path) -> dict[str, bytes]:
