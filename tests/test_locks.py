@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from polymodal import locks
 from polymodal.errors import ConfigError
+from polymodal.files import scratch
 from polymodal.locks import LOCK, locked
 
 HOLDER = """
@@ -111,3 +113,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match=r"Permission denied: .*\.lock"), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_killed_processes_go_and_those_at_work_stay(tmp_path, monkeypatch):
+    """If this breaks, every benchmark that is killed leaves its exported files in the temporary folder for ever."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "polymodal-killed").mkdir()
+    (tmp_path / "polymodal-killed" / "net.onnx").write_text("large")
+    (tmp_path / "other").mkdir()
+    with scratch() as first, scratch() as second:
+        (second / "net.onnx").write_text("large")
+        assert {path.name for path in tmp_path.iterdir()} == {"other", first.name, second.name}
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

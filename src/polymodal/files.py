@@ -9,12 +9,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.locks import LOCK, locked
 
 _WORKPLACE = ".partial"
 """How the name of a workplace ends; it begins with a dot."""
+
+_SCRATCH = "polymodal-"
+"""How the names of folders begin that nobody needs after their process."""
 
 _PUBLISHING = "publishing"
 """A file in a workplace while what was made there takes its place."""
@@ -41,6 +45,19 @@ def workplace(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # another process may have entered
             place.rmdir()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in the system's temporary one, gone at the end; first those go that killed processes left there."""
+    for left in Path(gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError, ConfigError):  # another user's, or one at work
+            if left.is_dir() and not left.is_symlink():
+                with locked(left):
+                    _empty(left)
+                left.rmdir()
+    with TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as folder, locked(Path(folder)):
+        yield Path(folder)
 
 
 def publish(place: Path, *names: str) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from polymodal.bench.timing import Timing, take_turns
 from polymodal.bench.variants import BASES, MODES, MODIFIERS, Mode, Variant, check_variant, predictor, prepare
 from polymodal.errors import ConfigError
 from polymodal.export import saving
+from polymodal.files import scratch
 
 DEFAULT = ("plain", "apart", "no-exchange", "exchange", "exchange+auto", "exchange+auto+amp")
 """What is measured when nothing is named; with a peer, that first."""
@@ -59,15 +58,15 @@ def bench(
         check_variant(variant, case)
     macs = check_size(case)
     tables = []
-    with TemporaryDirectory() as exports:
-        networks = Networks(case, Path(exports))
+    with scratch() as exports:
+        networks = Networks(case, exports)
         for task in tasks:
             able = [variant for variant in variants if task == "inference" or variant.trains]
             # First, while this process is small: it keeps what it has had.
             needed = {}
             for variant in able if with_memory else ():
                 tell(f"{task}: memory of {variant}")
-                needed[variant] = peak_memory(case, variant, task, Path(exports))
+                needed[variant] = peak_memory(case, variant, task, exports)
             runs = {}
             for variant in able:
                 tell(f"{task}: building {variant}")

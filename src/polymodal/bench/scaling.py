@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from polymodal.bench.case import Case, Networks, check_size, check_statistics
 from polymodal.bench.machine import machine
@@ -14,6 +12,7 @@ from polymodal.bench.report import NONE, Report, Table, memory, seconds, timing
 from polymodal.bench.timing import Timing, take_turns
 from polymodal.bench.variants import MODES, Mode, Variant, check_variant, prepare
 from polymodal.errors import ConfigError
+from polymodal.files import scratch
 
 
 def bench_scaling(
@@ -54,8 +53,8 @@ def bench_scaling(
     cases = {count: dataclasses.replace(case, modalities=count) for count in range(1, case.modalities + 1)}
     macs = check_size(cases[1])
     tables = []
-    with TemporaryDirectory() as folder:
-        exports = {count: Path(folder, str(count)) for count in cases}
+    with scratch() as folder:
+        exports = {count: folder / str(count) for count in cases}
         for task in tasks:
             # First, while this process is small: it keeps what it has had.
             needed = {}
