@@ -8,7 +8,8 @@ import yaml
 from polymodal.errors import ConfigError
 from polymodal.fusion import DecodeOnce, Exchange
 from polymodal.runs.compare import Prepared, _check_networks
-from polymodal.runs.methods import applied, choose, methods
+from polymodal.runs.methods import choose, methods
+from polymodal.runs.overrides import applied
 from polymodal.runs.training import recipe
 
 ABLATION = [

@@ -267,22 +267,8 @@ def private_instance_norm(
     """Instance norm with running statistics and scales of its own for each modality, in one call for all modalities.
 
     Each sample and channel is normalised by itself (Ulyanov et al. 2016, arXiv 1607.08022), so only the running
-    statistics, γ and β tell modalities apart.
-
-    Args:
-        x: Folded features `(B*M, C, H, W)`.
-        modalities: M.
-        running_mean: `(M, C)`, contiguous, updated in place when training by the mean over the samples; None to use
-            each sample's statistics always.
-        running_var: As `running_mean`.
-        weight: γ, `(M, C)`, or None.
-        bias: β, `(M, C)`, or None.
-        training: Normalise by each sample's statistics and update the running ones.
-        momentum: Weight of the batch in the running statistics.
-        eps: Added to the variance.
-
-    Returns:
-        The normalised features, folded, `(B*M, C, H, W)`.
+    statistics, γ and β tell modalities apart. Arguments and result are those of `private_batch_norm`; the running
+    statistics are updated by the mean over the samples.
     """
     mean, var, gamma, beta = (None if t is None else t.flatten() for t in (running_mean, running_var, weight, bias))
     side_by_side = unfold(x, modalities).flatten(1, 2)

@@ -28,7 +28,8 @@ from polymodal.runs.checkpoints import check_resumable
 from polymodal.runs.comparison_folder import RECORD, SeededRun, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
-from polymodal.runs.methods import applied, choose, methods
+from polymodal.runs.methods import choose, methods
+from polymodal.runs.overrides import applied
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
