@@ -1,5 +1,6 @@
 """What every test starts from: one thread and a fixed seed, so that results and timings can be repeated."""
 
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for what a test starts: each worker of the tests has one core
 
 # Examples run networks: a slow one is no defect, and the same examples every time keep the suite repeatable.
 settings.register_profile(

@@ -300,3 +300,15 @@ def test_network_that_decides_by_its_values_is_refused():
     net = fuse(Moody(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), ["a", "b"], None)
     with pytest.raises(ExportError, match=r"Moody.*model folder"):
         absorb(net)
+
+
+def test_what_is_changed_in_place_is_changed_for_all_who_read_it():
+    """If this breaks, a network with activations in place is refused, or absorbed into another one."""
+
+    class InPlace(nn.Sequential):
+        def forward(self, x):
+            x = self[1](self[0](x))
+            return self[2](x.relu_().mul_(2) + x)  # twice the rectified values, and these again
+
+    layers = InPlace(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    assert_absorbs(randomize_norms(fuse(layers, ["a", "b"], Exchange(threshold=0.6), sites="1")).double().eval())

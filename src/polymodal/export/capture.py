@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 
 from polymodal.errors import ExportError
 from polymodal.export.program import captured
@@ -89,8 +91,43 @@ def capture(net: Multimodal, present: Sequence[int], size: Size | None = None) -
         for name, tensor in plain.network.state_dict(keep_vars=True).items()
         if id(tensor) in plain.private
     }
-    program = found.program.run_decompositions({})
-    return Capture(program, plain.places, private, channels, found.step, size, found.trials)
+    return Capture(_functional(found.program), plain.places, private, channels, found.step, size, found.trials)
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The same program without operations that change a tensor, or return the one that they were given.
+
+    Where a new tensor is changed that nothing else reads, the operation that makes another one stands for it. For all
+    else the program is traced once more, which takes as long as the capture itself.
+    """
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    for node in nodes:
+        if not _is_functional(node.target) and (making := _making(node)) is not None:
+            node.target = making
+    plain = all(_is_functional(node.target) for node in nodes)
+    return program if plain else program.run_decompositions({})
+
+
+def _is_functional(target: Any) -> bool:
+    """Whether an operation makes a new tensor of its arguments; what is no operation of PyTorch's reads a number."""
+    if not isinstance(target, OpOverload):
+        return not isinstance(target, HigherOrderOperator)
+    aliases = any(argument.alias_info is not None for argument in target._schema.arguments)
+    return not aliases and "dropout" not in target.name()  # the one whose schema does not say so
+
+
+def _making(node: Node) -> OpOverload | None:
+    """What makes a tensor of the same values as this change of a new one that nothing else reads; None elsewhere."""
+    changed = node.args[0] if node.args else None
+    if not isinstance(changed, Node) or changed.op != "call_function" or len(changed.users) > 1:
+        return None
+    if not isinstance(changed.target, OpOverload) or not _is_functional(changed.target):
+        return None
+    target: Any = node.target
+    library, _, name = target.name().partition("::")  # such as aten::relu_
+    name, _, overload = name.partition(".")
+    found = getattr(getattr(torch.ops, library), name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(found, overload or "default", None)
 
 
 def image_channels(net: Multimodal, name: str) -> int:
