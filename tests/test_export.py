@@ -298,8 +298,9 @@ def stamped(file: Path, description: str | None) -> Path:
     """A small ONNX file of somebody else's, with a description of polymodal or none."""
     from onnx import TensorProto, helper, save
 
-    put = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", put[:1], put[1:])
+    named, form = ("x", "prediction_ensemble"), ["batch", 1, "height", "width"]
+    put = [helper.make_tensor_value_info(name, TensorProto.FLOAT, form) for name in named]
+    graph = helper.make_graph([helper.make_node("Identity", named[:1], named[1:])], "identity", put[:1], put[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {"somebody": "else"} | ({} if description is None else {"polymodal": description}))
     save(model, file)

@@ -98,7 +98,7 @@ def test_costs_few_parameters_and_nothing_at_inference():
         ({"rank": 64}, "rank 64 is above the channels of every convolution that modalities share, at most 9"),
         ({"rank": 6, "sites": "encoder.conv1"}, "above the 3 channels of 'encoder.conv1'"),
         ({"rank": 2, "sites": "nowhere"}, "'nowhere' matches no layer"),
-        ("unshared", 'expected "private", "shared", or a rank'),
+        ("unshared", 'expected "private" or "shared", or a rank'),
     ],
 )
 def test_what_cannot_be_is_refused(convolutions, said):

@@ -235,7 +235,7 @@ def test_a_gpu_is_asked_for_the_loss_one_step_late(monkeypatch):
             assert non_blocking
             return torch.tensor(self.value)
 
-    task = Task()
+    task = Task("rooms-unet")
     task.check_finite(OnGpu(1.0), {"key": ["a"]})  # type: ignore[arg-type]
     assert waited == ["record"]
     task.check_finite(OnGpu(math.nan), {"key": ["b", "c"]})  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def test_a_gpu_is_asked_for_the_loss_one_step_late(monkeypatch):
 
 def test_a_cpu_is_asked_at_once():
     """Else the weights are spoilt by a step that need not have been taken."""
-    task = Task()
+    task = Task("rooms-unet")
     task.check_finite(torch.tensor(1.0), {"key": ["a"]})
     with pytest.raises(PolymodalError, match="for the samples b"):
         task.check_finite(torch.tensor([1.0, math.inf]), {"key": ["b"]})

@@ -41,7 +41,7 @@ class FuseSettings:
             raise FusionError(f'norms: expected "private" or "shared", got {self.norms!r}.')
         if not isinstance(self.convolutions, Mapping) and self.convolutions not in _OWN_OR_ONE:
             raise FusionError(
-                f'convolutions: expected "private", "shared", or a rank such as {{"rank": 8}}, got '
+                f'convolutions: expected "private" or "shared", or a rank such as {{"rank": 8}}, got '
                 f"{self.convolutions!r}."
             )
 
