@@ -1,6 +1,7 @@
 """The moments in which a process changes files, found by following it: what a kill leaves then, and the kill itself."""
 
 import builtins
+import fcntl
 import importlib
 import io
 import os
@@ -47,12 +48,12 @@ class Follower:
             os._exit(ENDED)
         self.passed.append(what)
         if self.shots is not None:
-            # By what is there already: forks count on.
+            # One process after the other, and by what is there already: forks count on.
             with plain_open(self.shots / "moments", "a+") as told:
+                fcntl.flock(told, fcntl.LOCK_EX)
                 told.seek(0)
-                number = len(told.readlines())
+                shutil.copytree(self.folder, self.shots / str(len(told.readlines())), symlinks=True)
                 told.write(f"{what}\n")
-            shutil.copytree(self.folder, self.shots / str(number), symlinks=True)
 
     def concerns(self, path: object) -> bool:
         if isinstance(path, int):

@@ -104,7 +104,7 @@ def compare(
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds)
         asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
-        pending = [run for run in asked if not all(run.scores(s).is_file() for s in splits)]
+        pending = [run for run in asked if not run.finished(splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
         for name in _check_networks(untried, named=words, of=len(recipes)):
             del recipes[name], record["methods"][name]

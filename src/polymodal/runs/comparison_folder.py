@@ -37,6 +37,10 @@ class SeededRun:
         """The file of its scores on a split; it is there, and whole, once the split is scored."""
         return self.folder / scores_file(split)
 
+    def finished(self, splits: Iterable[str]) -> bool:
+        """Whether it is scored on all splits, and its page, which a training writes last, is there."""
+        return all(self.scores(split).is_file() for split in splits) and (self.folder / REPORT).is_file()
+
 
 def record_of(
     out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
