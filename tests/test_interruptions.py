@@ -169,7 +169,7 @@ CASES = {
 
 
 TRAINING = {
-    "fit": Case(training_data, fit_as_advised, content=content_of_runs, least=30, most=30),
+    "fit": Case(training_data, fit_as_advised, content=content_of_runs, least=30, most=12),
     "compare": Case(
         training_data,
         lambda folder: words(
@@ -178,7 +178,7 @@ TRAINING = {
         )(),
         content=content_of_runs,
         least=12,
-        most=12,
+        most=6,
     ),
 }
 
