@@ -211,10 +211,14 @@ def output_of(target: TargetSpec, training: Mapping[str, Any]) -> Output:
         training: What it says of its training; one of an earlier version does not name its output.
 
     Raises:
-        CheckpointError: The name is not known here.
+        CheckpointError: The name is not known here, or what it says of its training is damaged.
     """
+    if not isinstance(training, Mapping):
+        raise CheckpointError(
+            f"metadata.training: expected keys and values, got {training!r}. Restore the model's file."
+        )
     name = training.get("output") or ("labels" if target.classes else "images")
-    if name not in _OUTPUTS:
+    if not isinstance(name, str) or name not in _OUTPUTS:
         raise CheckpointError(
             f"the model predicts {name!r}, which is not known here; known: {', '.join(_OUTPUTS)}. Import the module of "
             "its task first."
