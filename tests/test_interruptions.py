@@ -170,16 +170,6 @@ CASES = {
 
 TRAINING = {
     "fit": Case(training_data, fit_as_advised, content=content_of_runs, least=30, most=12),
-    "compare": Case(
-        training_data,
-        lambda folder: words(
-            *("compare", "--config", recipe("folder"), "--out", folder / "out", "--methods", "penalty,rgb-alone"),
-            *("--seeds", 0, *tiny(folder)),
-        )(),
-        content=content_of_runs,
-        least=12,
-        most=6,
-    ),
 }
 
 
