@@ -2,13 +2,15 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from polymodal import Exchange, Multimodal, fuse
+from polymodal import Exchange, Multimodal, checkpoint, fuse
+from polymodal.export import absorb
 from polymodal.nn import PrivateFrozenNorm2d
 
 NAMES = ("rgb", "depth", "normal", "thermal")
@@ -83,6 +85,17 @@ def assert_same_state(a: nn.Module, b: nn.Module) -> None:
     ours, theirs = a.state_dict(), b.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def assert_kept(net: Multimodal, plain: nn.Module, inputs: dict[str, Tensor], folder: Path, tolerance: float) -> None:
+    """Saved and loaded a network predicts the same bits, absorbed the same; of all modalities and of the last alone."""
+    checkpoint.save(net, folder)
+    again = checkpoint.load(folder, network=plain)
+    assert again.settings == net.settings
+    assert_equal(again(inputs).ensemble, net(inputs).ensemble, 0.0)
+    assert_equal(absorb(net)(inputs).ensemble, net(inputs).ensemble, tolerance)
+    alone = dict(list(inputs.items())[-1:])
+    assert_equal(absorb(net, list(alone))(alone).ensemble, net(alone, subset=True).ensemble, tolerance)
 
 
 def small(channels: int = 3, width: int = 7) -> nn.Module:

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from core_tools import NAMES, assert_equal, difference, images, randomize_norms
-from polymodal import Exchange, FusionError, Multimodal, checkpoint, cost, fuse, models
-from polymodal.export import absorb
+from core_tools import NAMES, assert_kept, difference, images, randomize_norms
+from polymodal import Exchange, FusionError, Multimodal, cost, fuse, models
 from polymodal.fusion import Aggregation, Asymmetric, DecodeOnce, NoFusion
 from polymodal.nn import PrivateNorm2d
 from reference.decode_once import ListDecodeOnce, TwoScales
@@ -123,13 +122,7 @@ def test_is_saved_loaded_absorbed_and_equal(within, weights, tmp_path):
     plain = models.create("rooms-unet", classes=2, stem=6, widths=(5, 7, 9), decoder=6)
     net = randomize_norms(fuse(plain, {"rgb": 3, "depth": 1}, DecodeOnce(within, weights))).eval()
     inputs = {"rgb": torch.randn(2, 3, 32, 48), "depth": torch.randn(2, 1, 32, 48)}
-    checkpoint.save(net, tmp_path)
-    again = checkpoint.load(tmp_path, network=plain)
-    assert again.fusion == net.fusion
-    assert_equal(again(inputs).ensemble, net(inputs).ensemble, 0.0)
-    assert_equal(absorb(net)(inputs).ensemble, net(inputs).ensemble, 1e-5)
-    alone = {"depth": inputs["depth"]}
-    assert_equal(absorb(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-5)
+    assert_kept(net, plain, inputs, tmp_path, 1e-5)
 
 
 def test_the_decoder_runs_once_at_inference():

