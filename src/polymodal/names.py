@@ -3,9 +3,10 @@
 Names are refused, never changed: a name that was mended could be that of another file.
 """
 
+import os
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from unicodedata import normalize
 
 from polymodal.errors import DataError
@@ -57,7 +58,7 @@ def path_below(text: object) -> str:
     if not isinstance(text, str) or not text or _UNSEEN.search(text):
         raise ValueError("a path of letters that can be seen")
     parts = re.split(r"[/\\]", text)
-    if PurePosixPath(text).is_absolute() or Path(text).is_absolute() or Path(text).drive or ".." in parts:
+    if not parts[0] or os.path.splitdrive(text)[0] or ".." in parts:
         raise ValueError("a path from the root of the data set on, without / before it and without ..")
     if max(map(len, parts)) > LONGEST:
         raise ValueError(f"a path whose parts have up to {LONGEST} letters")

@@ -92,13 +92,14 @@ class SegmentationScores(PredictionScores):
         Raises:
             DataError: The shapes differ, logits hold NaN, or a label is of no class.
         """
-        labels = prediction.argmax(1) if prediction.ndim == 4 else prediction
+        logits = prediction.ndim == 4
+        best, labels = prediction.max(1) if logits else (prediction, prediction)
         if labels.shape != target.shape:
             raise DataError(
                 f"{name}: expected labels of the target's shape {tuple(target.shape)}, got {tuple(labels.shape)}. "
                 "Resize the prediction to the target's size before it is scored."
             )
-        if prediction.ndim == 4 and prediction.isnan().any():
+        if logits and best.isnan().any():
             raise DataError(f"{name}: the prediction holds NaN, for which no class can be told.")
         for what, values in (("prediction", labels), ("target", target)):
             # Of no class, they would be counted as pixels of another one.

@@ -16,6 +16,7 @@ from polymodal.run_folder import REPORT, scores_file
 from polymodal.runs import children
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
+from polymodal.runs.precision import demo_precision
 from polymodal.runs.training import recipe
 from polymodal.scores import Score, known_scores
 
@@ -59,12 +60,14 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         PolymodalError: A training failed; with its last lines.
     """
     with room(out, list(RUNS)):
+        precision = demo_precision()
         commands = {
             name: children.fit_command(
                 [
                     *("--config", str(recipe("rooms"))),
                     *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
                     *settings,
+                    *precision,
                     *overrides,
                 ]
             )

@@ -13,6 +13,7 @@ from polymodal.runs import children
 from polymodal.runs.console import print_table
 from polymodal.runs.demo import room, train_all
 from polymodal.runs.files import write_json
+from polymodal.runs.precision import demo_precision
 from polymodal.runs.training import recipe
 from polymodal.scores import headlines, known_scores
 
@@ -65,7 +66,14 @@ def run_translation_demo(out: Path, seed: int, overrides: Sequence[str] = ()) ->
         for given in (inputs, *((name,) for name in inputs))
     }
     with room(out, list(runs)):
-        common = ("--config", str(recipe("rooms-translation")), "--seed_everything", str(seed), *SHORT)
+        common = (
+            "--config",
+            str(recipe("rooms-translation")),
+            "--seed_everything",
+            str(seed),
+            *SHORT,
+            *demo_precision(),
+        )
         commands = {
             name: children.fit_command(
                 [*common, "--trainer.default_root_dir", str(out / name), *_settings(*run), *overrides]

@@ -40,6 +40,7 @@ from polymodal.runs.finish import finish
 from polymodal.runs.interrupt import Signals, Stopped
 from polymodal.runs.loggers import log_recipe, loggers_of
 from polymodal.runs.parsing import RecipeParser, check_groups, refusal
+from polymodal.runs.precision import hint_at_precision
 from polymodal.runs.processes import Together, check_processes, settle_share
 from polymodal.runs.quiet import quieten
 from polymodal.runs.recorder import Recorder
@@ -154,6 +155,7 @@ class RecipeCLI(LightningCLI):
             if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
                 trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
         check_processes(trainer, self.datamodule)
+        hint_at_precision(trainer)
         trainer.callbacks.insert(0, NetworkFirst())  # type: ignore[attr-defined]
         return trainer
 
