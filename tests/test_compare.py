@@ -19,7 +19,8 @@ from fixtures_data import make_folder
 from polymodal.cli import main
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.locks import LOCK, locked
-from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table, to_csv, to_html, to_markdown
+from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table
+from polymodal.report.comparison_page import to_csv, to_html, to_markdown
 from polymodal.runs import children
 from polymodal.runs.compare import _gpus, compare
 from polymodal.runs.training import fit, recipe
@@ -249,8 +250,15 @@ def test_runs_go_seed_by_seed_and_only_once(words, pretend, tmp_path, capsys):
         "penalty",
         "exchange",
     }
-    run(words, out, "exchange,independent", (0, 2))
+    record = json.loads((out / "comparison.json").read_text())
+    # Held against the recipe as it stands, not whatever is the first; a run that pretends does not say enough for it.
+    assert record["differences"]["reference"] == "exchange"
+    assert "seed 0 does not say what each image adds" in record["differences"]["lacking"]["penalty"]
+    run(words, out, "exchange,independent", (0, 2), reference="penalty")
     assert "all 4 runs are finished already" in capsys.readouterr().out
+    record = json.loads((out / "comparison.json").read_text())
+    assert record["differences"]["reference"] == "penalty"
+    assert "--reference penalty" in record["command"]
 
 
 def test_a_failed_run_stops_no_other_is_named_and_tried_again(words, pretend, tmp_path):
@@ -312,6 +320,8 @@ def test_a_folder_of_something_else_or_in_use_is_refused(words, pretend, tmp_pat
         (["--jobs", "0"], "--jobs: expected 1 or more"),
         (["--split", "test"], "--split: expected one that is scored (val)"),
         (["--seed_everything", "3"], "--seed_everything: a comparison sets it"),
+        (["--reference", "exchang"], "--reference: there is no method 'exchang'; did you mean exchange?"),
+        (["--reference", "penalty"], "--reference: penalty is no method of this table; name it in --methods, too."),
         (["--model.sites", "[nowhere*]"], "the method 'exchange' cannot be used with this recipe"),
         (["--model.fusion", "null"], "the recipe's exchange"),
         (["--data.modalities", "[rgb]"], "expected two or more"),

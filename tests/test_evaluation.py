@@ -93,6 +93,8 @@ def test_scores_of_the_model_before_go_with_it(tmp_path, capsys):
     )
     for split, model in (("val", "new"), ("test", "old")):
         (tmp_path / f"scores.{split}.json").write_text(f'{{"model": "{model}"}}')
+        (tmp_path / f"images.{split}.npz").touch()
     remove_scores_of_others(tmp_path)
     assert [file.name for file in tmp_path.glob("scores.*")] == ["scores.val.json"]
+    assert [file.name for file in tmp_path.glob("images.*")] == ["images.val.npz"]
     assert "scores.test.json had the scores of the model before" in capsys.readouterr().out

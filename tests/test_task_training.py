@@ -51,8 +51,8 @@ def test_a_run_leaves_what_the_report_and_the_next_command_need(finished):
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
     assert names - events == {
-        "checkpoints", "config.yaml", "environment.json", "metrics.csv", "model", "report.html", "samples.npz",
-        "scales.npz", "scores.val.json",
+        "checkpoints", "config.yaml", "environment.json", "images.val.npz", "metrics.csv", "model", "report.html",
+        "samples.npz", "scales.npz", "scores.val.json",
     }  # fmt: skip
     assert {file.name for file in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 

@@ -39,6 +39,11 @@ def scores_file(split: str, *how: str) -> str:
     return ".".join(("scores", split, *filter(None, how), "json"))
 
 
+def images_file(scores: str) -> str:
+    """What every image adds to the scores of a file, beside it."""
+    return scores.replace("scores.", "images.", 1).removesuffix(".json") + ".npz"
+
+
 # Columns of METRICS.
 TRAIN_LOSS, VAL_LOSS, PENALTY = "train/loss", "val/loss", "penalty"
 VAL, EXCHANGED, WEIGHT = "val/", "exchanged/", "weight/"
@@ -52,3 +57,5 @@ def score_column(score: str, prediction: str) -> str:
 # Arrays of SCENES, each with the name of a modality or a prediction, and of SCALES, each with that of a site.
 INPUT, PREDICTION = "input:", "prediction:"
 SCALE, KEEP, PART = "scale:", "keep:", "part:"
+# Arrays of `images_file`, each with the key of a score and the name of a prediction, beside the keys of the images.
+KEYS, ABOVE, BELOW = "keys", "above:", "below:"

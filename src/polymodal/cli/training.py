@@ -52,6 +52,11 @@ def add(commands: Any) -> None:
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of it all (%(default)s)")
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at a time; one on each GPU if not given")
     compare.add_argument("--split", choices=("val", "test"), default="val", help="which scores (%(default)s)")
+    compare.add_argument(
+        "--reference",
+        metavar="METHOD",
+        help="what the others are held against; if not given, the method that is the recipe as it stands, or the first",
+    )
     compare.set_defaults(run=_compare, takes_settings=True)
 
 
@@ -91,4 +96,13 @@ def _compare(parsed: argparse.Namespace) -> None:
         seeds = [int(word) for word in parsed.seeds.split(",") if word.strip()]
     except ValueError as error:
         raise ConfigError(f"--seeds: expected numbers such as 0,1,2, got {parsed.seeds!r}.") from error
-    compare(parsed.config, typed.names(parsed.methods), seeds, parsed.out, parsed.jobs, parsed.split, parsed.settings)
+    compare(
+        parsed.config,
+        typed.names(parsed.methods),
+        seeds,
+        parsed.out,
+        jobs=parsed.jobs,
+        split=parsed.split,
+        overrides=parsed.settings,
+        reference=parsed.reference,
+    )

@@ -1,9 +1,11 @@
 """What every metric of this package is: a torchmetrics `Metric` over named predictions that says what it computes."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchmetrics import Metric
 
 from polymodal.scores import Score
@@ -21,6 +23,7 @@ class PredictionScores(Metric):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
+        self._samples: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] | None = None
 
     @property
     @abstractmethod
@@ -34,3 +37,26 @@ class PredictionScores(Metric):
     @abstractmethod
     def compute(self) -> dict[str, dict[str, Any]]:
         """The figures of each prediction over all that was counted since `reset`, by their keys."""
+
+    def keep_samples(self) -> None:
+        """Keep from now on what every sample adds to the scores, for `of_samples`."""
+        self._samples = {}
+
+    def note_samples(self, name: str, ratios: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Say in `update` what each sample of a batch adds to those scores that are means of ratios of sums.
+
+        Args:
+            name: The prediction.
+            ratios: By the key of a score, the sums above and below the line, each (B, K): the score is the mean of the
+                K ratios of their totals, of those whose total below is not 0. Scores of sets, such as FID, have none.
+        """
+        if self._samples is not None:
+            for key, (above, below) in ratios.items():
+                self._samples.setdefault((key, name), []).append((above.cpu(), below.cpu()))
+
+    def of_samples(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+        """What was noted since `keep_samples`, by score and prediction, each (N, K) in the order of the samples."""
+        noted = self._samples or {}
+        return {
+            key: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])) for key, parts in noted.items()
+        }

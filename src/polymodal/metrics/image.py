@@ -80,7 +80,9 @@ class ImageScores(PredictionScores):
         self._check(name, prediction, target)
         known = torch.ones_like(target[:, :1], dtype=torch.bool) if valid is None else valid
         kept = known.flatten(1).any(1)
+        of_images = torch.zeros(6, len(kept), device=target.device)  # an image without truth adds nothing
         if not kept.any():
+            self.note_samples(name, self._ratios(of_images))
             return
         known = known[kept]
         # Where there is no truth, a target may hold anything, such as NaN, which a weight of 0 would not take away.
@@ -91,12 +93,14 @@ class ImageScores(PredictionScores):
             truth, image = _stretch(truth, known), _stretch(image, known)
         image = torch.where(known, image, truth)
         with torch.autocast(image.device.type, enabled=False):
-            sums = self._sums(image, truth, known)
+            of_images[0, kept], of_images[1:, kept] = 1.0, self._sums(image, truth, known)
             features = self._features(image, truth)
         index = self.names.index(name)
         # The turn tells where a batch stands among those of all processes, which torchmetrics counts.
-        turn = torch.tensor([self._update_count, len(truth)], device=sums.device)
+        turn = torch.tensor([self._update_count, len(truth)], device=truth.device)
+        sums = torch.stack([values.sum() for values in of_images[1:, kept]])
         getattr(self, f"sums_{index}").append(torch.cat([turn, sums]))
+        self.note_samples(name, self._ratios(of_images))
         for side, found in features.items():
             getattr(self, f"{side}_{index}").append(found.flatten())
 
@@ -141,7 +145,7 @@ class ImageScores(PredictionScores):
             )
 
     def _sums(self, image: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        """Of a batch's images: values with truth, and over these errors and their squares; PSNR and SSIM."""
+        """Of each image (5, B): values with truth, and over these errors and their squares; PSNR and SSIM."""
         weight = known.expand_as(truth).float()
         pixels = weight.flatten(1).sum(1)
 
@@ -154,8 +158,13 @@ class ImageScores(PredictionScores):
             image, truth, data_range=1.0, reduction=None, return_full_image=True
         )
         psnr = -10 * squares.clamp(min=FINEST_MSE).log10()
-        of_images = (pixels, means(error) * pixels, squares * pixels, psnr, means(similarity))
-        return torch.stack([values.sum() for values in of_images])
+        return torch.stack([pixels, means(error) * pixels, squares * pixels, psnr, means(similarity)])
+
+    def _ratios(self, of_images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """MAE, MSE, PSNR and SSIM from (6, B): 1 for an image that counts, then `_sums`."""
+        images, pixels, *above = of_images[..., None]
+        below = (pixels, pixels, images, images)
+        return {score.key: (a, b) for score, a, b in zip(self.scored, above, below, strict=False)}
 
     def _features(self, image: Tensor, truth: Tensor) -> dict[str, Tensor]:
         extractor = self._extractor[0]

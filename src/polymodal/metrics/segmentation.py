@@ -112,9 +112,16 @@ class SegmentationScores(PredictionScores):
                     f"{int(values[outside][0])}. Count with as many classes as the network has, and mark the target's "
                     f"pixels without truth with the ignored value ({self.ignore})."
                 )
-        self.counts[self.names.index(name)] += multiclass_confusion_matrix(
-            labels, target, self.num_classes, ignore_index=self.ignore, validate_args=False
+        matrices = torch.stack(
+            [
+                multiclass_confusion_matrix(
+                    predicted, true, self.num_classes, ignore_index=self.ignore, validate_args=False
+                )
+                for predicted, true in zip(labels, target, strict=True)
+            ]
         )
+        self.counts[self.names.index(name)] += matrices.sum(0)
+        self.note_samples(name, self._ratios(matrices))
 
     def compute(self) -> dict[str, dict[str, Any]]:
         """The scores of every prediction over all that was counted since `reset`, over all processes.
@@ -123,3 +130,15 @@ class SegmentationScores(PredictionScores):
             DataError: Nothing, or nothing but ignored pixels, was counted.
         """
         return {name: {**figures_of(counts, self.ignore)} for name, counts in zip(self.names, self.counts, strict=True)}
+
+    def _ratios(self, matrices: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The scores of `figures_of` that are ratios of sums, in per cent, of each confusion matrix (B, C, C)."""
+        hits, truth, predicted = matrices.diagonal(dim1=1, dim2=2), matrices.sum(2), matrices.sum(1)
+        union = truth + predicted - hits
+        if self.ignore is not None and 0 <= self.ignore < self.num_classes:
+            union[:, self.ignore] = 0
+        return {
+            "mean_iou": (100 * hits, union),
+            "pixel_accuracy": (100 * hits.sum(1, keepdim=True), truth.sum(1, keepdim=True)),
+            "mean_accuracy": (100 * hits, truth),
+        }

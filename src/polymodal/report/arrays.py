@@ -1,4 +1,4 @@
-"""The arrays of a run, scales.npz and samples.npz, held to what a run writes."""
+"""The arrays of a run, scales.npz, samples.npz and images.<split>.npz, held to what a run writes."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 
 from polymodal.documents import MAX_FILE, require_regular, too_long
 from polymodal.errors import ConfigError
-from polymodal.run_folder import INPUT, KEEP, PART, PREDICTION, SCALE
+from polymodal.run_folder import ABOVE, BELOW, INPUT, KEEP, KEYS, PART, PREDICTION, SCALE
 
 
 @dataclass(frozen=True)
@@ -203,3 +203,38 @@ def _classes(content: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _group(content: Mapping[str, np.ndarray], prefix: str) -> list[str]:
     return [key.removeprefix(prefix) for key in content if key.startswith(prefix)]
+
+
+@dataclass(frozen=True)
+class ImageSums:
+    """What each of N images adds to scores that are means of ratios of sums.
+
+    Attributes:
+        keys: Those of the images.
+        sums: By the key of a score and the name of a prediction, above and below the line, each (N, K).
+    """
+
+    keys: list[str]
+    sums: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+
+
+def read_image_sums(file: Path) -> ImageSums | None:
+    """What every image adds to the scores of a run; None where the file is not there, as in runs of earlier versions.
+
+    Raises:
+        ConfigError: The file is damaged, or holds what no run writes.
+    """
+    content = _npz(file)
+    if content is None:
+        return None
+    with _held_to_runs(file):
+        keys = _array(content, KEYS, _TEXTS, 1).tolist()
+        sums = {}
+        for name in _group(content, ABOVE):
+            above, below = (_array(content, side + name, _NUMBERS, 2) for side in (ABOVE, BELOW))
+            finite = np.isfinite(above).all() and np.isfinite(below).all()
+            if above.shape != below.shape or len(above) != len(keys) or not finite:
+                raise ValueError(f"{name}: got {above.shape} and {below.shape} for {len(keys)} images, or no numbers")
+            score, _, prediction = name.rpartition("/")
+            sums[score, prediction] = above, below
+    return ImageSums(keys, sums)

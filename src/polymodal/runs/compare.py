@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,14 +21,16 @@ from rich.text import Text
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
-from polymodal.report.comparison import Comparison, table
+from polymodal.near import meant
+from polymodal.report.comparison import Cell, Comparison, Row, apart, table
+from polymodal.report.differences import explanation
 from polymodal.run_folder import LAST, REPORT
 from polymodal.runs import children
 from polymodal.runs.checkpoints import check_resumable
 from polymodal.runs.comparison_folder import RECORD, SeededRun, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
-from polymodal.runs.methods import choose, methods
+from polymodal.runs.methods import Method, choose, methods
 from polymodal.runs.overrides import applied
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
@@ -64,6 +66,7 @@ def compare(
     jobs: int | None = None,
     split: str = "val",
     overrides: Sequence[str] = (),
+    reference: str | None = None,
 ) -> Comparison:
     """Train and score every method with every seed, or go on with that, and write the table after each run.
 
@@ -79,6 +82,8 @@ def compare(
         jobs: Runs at a time; None for one on every GPU, or one where there is none.
         split: The split whose scores are compared, "val" or "test".
         overrides: Arguments of `polymodal fit` for all runs.
+        reference: The method that the others are held against, one of the table; None for the one that is the recipe
+            as it stands, and where none is, for the first of the table.
 
     Returns:
         The comparison.
@@ -98,15 +103,20 @@ def compare(
     settings, modalities = prepared.settings, list(prepared.datamodule.inputs)
     known = methods(modalities)
     chosen = choose(words, known)
+    if reference is not None and reference not in known:
+        raise ConfigError(f"--reference: there is no method {reference!r}{meant(reference, known)}")
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
         tidy_below(out)
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
+        command += () if reference is None else ("--reference", reference)
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds)
+        if reference is not None and reference not in record["methods"]:
+            raise ConfigError(f"--reference: {reference} is no method of this table; name it in --methods, too.")
         asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not run.finished(splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
-        for name in _check_networks(untried, named=words, of=len(recipes)):
+        for name in _check_networks(untried, named=(*words, reference), of=len(recipes)):
             del recipes[name], record["methods"][name]
         asked, pending = ([run for run in runs if run.method in recipes] for runs in (asked, pending))
         write_json(out / RECORD, record)
@@ -120,13 +130,14 @@ def compare(
             for seed in about["seeds"]
         ]
         failures: dict[SeededRun, str] = {}
+        held_against = reference or _reference([name for name in known if name in record["methods"]], known, settings)
 
         def results() -> Comparison:
-            return comparison_of(record, modalities, known, runs, split, failures)
+            return comparison_of(record, modalities, known, runs, split, failures, held_against)
 
-        write_tables(out, results())
+        write_tables(out, record, results())
         for _ in _train(asked, pending, jobs, settings, split, failures):
-            write_tables(out, results())
+            write_tables(out, record, results())
     comparison = results()
     _show(comparison)
     print(f"the page: {(out / REPORT).resolve()}")
@@ -150,7 +161,12 @@ def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> 
             raise ConfigError(f"{word.partition('=')[0]}: a comparison sets it for each of its runs; leave it out.")
 
 
-def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str], of: int) -> list[str]:
+def _reference(names: Sequence[str], known: Mapping[str, Method], settings: Mapping[str, Any]) -> str:
+    """The method that is the recipe as it stands; where none of them is, the first one."""
+    return next((name for name in names if applied(settings, name, known[name].overrides) == settings), names[0])
+
+
+def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str | None], of: int) -> list[str]:
     """Build every method's network once, so that what cannot work is refused before anything trains.
 
     Args:
@@ -246,12 +262,28 @@ def _words(run: SeededRun) -> list[str]:
 def _show(comparison: Comparison) -> None:
     headings, lines = table(comparison)
     legend = ", * the best" if any(cell.best for cells in lines for cell in cells) else ""  # none, of one seed
-    print_table(
+    _print(
         f"{comparison.score.name} in {comparison.score.unit} on {comparison.split}{legend}",
+        headings,
+        zip(comparison.rows, lines, strict=True),
+    )
+    assert comparison.differences is not None
+    for score, rows in apart(comparison)[:1]:
+        _print(
+            f"{score.name} less that of {comparison.differences.reference}, with intervals of 95 %, * ahead",
+            comparison.predictions,
+            rows,
+        )
+    print(explanation(comparison.differences))
+
+
+def _print(title: str, headings: Sequence[str], rows: Iterable[tuple[Row, Sequence[Cell]]]) -> None:
+    print_table(
+        title,
         ["method", *headings],
         (
             [row.name, *(Text(f"{cell.text} *", "bold") if cell.best else cell.text for cell in cells)]
-            for row, cells in zip(comparison.rows, lines, strict=True)
+            for row, cells in rows
         ),
         width=180,
     )

@@ -5,7 +5,7 @@ METHOD/seed-S are run folders, METHOD/recipe.yaml is what was trained there, com
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ import yaml
 from polymodal.documents import read_json
 from polymodal.errors import ConfigError
 from polymodal.files import is_empty, write_file
-from polymodal.report.comparison import Comparison, Row, to_csv, to_html, to_markdown
+from polymodal.report.comparison import Comparison, Row
+from polymodal.report.comparison_page import to_csv, to_html, to_markdown
 from polymodal.report.render import counted
 from polymodal.run_folder import ENVIRONMENT, REPORT, scores_file
+from polymodal.runs.differences import differences_of
+from polymodal.runs.files import write_json
 from polymodal.runs.methods import Method
 
 RECORD = "comparison.json"
@@ -45,7 +48,7 @@ class SeededRun:
 def record_of(
     out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """What comparison.json says, with methods and seeds added; nothing is written.
+    """What comparison.json says, with methods and seeds added and without differences; nothing is written.
 
     Raises:
         ConfigError: The folder belongs to another recipe, or to something that is no comparison.
@@ -55,6 +58,7 @@ def record_of(
     if file.is_file():
         try:
             record = read_json(file, ConfigError)
+            record.pop("differences", None)
             different = _differences(record["recipe"], settings)
             earlier = {name: method["overrides"] for name, method in record["methods"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -107,6 +111,7 @@ def comparison_of(
     runs: Sequence[SeededRun],
     split: str,
     failures: Mapping[SeededRun, str],
+    reference: str,
 ) -> Comparison:
     """What there is of a comparison.
 
@@ -117,6 +122,7 @@ def comparison_of(
         runs: Those that were asked for, now and before.
         split: The one whose scores are compared.
         failures: Why runs have failed.
+        reference: The method that the others are held against.
 
     Raises:
         ConfigError: A file is damaged.
@@ -153,7 +159,9 @@ def comparison_of(
     }
     recipe = yaml.safe_dump(record["recipe"], sort_keys=False, allow_unicode=True)
     name = next((scores["data_set"] for scores in scored if scores.get("data_set")), root or "a data set")
-    return Comparison(name, split, modalities, rows, facts, recipe)
+    comparison = Comparison(name, split, modalities, rows, facts, recipe)
+    files = {row.name: {run.seed: run.scores(split) for run in runs if run.method == row.name} for row in rows}
+    return replace(comparison, differences=differences_of(comparison, reference, files))
 
 
 def _json(file: Path) -> dict[str, Any] | None:
@@ -189,8 +197,10 @@ def _listed(values: Iterable[object]) -> str:
     return "; ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "–"
 
 
-def write_tables(out: Path, comparison: Comparison) -> None:
-    """Write the table as Markdown, CSV and a page."""
+def write_tables(out: Path, record: Mapping[str, Any], comparison: Comparison) -> None:
+    """Write the table as Markdown, CSV and a page, and into comparison.json how the methods differ."""
+    assert comparison.differences is not None
+    write_json(out / RECORD, {**record, "differences": comparison.differences.as_plain()})
     for name, text in (
         ("table.md", to_markdown(comparison)),
         ("table.csv", to_csv(comparison)),

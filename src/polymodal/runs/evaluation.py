@@ -21,7 +21,17 @@ from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
-from polymodal.run_folder import EVERY_SCORES, INPUT, PREDICTION, SCENES, scores_file
+from polymodal.run_folder import (
+    ABOVE,
+    BELOW,
+    EVERY_SCORES,
+    INPUT,
+    KEYS,
+    PREDICTION,
+    SCENES,
+    images_file,
+    scores_file,
+)
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.runs.scored import part
@@ -63,7 +73,7 @@ def score_split(
     limit: int | float = 1.0,
     lines: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a model folder on a split and write `scores.<split>.json`.
+    """Evaluate a model folder on a split and write `scores.<split>.json`, and beside it what every image adds to it.
 
     Labels are predicted at their own resolution; images are scored at that of the inputs.
 
@@ -95,8 +105,9 @@ def score_split(
     data.setup("test" if split == "test" else "validate")
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     counts = output.scores([*net.branches, ENSEMBLE]).to(best_device())
+    counts.keep_samples()
     batches = part(len(loader), limit, split)
-    samples = 0
+    keys: list[str] = []
     size: Sequence[int] = ()
     with torch.inference_mode():
         for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
@@ -110,7 +121,7 @@ def score_split(
                 )
                 for name, prediction in predictions.items():
                     counts.update(name, prediction, *truth)
-            samples += len(truth[0])
+            keys += batch["key"]
     own = split_of(data, split)
     facts = {
         "split": split,
@@ -118,7 +129,7 @@ def score_split(
         "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
         "identity": data.identity(own),
         "protocol": protocol.as_dict(),
-        "samples": samples,
+        "samples": len(keys),
         "split_samples": len(loader.dataset),
         "modalities": list(net.modalities),
         "classes": list(data.target.classes),
@@ -131,7 +142,12 @@ def score_split(
         "network": config["network"]["name"],
         "fusion": net.fusion.name,
     }
-    write_json(folder / scores_name(split, protocol, elsewhere), facts)
+    file = scores_name(split, protocol, elsewhere)
+    arrays = {KEYS: np.array(keys)}
+    for of, (above, below) in counts.of_samples().items():
+        arrays |= {ABOVE + "/".join(of): above.numpy(), BELOW + "/".join(of): below.numpy()}
+    write_arrays(folder / images_file(file), arrays)
+    write_json(folder / file, facts)
     return facts
 
 
@@ -224,6 +240,7 @@ def remove_scores_of_others(folder: Path) -> None:
     for file in sorted(folder.glob(EVERY_SCORES)):
         if read_json(file).get("model", own) != own:
             file.unlink()
+            (folder / images_file(file.name)).unlink(missing_ok=True)
             print(f"{file.name} had the scores of the model before this training and was removed")
 
 
