@@ -46,6 +46,12 @@ def test_a_size_that_the_file_does_not_take_is_found_before_anything_is_written(
     assert predict(exported, scenes(tmp_path / "fitting", (32, 48)), tmp_path / "out")
 
 
+def test_frames_of_any_size_are_brought_to_one_that_the_file_takes(exported):
+    """Else a camera's frames are refused in a program, where files of the same size are no less unusual."""
+    found = polymodal.Predictor(exported)(rgb=np.zeros((30, 42, 3), np.uint8), depth=np.ones((30, 42), np.uint16))
+    assert found["labels"].shape == (30, 42)
+
+
 @pytest.mark.parametrize("subset", [False, True])
 def test_a_missing_modality_is_refused_with_a_remedy_that_works(exported, tmp_path, subset):
     """Else the message sends users to --subset, which a file cannot do."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polymodal.inspection import inspect
     from polymodal.multimodal import Multimodal
     from polymodal.nn import Prediction
+    from polymodal.runs.predictor import Predictor
     from polymodal.speed import accelerate
     from polymodal.surgery import fuse
 
@@ -38,6 +39,7 @@ __all__ = [
     "Multimodal",
     "PolymodalError",
     "Prediction",
+    "Predictor",
     "accelerate",
     "cost",
     "fuse",
@@ -62,6 +64,7 @@ _HOMES = {
     "polymodal.inspection": ("inspect",),
     "polymodal.multimodal": ("Multimodal",),
     "polymodal.nn": ("Prediction",),
+    "polymodal.runs.predictor": ("Predictor",),
     "polymodal.speed": ("accelerate",),
     "polymodal.surgery": ("fuse",),
 }

@@ -13,7 +13,7 @@ from polymodal.locks import locked
 from polymodal.run_folder import CONFIG
 from polymodal.runs.console import print_table
 from polymodal.runs.evaluation import score_split, scores_name, split_of
-from polymodal.runs.predict import read_model_description
+from polymodal.runs.opened import read_model_description
 from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal.data import TargetSpec
+from polymodal.data.target import restore_target
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.metrics import ImageScores, PredictionScores, SegmentationScores, feature_extractor
 from polymodal.tasks.images import as_file, as_picture, truth_at
@@ -81,6 +82,10 @@ class Output(ABC):
     def endings(self) -> tuple[str, ...]:
         """What the names of the files of one prediction end in."""
 
+    def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
+        """One prediction (C, H, W) for programs, by what it is; as "values" (H, W, C) if not overridden."""
+        return {"values": scores.float().permute(1, 2, 0).cpu().numpy()}
+
     @abstractmethod
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """One prediction (1, C, H, W) as files.
@@ -136,12 +141,22 @@ class Labels(Output):
         """The class numbers, and an overlay."""
         return "", "_overlay"
 
+    def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
+        """Class numbers "labels", their probabilities "confidence" (H, W), and "colors" (H, W, 3)."""
+        confidence, labels = (part.cpu().numpy() for part in scores.float().softmax(0).max(0))
+        small = labels.astype(self._stored)
+        return {"labels": small, "confidence": confidence, "colors": np.array(self.target.colors, np.uint8)[labels]}
+
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """The class numbers with 8 bits, 16 for more than 256 classes, and an overlay for people."""
         labels = prediction[0].argmax(0).cpu().numpy()
-        small = labels.astype(np.uint8 if len(self.target.classes) <= 256 else np.uint16)
+        small = labels.astype(self._stored)
         shown = overlay(picture, labels, self.target.classes, self.target.colors, title=title)
         return dict(zip(self.endings, (Image.fromarray(small), shown), strict=True))
+
+    @property
+    def _stored(self) -> type[np.generic]:
+        return np.uint8 if len(self.target.classes) <= 256 else np.uint16
 
     @property
     def _small(self) -> type[np.generic]:
@@ -194,6 +209,11 @@ class Images(Output):
     def endings(self) -> tuple[str, ...]:
         """The values, and a picture of those that no program shows."""
         return ("", "_picture") if self.target.kind in ("depth", "raw") else ("",)
+
+    def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
+        """Its "values" (H, W, C) in the target's units, and "colors" (H, W, 3)."""
+        values = restore_target(scores.float().clamp(-1, 1), self.target)
+        return {"values": values.permute(1, 2, 0).cpu().numpy(), "colors": as_picture(scores)}
 
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """The values as files of the target hold them; of depth and raw values a picture, too."""

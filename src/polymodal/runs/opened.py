@@ -1,0 +1,162 @@
+"""A trained model as it lies on the disk, folder or exported file, opened to predict with."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from polymodal import checkpoint
+from polymodal.data import InputSpec, TargetSpec
+from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.multimodal import Multimodal
+from polymodal.names import one_part
+from polymodal.runs.evaluation import best_device, described, trained
+from polymodal.tasks.base import named_outputs, output_at
+from polymodal.tasks.outputs import output_of
+
+if TYPE_CHECKING:
+    from polymodal.export import Session
+
+ONNX = ".onnx"
+"""The ending of exported files."""
+
+
+class Opened:
+    """What a model says of itself, at once; the network itself, when it is first needed.
+
+    Args:
+        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
+
+    Attributes:
+        specs: What the inputs mean, by modality.
+        size: Height and width that inputs are resized to; None for their own.
+        output: How predictions are shown and written.
+
+    Raises:
+        CheckpointError: The model cannot be used.
+        ExportError: A package that runs exported files is missing.
+    """
+
+    def __init__(self, model: Path) -> None:
+        if model.is_file() and model.suffix != ONNX:
+            raise CheckpointError(
+                f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other "
+                "file can be predicted with here. Give the folder, or export the run again with --format onnx."
+            )
+        self.session = _session(model) if model.suffix == ONNX else None
+        if self.session is None:
+            self.source = checkpoint.model_folder(model)
+            metadata = checkpoint.read_config(self.source).get("metadata") or {}
+        else:
+            self.source, metadata = model, self.session.metadata
+        taken = None if self.session is None else self.session.modalities
+        self.specs, target, self.size = read_model_description(metadata, self.source, taken)
+        self.output = output_of(target, metadata.get("training") or {})
+
+    @cached_property
+    def network(self) -> Multimodal:
+        """That of a folder, on the best device."""
+        return trained(self.source)
+
+    def check_names(self, given: Iterable[str], *, subset: bool, how_absent: str) -> None:
+        """Refuse modalities that the model has not, and to do without some where that is not wanted or not possible.
+
+        Args:
+            given: The modalities that there are.
+            subset: Whether some may be absent.
+            how_absent: How a user lets them be absent, a sentence.
+
+        Raises:
+            ConfigError: With the modalities of the model.
+        """
+        given = list(given)
+        for name in given:
+            if name not in self.specs:
+                raise ConfigError(f"the model has no modality {name!r}; it has {', '.join(self.specs)}.")
+        missing = [name for name in self.specs if name not in given]
+        if not missing or (given and subset and self.session is None):
+            return
+        remedy = how_absent
+        if self.session is not None:
+            remedy = (
+                "An exported network takes all of them: predict with the model folder, or export one absorbed for "
+                "some, polymodal.export.absorb(net, modalities)."
+            )
+        raise ConfigError(f"no input for {', '.join(missing)}: the model has {', '.join(self.specs)}. {remedy}")
+
+    def check(self, images: Mapping[str, Tensor]) -> None:
+        """Refuse images (1, C_m, H, W) that an exported file cannot take, without predicting.
+
+        Raises:
+            DataError: With what it takes.
+        """
+        if self.session is not None:
+            self.session.check(images)
+
+    def predict(self, images: Mapping[str, Tensor], size: Sequence[int], *, subset: bool = False) -> dict[str, Tensor]:
+        """Predictions (B, C, *size) of every modality that is there and of all of them together, by name.
+
+        Args:
+            images: (B, C_m, H, W) by modality, normalised as in training.
+            size: Height and width of the predictions.
+            subset: Whether modalities may be absent.
+
+        Raises:
+            DataError: The network cannot take the images.
+            CheckpointError: It predicts something else than its description says.
+        """
+        if self.session is not None:
+            found = {
+                name: output_at(torch.from_numpy(output), size if output.ndim == 4 else None)
+                for name, output in self.session(images).items()
+            }
+        else:
+            with torch.inference_mode():
+                moved = {name: image.to(best_device()) for name, image in images.items()}
+                found = named_outputs(self.network(moved, subset=subset, per_modality=True), size)
+        for name, prediction in found.items():
+            if prediction.ndim != 4 or prediction.shape[1] != self.output.channels:
+                raise CheckpointError(
+                    f"{self.source}: its description says that it predicts {self.output.channels} channels, and the "
+                    f"network's {name!r} has the shape {tuple(prediction.shape)}. Restore the model, or save or export "
+                    "it again."
+                )
+        return found
+
+
+def read_model_description(
+    metadata: Any, source: Path, modalities: Iterable[str] | None = None
+) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
+    """Inputs, target and input size of a model, from what it says of itself.
+
+    Args:
+        metadata: As `describe` made it.
+        source: The model folder or the exported file that it stands in.
+        modalities: Those that the network takes; all that are described if not given.
+
+    Raises:
+        CheckpointError: They are not there, as in a model that was saved by hand, or damaged.
+    """
+    try:
+        specs, target, size = described(metadata)
+        specs = {one_part(name): specs[name] for name in modalities or specs}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
+        raise CheckpointError(
+            f"{source} does not say what the inputs and the classes are ({error!r}). A model that `polymodal fit` has "
+            "trained does, and so does what `polymodal export` makes of it."
+        ) from error
+    if not specs or not target.settled:
+        raise CheckpointError(
+            f"{source} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
+            f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
+        )
+    return specs, target, size
+
+
+def _session(file: Path) -> "Session":
+    from polymodal.export import Session  # takes seconds to load, and few need it
+
+    return Session(file)

@@ -1,0 +1,195 @@
+"""A trained model as a function of images in memory: for cameras, notebooks and services."""
+
+import copy
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polymodal.data import resize_inputs
+from polymodal.data.inputs import InputSpec
+from polymodal.data.resizing import aligned
+from polymodal.errors import DataError
+from polymodal.names import ENSEMBLE
+from polymodal.runs.frames import as_stored
+from polymodal.runs.opened import Opened
+from polymodal.runs.predict import other_units, picture_of
+from polymodal.tasks.outputs import Output
+
+STEPS = (2, 4, 8, 16, 32, 64, 128, 256)
+"""Multiples to which a frame is resized for a network that does not take its own size, the first that it takes."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What is predicted for one frame, at the frame's size.
+
+    Attributes:
+        scores: (C, H, W) by the name of the prediction: of every modality that was given, and "ensemble". Logits of
+            classes, or an image from -1 to 1.
+        picture: What people see of the frame, uint8 (H, W, 3).
+    """
+
+    scores: Mapping[str, Tensor]
+    picture: np.ndarray
+    _output: Output
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """By prediction and by what it is.
+
+        Of classes: "labels", class numbers (H, W); "confidence", float32 (H, W), the probability of that class;
+        "colors", uint8 (H, W, 3). Of an image: "values", (H, W, C) in the target's units; "colors".
+        """
+        return {name: self._output.arrays(scores) for name, scores in self.scores.items()}
+
+    def __getitem__(self, what: str) -> np.ndarray:
+        """An array of the ensemble, such as `predicted["labels"]`."""
+        return self.arrays[ENSEMBLE][what]
+
+    def shown(self, name: str = ENSEMBLE) -> Image.Image:
+        """A prediction as a picture for people."""
+        return list(self._output.files(self.scores[name][None], self.picture, title=name).values())[-1]
+
+
+class Predictor:
+    """A trained model as a function: what cameras give in, a map out.
+
+        predictor = polymodal.Predictor("runs/mine")
+        predicted = predictor(rgb=frame, depth=millimetres)
+        predicted["labels"], predicted["confidence"], predicted.arrays["rgb"]["labels"]
+
+    Frames are normalised as the training's files were. They are aligned and of one size, whichever it is: where the
+    network cannot take it, they are resized to the nearest that it can, and predictions back. Colours are red, green,
+    blue: of OpenCV's frames give `frame[..., ::-1]`.
+
+    Args:
+        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX.
+
+    Raises:
+        CheckpointError: The model cannot be used.
+        ExportError: A package that runs exported files is missing.
+    """
+
+    def __init__(self, model: str | os.PathLike[str]) -> None:
+        self._opened = Opened(Path(model))
+        self._taken: dict[tuple[tuple[str, ...], Size], Size] = {}
+        self._far: set[str] = set()
+
+    @property
+    def modalities(self) -> dict[str, InputSpec]:
+        """What the model takes, and what the values of each mean."""
+        return dict(self._opened.specs)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by class number; empty for a model that predicts images."""
+        return self._opened.output.target.classes
+
+    def __call__(self, **frames: Any) -> Predicted:
+        """Predict one scene.
+
+        Args:
+            **frames: By modality, see `polymodal.runs.frames.as_stored`: uint8, uint16 or floating-point, arrays,
+                tensors or Pillow images. From a model folder, some of the modalities are enough.
+
+        Raises:
+            ConfigError: The model has no such modality, or cannot do without one.
+            DataError: A frame is none that the model was trained for.
+        """
+        return next(self.many([frames]))
+
+    def many(self, scenes: Iterable[Mapping[str, Any]], *, batch: int = 1) -> Iterator[Predicted]:
+        """Predict scenes in turn, those of one size and the same modalities that follow one another together.
+
+        Args:
+            scenes: Frames by modality, as for one.
+            batch: How many at a time; more than one pays on a GPU.
+
+        Raises:
+            ConfigError: As for one.
+            DataError: As for one.
+        """
+        waiting: list[tuple[dict[str, Tensor], np.ndarray]] = []
+        for frames in scenes:
+            scene = self._inputs(frames)
+            if waiting and (len(waiting) == batch or _shape(scene) != _shape(waiting[0])):
+                yield from self._predicted(waiting)
+                waiting = []
+            waiting.append(scene)
+        yield from self._predicted(waiting)
+
+    def _inputs(self, frames: Mapping[str, Any]) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Network inputs (C_m, H, W) by modality, in the model's order, and what people see of the scene."""
+        self._opened.check_names(frames, subset=True, how_absent="Give at least one.")
+        specs = {name: spec for name, spec in self._opened.specs.items() if name in frames}
+        named = {name: name for name in specs}
+        raw = aligned({name: as_stored(frames[name], specs[name], name) for name in specs}, specs, named)
+        for name in specs.keys() - self._far:
+            if far := other_units(raw[name], specs[name], name):
+                self._far.add(name)  # said once, not with every frame
+                warnings.warn(far, stacklevel=4)
+        own = next(iter(raw.values())).shape[-2:]
+        size = self._opened.size or self._takes(specs, (own[0], own[1]))
+        return resize_inputs(raw, specs, named, size if size != own else None)[0], picture_of(raw, specs)
+
+    def _predicted(self, scenes: list[tuple[dict[str, Tensor], np.ndarray]]) -> Iterator[Predicted]:
+        if not scenes:
+            return
+        images = {name: torch.stack([inputs[name] for inputs, _ in scenes]) for name in scenes[0][0]}
+        found = self._opened.predict(images, scenes[0][1].shape[:2], subset=True)
+        for i, (_, picture) in enumerate(scenes):
+            yield Predicted({name: scores[i] for name, scores in found.items()}, picture, self._opened.output)
+
+    def _takes(self, specs: Mapping[str, InputSpec], size: Size) -> Size:
+        """The nearest size that the network takes, asked once for every size and every set of modalities.
+
+        Raises:
+            DataError: It takes none that is near.
+        """
+        key = (tuple(specs), size)
+        if key not in self._taken:
+            session = self._opened.session
+            if session is not None:
+                self._taken[key] = session.size or _nearest(size, session.step)
+            else:
+                self._taken[key] = self._tried(specs, size)
+        return self._taken[key]
+
+    def _tried(self, specs: Mapping[str, InputSpec], size: Size) -> Size:
+        reason: Exception | None = None
+        for near in dict.fromkeys([size, *(_nearest(size, step) for step in STEPS)]):
+            images = {name: torch.empty(1, spec.channels, *near, device="meta") for name, spec in specs.items()}
+            try:
+                self._ghost(images, subset=True)
+            except Exception as error:  # networks refuse sizes each by an error of its own
+                reason = reason or error
+            else:
+                return near
+        raise DataError(
+            f"the network takes no frame of {size[1]}x{size[0]} (width x height), nor of a size near it: {reason}"
+        ) from reason
+
+    @cached_property
+    def _ghost(self) -> torch.nn.Module:
+        """The network without values, which says what it takes for the cost of looking."""
+        return copy.deepcopy(self._opened.network).to("meta")
+
+
+def _shape(scene: tuple[dict[str, Tensor], np.ndarray]) -> tuple[Any, ...]:
+    inputs, picture = scene
+    return tuple((name, image.shape) for name, image in inputs.items()), picture.shape
+
+
+def _nearest(size: Size, step: int) -> Size:
+    return max(1, round(size[0] / step)) * step, max(1, round(size[1] / step)) * step
