@@ -4,17 +4,22 @@ import json
 import os
 import socket
 import struct
+import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from fixtures_data import edit, make_archive, make_folder
 from polymodal.data import DatasetSpec, FolderDataset, Store, check
+from polymodal.data.labels import LabelCode, class_numbers
 from polymodal.documents import DocumentError, parse_json
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError, FusionError
 from polymodal.names import inside, one_part, path_below, twins
+from polymodal.preconditions import checked_names
+from polymodal.runs.training import fit, recipe
 from polymodal.yaml_documents import parse_yaml
 
 
@@ -158,6 +163,29 @@ def test_a_yaml_bomb_is_refused_in_one_line(content):
         parse_yaml(content)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_thousands_of_names_cost_seconds_and_not_their_square(root):
+    """If this breaks, a document of a few hundred kilobytes, or labels of many classes, occupy a core for minutes."""
+    since = time.process_time()
+    with pytest.raises(DocumentError, match="'k49999' is there twice"):
+        parse_json("{" + "".join(f'"k{number}": 1, ' for number in range(50_000)) + '"k49999": 2}')
+    every = range(9_000)
+    code = LabelCode(tuple(map(str, every)), tuple((2 * number, number) for number in every), ignored=(*every[1::2],))
+    code.check(str)
+    array = np.arange(90_000, dtype=np.int32).reshape(1, 300, 300)
+    with pytest.raises(DataError, match="got 9001, 9003, "):
+        class_numbers(array, code, "file")
+    assert (class_numbers(array[:, :30], code, "file")[0, :10:2] == every[:5]).all()
+    with pytest.raises(FusionError, match="'9' is named twice"):
+        checked_names([*map(str, every), "9"])
+    assert time.process_time() - since < 5
+
+
+def test_a_recipe_holds_a_bounded_number_of_values():
+    """jsonargparse copies a list for each of its items. If this breaks, ten thousand names take it minutes."""
+    with pytest.raises(ConfigError, match="it holds more than 600 values"):
+        fit([f"--config={recipe('folder')}", f"--data.modalities=[{'a,' * 9999}]"])
 
 
 def test_plain_yaml_is_read_as_ever():

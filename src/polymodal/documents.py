@@ -6,6 +6,7 @@ is the reader of YAML.
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def read_json(path: Path, error: type[PolymodalError] = DataError) -> Any:
     return parse_json(read_bytes(path, MAX_JSON, error))
 
 
-def check_bounds(values: Any) -> None:
+def check_bounds(values: Any, most: int = MAX_VALUES) -> None:
     """Refuse values that no other program could print, compare or write again.
 
     Raises:
@@ -133,8 +134,8 @@ def check_bounds(values: Any) -> None:
         below: list[Any] = []
         for value in level:
             count += 1
-            if count > MAX_VALUES:
-                raise DocumentError(f"it holds more than {MAX_VALUES} values")
+            if count > most:
+                raise DocumentError(f"it holds more than {most} values")
             if isinstance(value, int) and not -(2**63) <= value < 2**64:
                 raise DocumentError("a whole number of more than 64 bits")
             if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -156,7 +157,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The last of two equal keys would silently replace the first."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise DocumentError(f"{twice[:60]!r} is there twice; give each its own name")
     return found

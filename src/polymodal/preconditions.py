@@ -1,5 +1,6 @@
 """What `fuse` asks of a network and of its settings before it changes anything: each is checked, or refused by name."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, ValuesView
 from fnmatch import fnmatchcase
 from typing import Any
@@ -33,7 +34,7 @@ def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[
     for name in names:
         if not isinstance(name, str) or not name or "." in name:
             raise FusionError(f"modalities: expected names without a dot, got {name!r}.")
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
         raise FusionError(f"modalities: {doubled!r} is named twice; every modality needs a name of its own.")
     return names

@@ -7,8 +7,8 @@ import yaml
 
 from polymodal.documents import MAX_DEPTH, MAX_VALUES, DocumentError, check_bounds
 
-MAX_YAML = 2**19
-"""Bytes of a document: some ten thousand lines, for which the reader needs seconds."""
+MAX_YAML = 2**18
+"""Bytes of a document: some thousands of lines, for which the reader needs seconds."""
 
 MAX_NUMBER = 100
 """Letters of a number, a date or a time."""
@@ -17,8 +17,12 @@ _FOREIGN = (ValueError, TypeError, KeyError, IndexError, AttributeError, Arithme
 """What making a value of a scalar that is none of its type ends in."""
 
 
-def parse_yaml(content: str | bytes) -> Any:
+def parse_yaml(content: str | bytes, most: int = MAX_VALUES) -> Any:
     """The values of a YAML document.
+
+    Args:
+        content: The document.
+        most: Values that it may hold.
 
     Raises:
         DocumentError: It is not valid, a mapping has a key twice, or it is beyond the bounds; with the line.
@@ -33,7 +37,7 @@ def parse_yaml(content: str | bytes) -> Any:
         raise DocumentError(error.problem or "not valid YAML", mark.line + 1 if mark else None) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DocumentError(f"not valid YAML ({' '.join(str(error).split())})") from error
-    check_bounds(values)
+    check_bounds(values, most)
     return values
 
 

@@ -1,5 +1,7 @@
 """Label files whose numbers cannot be classes: saved with losses, or as indices that each file numbers anew."""
 
+from collections import Counter
+
 import numpy as np
 
 from polymodal.data.bands import bands
@@ -20,8 +22,9 @@ class LabelFiles:
 
     def __init__(self, code: LabelCode) -> None:
         self._code = code
+        counts = Counter(code.colors)
         self._known: dict[Color, tuple[int, str]] = {
-            color: (number, "`colors`") for number, color in enumerate(code.colors) if code.colors.count(color) == 1
+            color: (number, "`colors`") for number, color in enumerate(code.colors) if counts[color] == 1
         }
         self._known |= {value: (code.ignore, f"`{code.key}`") for value in code.ignored if isinstance(value, tuple)}
         self._shown: dict[int, tuple[Color, str]] = {}
@@ -41,13 +44,13 @@ class LabelFiles:
         if content.palette is None:
             return
         colors = [(red, green, blue) for red, green, blue in content.palette.tolist()]
-        numbers = self._code.numbers
+        counts, numbers = Counter(colors), self._code.numbers
         found: dict[Color, tuple[int, str]] = {}
         shown: dict[int, tuple[Color, str]] = {}
         held = {index for band in bands(content.array) for index in np.flatnonzero(np.bincount(band.ravel())).tolist()}
         for index in sorted(held):
             # A colour that a palette has twice tells nothing, and what is no class is refused where classes are read.
-            if index < len(colors) and index in numbers and colors.count(colors[index]) == 1:
+            if index < len(colors) and index in numbers and counts[colors[index]] == 1:
                 found[colors[index]] = numbers[index], file
                 shown[index] = colors[index], file
         for color, (number, _) in found.items():

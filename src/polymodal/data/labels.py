@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,8 @@ class LabelCode:
     def numbers(self) -> dict[float, int]:
         """Class or ignore index by stored number."""
         known: dict[float, int] = dict(self.map or zip(*2 * [range(len(self.classes))], strict=True))
-        return known | {value: self.ignore for value in self.ignored if not isinstance(value, tuple)}
+        ignore = self.ignore
+        return known | {value: ignore for value in self.ignored if not isinstance(value, tuple)}
 
     def check(self, at: Callable[[str], str]) -> "LabelCode":
         """Refuse what contradicts itself.
@@ -90,7 +92,8 @@ class LabelCode:
                 f"{at('map')}: expected classes from 0 to {len(self.classes) - 1}, got {_some(beyond)}. It translates "
                 f"stored values to class numbers; a value that is no class belongs under `{self.key}`."
             )
-        both = [value for value in self.ignored if value in dict(self.map) or value in self.colors]
+        named = {*dict(self.map), *self.colors}
+        both = [value for value in self.ignored if value in named]
         if both:
             raise DataError(
                 f"{at(self.key)}: {_some(both)} is a class by `map` or `colors`, too. Remove it from one of them."
@@ -187,18 +190,32 @@ def _translated(plane: np.ndarray, known: Mapping[float, int]) -> tuple[np.ndarr
     They are looked up in a table of all values that its type can hold, or of those that occur where that is too many.
     """
     if plane.dtype.kind in "ui" and plane.dtype.itemsize <= 2:
-        place = plane.view(f"u{plane.dtype.itemsize}")
-        stored = np.arange(256**plane.dtype.itemsize).astype(place.dtype).view(plane.dtype)
+        low, high = np.iinfo(plane.dtype).min, np.iinfo(plane.dtype).max
+        stored = np.arange(low, high + 1, dtype=plane.dtype)
+        place = plane if low == 0 else plane.astype(np.intp) - low
     else:
         stored, place = np.unique(plane, return_inverse=True)
         place = place.reshape(plane.shape)
     ends = min(known.values()), max(known.values())
     numbers = np.zeros(len(stored), np.result_type(*map(np.min_scalar_type, ends)))
     unknown = np.ones(len(stored), bool)
-    for value, number in known.items():
-        here = np.isnan(stored) if math.isnan(value) else stored == value
-        numbers[here], unknown[here] = number, False
+    # All at once: thousands of classes, each compared with all values of a file, would take minutes.
+    held = {value: number for value, number in known.items() if _can_hold(plane.dtype, value)}
+    values, classes = np.array(list(held), plane.dtype), np.array(list(held.values()), numbers.dtype)
+    at = np.searchsorted(stored, values).clip(max=len(stored) - 1)
+    there = stored[at] == values
+    numbers[at[there]], unknown[at[there]] = classes[there], False
+    for nan in filter(math.isnan, known):
+        here = np.isnan(stored)
+        numbers[here], unknown[here] = known[nan], False
     return numbers[place], unknown[place]
+
+
+def _can_hold(kind: np.dtype[Any], value: float) -> bool:
+    """Whether an array of a type may hold a stored value, NaN aside."""
+    if kind.kind == "f":
+        return abs(value) <= np.finfo(kind).max or math.isinf(value)
+    return float(value).is_integer() and np.iinfo(kind).min <= value <= np.iinfo(kind).max
 
 
 def _held(array: np.ndarray, outside: Sequence[np.ndarray]) -> tuple[Counter[float], set[float]]:
@@ -215,7 +232,8 @@ def _held(array: np.ndarray, outside: Sequence[np.ndarray]) -> tuple[Counter[flo
 
 def _unknown_numbers(unknown: Mapping[float, int], known: set[float], code: LabelCode) -> str:
     found = sorted(unknown)
-    seen = {code.numbers.get(value) for value in known}
+    numbers = code.numbers
+    seen = {numbers.get(value) for value in known}
     unseen = [number for number in range(len(code.classes)) if number not in seen]
     if any(math.isnan(value) for value in found):
         remedy = f"Declare `{code.key}: .nan` if NaN means unlabelled."

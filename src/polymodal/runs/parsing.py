@@ -24,6 +24,9 @@ from polymodal.yaml_documents import parse_yaml
 _MODE = "recipe"
 """How values are read, which jsonargparse knows by a name."""
 
+MAX_SETTINGS = 600
+"""Values of a recipe, or of one word of a command line: jsonargparse copies a list for each of its items."""
+
 _UNKNOWN = re.compile(
     r"(?:Option '(?P<option>[^']+)' is not accepted"
     r"|(?:Group '(?P<group>[^']+)'|Subcommand '[^']+') does not accept option '(?P<member>[^']+)'"
@@ -44,7 +47,7 @@ def _value(text: str) -> Any:
     """A value on the command line, or in a file that a recipe names: of a key that is there twice none counts."""
     problem = None
     try:
-        parse_yaml(text)
+        parse_yaml(text, MAX_SETTINGS)
     except DocumentError as error:
         problem = error.problem
     try:
@@ -69,7 +72,7 @@ class RecipeParser(LightningArgumentParser):
     def parse_string(self, content: str, path: str | PathLike[str] = "", **settings: Any) -> Namespace:
         """Read a recipe within the bounds of documents; of a key that is there twice jsonargparse takes the last."""
         try:
-            parse_yaml(content)
+            parse_yaml(content, MAX_SETTINGS)
         except DocumentError as error:
             raise ConfigError(f"{error.at(f'--config: {path}' if path else '--config')}.") from error
         return super().parse_string(content, path, **settings)
