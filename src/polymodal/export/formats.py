@@ -163,8 +163,10 @@ class Onnx(Format):
                     dynamo=True,
                     input_names=list(description["modalities"]),
                     output_names=[output_name(name) for name in description["outputs"]],
+                    optimize=False,
                     verbose=False,
                 )
+                _simplify(made)
             except torch.onnx.OnnxExporterError as error:
                 reason = first_line(error.__cause__ or error)
                 raise ExportError(
@@ -223,6 +225,19 @@ class OpenVino(Format):
             return {name: found[output_name(name)] for name in description["outputs"]}
 
         return run
+
+
+def _simplify(made: Any) -> None:
+    """Optimise a written graph, without what it has many times first: the optimiser's rules look at every node anew."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(made.model)
+    common.RemoveUnusedNodesPass()(made.model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(made.model)
+    common.DeduplicateInitializersPass()(made.model)
+    common.CommonSubexpressionEliminationPass()(made.model)
+    made.optimize()
 
 
 FORMATS: dict[str, type[Format]] = {kind.name: kind for kind in (Onnx, Pt2, OpenVino)}
