@@ -2,6 +2,9 @@
 
 import json
 import re
+import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +19,14 @@ from polymodal.bench import Case, bench, bench_data, bench_scaling, timing
 from polymodal.bench.case import Networks, check_size
 from polymodal.bench.equality import equality
 from polymodal.bench.memory import peak_memory
-from polymodal.bench.peer import Peer
 from polymodal.bench.timing import Timing, take_turns
-from polymodal.bench.variants import Variant, predictor, prepare
+from polymodal.bench.variants import BASES, Base, Variant, predictor, prepare
 from polymodal.cli import main
 from polymodal.errors import ConfigError
 from polymodal.functional import own_parts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from released import Peer, check_peer
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 
@@ -71,8 +76,8 @@ def peer(tmp_path, monkeypatch):
     return tmp_path / "CEN"
 
 
-def released(folder, **settings):
-    return Case(**{"network": "refinenet", "classes": 3, "size": (24, 32), "batch": 2, "peer": folder} | settings)
+def released(**settings):
+    return Case(**{"network": "refinenet", "classes": 3, "size": (24, 32), "batch": 2} | settings)
 
 
 @pytest.fixture
@@ -292,8 +297,8 @@ def test_the_loader_is_measured_with_every_setting(tmp_path):
 
 def test_the_peer_gets_our_values_by_its_names(peer, tmp_path):
     """A peer with other values would be compared with a network that exchanges other channels."""
-    networks = Networks(released(peer), tmp_path)
-    given = Peer(networks, 1e-3).net.given
+    networks = Networks(released(), tmp_path)
+    given = Peer(peer, networks).net.given
     ours = networks.exchange.state_dict()
     for m in range(2):
         norm = given[f"stages.0.0.bn2.bn_{m}.weight"]
@@ -302,7 +307,7 @@ def test_the_peer_gets_our_values_by_its_names(peer, tmp_path):
 
 
 def test_the_peer_does_the_released_step(peer, tmp_path):
-    made = Peer(Networks(released(peer), tmp_path), 1e-2)
+    made = Peer(peer, Networks(released(), tmp_path), 1e-2)
     made.train(True)
     net = made.net
     assert net.training
@@ -322,8 +327,10 @@ def test_the_peer_does_the_released_step(peer, tmp_path):
     made.step()
 
 
-def test_a_peer_that_predicts_something_else_shows(peer):
-    found = json.loads(bench(released(peer), ["peer", "exchange"], repeats=1, with_memory=False).json())
+def test_a_peer_that_predicts_something_else_shows(peer, monkeypatch):
+    base = Base("the released code", (), exchanges=True, check=partial(check_peer, peer), build=partial(Peer, peer))
+    monkeypatch.setitem(BASES, "peer", base)
+    found = json.loads(bench(released(), ["peer", "exchange"], repeats=1, with_memory=False).json())
     theirs, ours = found["tables"][0]["rows"]
     assert theirs["same class"] < 0.99
     assert ours["same class"] == 1
@@ -335,7 +342,6 @@ def test_a_peer_that_predicts_something_else_shows(peer):
         (["--variants", "exchange,fast"], r"no variant 'fast'; there are .*plain\[\+auto\]\[\+compile\]\[\+amp\]"),
         (["--variants", "peer+amp"], "no variant 'peer\\+amp'"),
         (["--variants", "no-exchange,no-exchange"], "'no-exchange' is named twice"),
-        (["--variants", "peer"], "needs --peer PATH.*git clone https://github.com/yikaiw/CEN.*models/model.py"),
         (["--variants", "exchange+auto+compile"], "\\+compile includes \\+auto"),
         (["--variants", "exported", "--task", "training"], "none of exported can be trained"),
         (["--device", "cuda:7"], "no device 'cuda:7' here; there are cpu"),
@@ -389,26 +395,23 @@ def test_what_does_not_run_on_a_gpu_is_refused_before_anything_is_built(unbuilt)
 
 
 def test_scaling_refuses_what_it_cannot_scale(unbuilt):
-    with pytest.raises(ConfigError, match=r"--variant peer: .* 2 modalities alone; use `polymodal bench --peer`"):
-        bench_scaling(small(), "peer")
-    with pytest.raises(ConfigError, match="no variant 'fast'"):
-        bench_scaling(small(), "fast")
+    for variant in ("fast", "peer"):
+        with pytest.raises(ConfigError, match=f"no variant '{variant}'"):
+            bench_scaling(small(), variant)
     with pytest.raises(ConfigError, match="exported cannot be trained"):
         bench_scaling(small(), "exported", ["training"])
 
 
 def test_the_peer_is_refused_where_it_cannot_be_compared(peer, tmp_path):
-    for case, told in (
-        (
-            released(tmp_path / "nowhere"),
-            "no models/model.py in .*nowhere or its semantic_segmentation; expected .*git clone",
-        ),
-        (released(peer, modalities=3), "3 modalities"),
-        (released(peer, network="rooms-unet"), "got rooms-unet"),
-        (released(peer, arguments={"encoder_name": "resnet18"}), "encoder_name=resnet18"),
+    nowhere = "no models/model.py in .*nowhere or its semantic_segmentation; expected .*git clone"
+    for folder, case, told in (
+        (tmp_path / "nowhere", released(), nowhere),
+        (peer, released(modalities=3), "3 modalities"),
+        (peer, released(network="rooms-unet"), "got rooms-unet"),
+        (peer, released(arguments={"encoder_name": "resnet18"}), "encoder_name=resnet18"),
     ):
         with pytest.raises(ConfigError, match=told):
-            Peer(Networks(case, tmp_path), 1e-3)
+            Peer(folder, Networks(case, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -424,14 +427,14 @@ def test_released_code_that_breaks_is_named_with_its_file(code, told, peer, tmp_
     file = peer / "semantic_segmentation" / "models" / "model.py"
     file.write_text(f"{code}\n")
     with pytest.raises(ConfigError, match=f"{re.escape(str(file))} cannot be used: {told}.*git clone"):
-        Peer(Networks(released(peer), tmp_path), 1e-3)
+        Peer(peer, Networks(released(), tmp_path))
 
 
 def test_the_peers_warnings_are_its_own(peer, tmp_path, recwarn):
     """A filter that outlives the peer would hide the same warning of a user's own network."""
     file = peer / "semantic_segmentation" / "models" / "model.py"
     file.write_text(FAKE.replace("self.alpha.softmax(0)", "nn.functional.softmax(self.alpha)"))
-    made = Peer(Networks(released(peer), tmp_path), 1e-3)
+    made = Peer(peer, Networks(released(), tmp_path))
     made.predict()
     made.step()
     assert not [one for one in recwarn if "Implicit dimension" in str(one.message)]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import Multimodal, checkpoint
-from polymodal.bench.peer import released_network
 from polymodal.runs.import_cen import import_cen, released_names
+from released import released_network
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 CLASSES, IGNORE, THRESHOLD, PENALTY = 40, 255, 2e-2, 2e-4

@@ -43,7 +43,6 @@ class Case:
         device: "cpu", "cuda" or "cuda:N".
         share: Share in 0..1 of the penalised channels that is exchanged.
         statistics: What norms normalise by in training, "frozen" as in the papers or "batch".
-        peer: Folder of the released code, for the variant `peer`.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -58,7 +57,6 @@ class Case:
     device: str = "cpu"
     share: float = 0.3
     statistics: Literal["frozen", "batch"] = "frozen"
-    peer: Path | None = None
 
     def __post_init__(self) -> None:
         for option, value, least in (

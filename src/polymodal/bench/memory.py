@@ -11,7 +11,7 @@ import torch
 
 from polymodal.allocator import give_back_freed_memory
 from polymodal.bench.case import Case, Networks, check_size
-from polymodal.bench.variants import Mode, Variant, predictor, prepare
+from polymodal.bench.variants import BASES, Base, Mode, Variant, predictor, prepare
 
 _STEPS = 2
 """The first one makes the optimiser's state, the second has it and the gradients."""
@@ -43,13 +43,16 @@ def peak_memory(case: Case, variant: Variant, task: Mode, exports: Path) -> int 
         predictor(variant, Networks(case, exports))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
-            return process.submit(_peak, case, variant, task, exports, torch.get_num_threads()).result()
+            return process.submit(
+                _peak, case, variant, BASES[variant.base], task, exports, torch.get_num_threads()
+            ).result()
         except BrokenProcessPool:
             return None
 
 
-def _peak(case: Case, variant: Variant, task: Mode, exports: Path, threads: int) -> int:
+def _peak(case: Case, variant: Variant, base: Base, task: Mode, exports: Path, threads: int) -> int:
     torch.set_num_threads(threads)
+    BASES[variant.base] = base  # which a tool may have added
     on_gpu = torch.device(case.device).type == "cuda"
     if not on_gpu:
         give_back_freed_memory()

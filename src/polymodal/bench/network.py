@@ -18,7 +18,7 @@ from polymodal.export import saving
 from polymodal.files import scratch
 
 DEFAULT = ("plain", "apart", "no-exchange", "exchange", "exchange+auto", "exchange+auto+amp")
-"""What is measured when nothing is named; with a peer, that first."""
+"""What is measured when nothing is named."""
 
 
 def bench(
@@ -50,7 +50,7 @@ def bench(
     """
     check_counts(repeats, warmup)
     check_statistics(case, tasks)
-    variants = Variant.parse_all(words or (*(("peer",) if case.peer else ()), *DEFAULT))
+    variants = Variant.parse_all(words or DEFAULT)
     for task in tasks:
         if not any(task == "inference" or variant.trains for variant in variants):
             raise ConfigError(f"--task {task}: none of {', '.join(map(str, variants))} can be trained.")

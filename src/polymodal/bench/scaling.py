@@ -45,12 +45,11 @@ def bench_scaling(
     check_counts(repeats, warmup)
     check_statistics(case, tasks)
     variant = Variant.parse(word)
-    if variant.base == "peer":
-        raise ConfigError("--variant peer: the released code knows 2 modalities alone; use `polymodal bench --peer`.")
-    check_variant(variant, case)
     if "training" in tasks and not variant.trains:
         raise ConfigError(f"--task training: {variant} cannot be trained.")
     cases = {count: dataclasses.replace(case, modalities=count) for count in range(1, case.modalities + 1)}
+    for one in cases.values():
+        check_variant(variant, one)
     macs = check_size(cases[1])
     tables = []
     with scratch() as folder:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from polymodal import export
 from polymodal.anatomy.norms import is_batch_norm_2d
 from polymodal.bench.case import Case, Networks
-from polymodal.bench.peer import Peer, check_peer
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
@@ -42,15 +41,31 @@ class Base:
         about: What it is.
         modifiers: What can make it faster.
         exchanges: Whether it predicts what the network with exchange predicts; else what that without does.
+        check: Of one that a tool adds to `BASES`, refuses a case that it cannot be built of.
+        build: Likewise, builds it with the values of our networks.
     """
 
     about: str
     modifiers: tuple[str, ...] = ("auto", "compile", "amp")
     exchanges: bool = False
+    check: Callable[[Case], object] | None = None
+    build: Callable[[Networks], "Own"] | None = None
+
+
+class Own(Protocol):
+    """A network with a training step of its own."""
+
+    def train(self, training: bool) -> None:
+        """Set the mode."""
+
+    def predict(self) -> dict[str, Tensor]:
+        """Logits by name."""
+
+    def step(self) -> None:
+        """Train on a batch."""
 
 
 BASES = {
-    "peer": Base("the released code of CEN in the folder --peer, eager, float32", (), exchanges=True),
     "plain": Base("a plain network on the images of all modalities in one batch, as if they were one"),
     "apart": Base("a plain network for each modality, one after the other"),
     "no-exchange": Base("all modalities in one network with private norms, without exchange"),
@@ -120,10 +135,10 @@ def check_variant(variant: Variant, case: Case) -> None:
     """Refuse a variant that cannot be built of a case, before anything is.
 
     Raises:
-        ConfigError: The released code does not know the case, or the variant does not run on its device.
+        ConfigError: The case is none for it, or the variant does not run on its device.
     """
-    if variant.base == "peer":
-        check_peer(case)
+    if check := BASES[variant.base].check:
+        check(case)
     if variant.base == "exported" and torch.device(case.device).type != "cpu":
         raise ConfigError(f"the variant {str(variant)!r} runs on the CPU alone; choose another, or use --device cpu.")
 
@@ -160,10 +175,10 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
     Raises:
         PolymodalError: The case does not allow it.
     """
-    if variant.base == "peer":
-        peer = Peer(networks, LR)
-        peer.train(False)
-        return peer.predict
+    if build := BASES[variant.base].build:
+        own = build(networks)
+        own.train(False)
+        return own.predict
     if variant.base == "exported":
         session, inputs = _session(variant, networks), networks.inputs
         return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
@@ -200,10 +215,10 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
 
 def _trainer(variant: Variant, networks: Networks) -> Step:
     """What does one training step in training mode."""
-    if variant.base == "peer":
-        peer = Peer(networks, LR)
-        peer.train(True)
-        return peer.step
+    if build := BASES[variant.base].build:
+        own = build(networks)
+        own.train(True)
+        return own.step
     case, target, images = networks.case, networks.target, networks.tiled()
     losses: list[tuple[nn.Module, Callable[[], Tensor]]]
     if variant.base in ("no-exchange", "exchange"):

@@ -35,9 +35,6 @@ def add(commands: Any) -> None:
         parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
     bench.add_argument("--modalities", type=int, default=2, metavar="M", help="(%(default)s)")
     bench.add_argument("--variants", metavar="NAME,NAME", help="the first is what the others are compared with")
-    bench.add_argument(
-        "--peer", type=Path, metavar="PATH", help="folder of the released code of CEN, for a variant peer"
-    )
     bench.set_defaults(run=_bench)
     scaling.add_argument("--modalities", type=int, default=6, metavar="M", help="the most of them (%(default)s)")
     scaling.add_argument("--variant", default="exchange", metavar="NAME", help="(%(default)s)")
@@ -63,7 +60,7 @@ def _bench(parsed: argparse.Namespace) -> None:
     from polymodal.bench import bench
 
     _make_folder(parsed.out)
-    case = _case(parsed, peer=parsed.peer)
+    case = _case(parsed)
     _show(
         bench(
             case, typed.names(parsed.variants), _tasks(parsed), parsed.repeats, parsed.warmup, with_memory=parsed.memory
@@ -89,14 +86,14 @@ def _bench_data(parsed: argparse.Namespace) -> None:
     _show(bench_data(parsed.config, typed.names(parsed.cache), workers, parsed.repeats, parsed.settings), parsed.out)
 
 
-def _case(parsed: argparse.Namespace, **more: Any) -> Any:
+def _case(parsed: argparse.Namespace) -> Any:
     """What a benchmark's options describe."""
     from polymodal.bench import Case
 
     arguments = typed.values(parsed.network_args, "--network-args")
     names = ("network", "classes", "modalities", "batch", "device", "share", "statistics")
     given = {name: getattr(parsed, name) for name in names}
-    return Case(arguments=arguments, size=tuple(parsed.size), **given, **more)
+    return Case(arguments=arguments, size=tuple(parsed.size), **given)
 
 
 def _tasks(parsed: argparse.Namespace) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.bench.case import Case, Networks
+from polymodal.bench.variants import LR
 from polymodal.errors import ConfigError
 from polymodal.names import ENSEMBLE
 from polymodal.runs.import_cen import IGNORE, INPUTS, RELEASED_EXCHANGE, released_names
@@ -33,6 +34,7 @@ class Peer:
     """The released network with the values of ours, and what the released loops do with it.
 
     Args:
+        code: The folder of that code.
         networks: Ours.
         lr: Learning rate of its two optimisers.
 
@@ -40,9 +42,9 @@ class Peer:
         ConfigError: The case is none that the released code knows, or the folder does not hold it.
     """
 
-    def __init__(self, networks: Networks, lr: float) -> None:
+    def __init__(self, code: Path, networks: Networks, lr: float = LR) -> None:
         case = networks.case
-        folder, depth = check_peer(case)
+        folder, depth = check_peer(code, case)
         self.net = released_network(folder, depth, case.classes, RELEASED_EXCHANGE.threshold)
         self._take_over(networks, folder)
         self.net.to(case.device)
@@ -106,11 +108,15 @@ class Peer:
         try:
             self.net.load_state_dict(state)
         except RuntimeError as error:
-            raise ConfigError(f"--peer: {folder} holds another network than the released one: {error}") from error
+            raise ConfigError(f"{folder} holds another network than the released one: {error}") from error
 
 
-def check_peer(case: Case) -> tuple[Path, int]:
+def check_peer(code: Path, case: Case) -> tuple[Path, int]:
     """Whether a case can be run by the released code.
+
+    Args:
+        code: The folder that it was cloned to, or the one for segmentation in it.
+        case: What is measured.
 
     Returns:
         The folder with models/model.py, and the depth of the ResNet.
@@ -118,11 +124,9 @@ def check_peer(case: Case) -> tuple[Path, int]:
     Raises:
         ConfigError: There is no such folder, or the released code does not know the case's network.
     """
-    if case.peer is None:
-        raise ConfigError(f"the variant 'peer' needs --peer PATH: {_NEEDED}.")
-    folder = next((folder for folder in (case.peer, case.peer / SEGMENTATION) if (folder / MODULE).is_file()), None)
+    folder = next((folder for folder in (code, code / SEGMENTATION) if (folder / MODULE).is_file()), None)
     if folder is None:
-        raise ConfigError(f"--peer: there is no {MODULE} in {case.peer} or its {SEGMENTATION}; expected {_NEEDED}.")
+        raise ConfigError(f"there is no {MODULE} in {code} or its {SEGMENTATION}; expected {_NEEDED}.")
     depths = {f"resnet{depth}": depth for depth in (50, 101, 152)}
     encoder = case.arguments.get("encoder_name", "resnet101")
     if (
@@ -133,7 +137,7 @@ def check_peer(case: Case) -> tuple[Path, int]:
     ):
         given = ", ".join(f"{key}={value}" for key, value in case.arguments.items())
         raise ConfigError(
-            f"--peer: the released code knows --network refinenet with encoder_name={' or '.join(depths)} and "
+            f"peer: the released code knows --network refinenet with encoder_name={' or '.join(depths)} and "
             f"--modalities 2 alone; got {case.network} with {given or 'its defaults'} and {case.modalities} modalities."
         )
     return folder, depths[encoder]
@@ -157,7 +161,7 @@ def released_network(code: Path, depth: int, classes: int, threshold: float | No
             network = importlib.import_module("models.model").refinenet(depth, classes, 2, **arguments)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--peer: {code / MODULE} cannot be used: {why}; expected {_NEEDED}.") from error
+            raise ConfigError(f"{code / MODULE} cannot be used: {why}; expected {_NEEDED}.") from error
     assert isinstance(network, nn.Module)
     return network
 
