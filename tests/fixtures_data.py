@@ -153,4 +153,4 @@ class Described:
     @property
     def target(self) -> TargetSpec:
         names = tuple(f"class {number}" for number in range(self.classes))
-        return TargetSpec("label", "label", 255, names, (palette(255) * 2)[: self.classes])
+        return TargetSpec("label", "label", 255, (palette(255) * 2)[: self.classes], classes=names)

@@ -11,7 +11,7 @@ from PIL import Image
 from fixtures_data import make_folder
 from polymodal.data import bands, statistics
 from polymodal.data.check import check
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.labels import LabelCode, class_numbers
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.errors import DataError
@@ -49,7 +49,7 @@ def test_unknown_labels_of_all_parts_are_told(monkeypatch, colors):
 def test_a_label_of_one_bit_is_a_class(tmp_path):
     """If this breaks, masks as many programs save them hold a class 255 that nobody has declared."""
     Image.fromarray(np.eye(4, dtype=bool)).save(tmp_path / "a.png")
-    content = decode(stored_bytes(tmp_path / "a.png"), "a.png", PlainReading("label"))
+    content = decode(stored_bytes(tmp_path / "a.png"), "a.png", FileSpec("label"))
     assert np.array_equal(class_numbers(content.array, LabelCode(("a", "b")), "a.png"), np.eye(4))
 
 
@@ -60,7 +60,7 @@ def test_the_bytes_of_a_tiff_file_are_let_go(tmp_path):
     gc.disable()
     try:
         held = sys.getrefcount(data)
-        decode(data, "a.tif", PlainReading())
+        decode(data, "a.tif", FileSpec("image"))
         assert sys.getrefcount(data) == held
     finally:
         gc.enable()

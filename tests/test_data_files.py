@@ -16,7 +16,7 @@ from PIL import Image
 
 from fixtures_data import make_archive, make_folder
 from polymodal.data import Store, read_array
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.labels import LabelCode, class_numbers
 from polymodal.data.reading import decode
 from polymodal.errors import DataError
@@ -31,7 +31,7 @@ def png(image: Image.Image, **settings) -> bytes:
 
 
 def array(data: bytes, file: str, kind: str = "image") -> np.ndarray:
-    return decode(data, file, PlainReading(kind)).array
+    return decode(data, file, FileSpec(kind)).array
 
 
 @given(arrays(np.uint16, (5, 7, 3)), st.sampled_from([np.uint8, np.uint16]), st.sampled_from([1, 3]))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fixtures_data import edit, make_folder
 from polymodal.data import FolderDataset, InputSpec, check
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.inputs import settled
 from polymodal.data.label_files import require_lossless
 from polymodal.data.reading import decode
@@ -116,7 +116,7 @@ def test_labels_in_jpeg_are_named(root):
     assert [defect.problem in refused for defect in check(root) if not defect.note] == [True]
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.ones((16, 16), np.uint8), compression="jpeg")
-    content = decode(buffer.getvalue(), "a.tif", PlainReading("label"))
+    content = decode(buffer.getvalue(), "a.tif", FileSpec("label"))
     with pytest.raises(DataError, match=r"^a\.tif: compressed as JPEG"):  # as `predict` reads an input
         settled(content, InputSpec("label", 2, classes=("a", "b")), "a.tif")
 
@@ -128,7 +128,7 @@ def test_labels_in_what_may_have_losses_are_named(compression):
     tifffile.imwrite(
         stream, np.ones((16, 16, 3) if compression == "webp" else (16, 16), np.uint8), **photo, compression=compression
     )
-    content = decode(stream.getvalue(), "a.tif", PlainReading("label"))
+    content = decode(stream.getvalue(), "a.tif", FileSpec("label"))
     with pytest.raises(DataError, match=f"compressed as {compression.upper()}"):
         require_lossless(content, "a.tif")
 
@@ -138,7 +138,7 @@ def test_a_no_data_value_that_no_pixel_can_hold_says_nothing():
     for text, dtype, expected in (("nan", np.uint8, None), ("-9999", np.uint16, None), ("7.0", np.uint8, 7)):
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, np.ones((4, 6), dtype), extratags=[(42113, "s", 0, text, True)])
-        assert decode(buffer.getvalue(), "a.tif", PlainReading("depth")).nodata == expected
+        assert decode(buffer.getvalue(), "a.tif", FileSpec("depth")).nodata == expected
 
 
 def test_several_pages_are_counted_as_they_are():
@@ -147,4 +147,4 @@ def test_several_pages_are_counted_as_they_are():
         file.write(np.zeros((20, 30, 3), np.uint8), photometric="rgb")
         file.write(np.zeros((20, 30), np.float32))
     with pytest.raises(DataError, match="2 pages of equal size"):
-        decode(buffer.getvalue(), "a.tif", PlainReading())
+        decode(buffer.getvalue(), "a.tif", FileSpec("image"))

@@ -8,16 +8,21 @@ from hypothesis import strategies as st
 
 from fixtures_data import edit, make_folder
 from polymodal.data import DatasetSpec, FolderDataset, InputSpec, Store, check
-from polymodal.data.naming import Plain, key_of, name_of
+from polymodal.data.content import FileSpec
+from polymodal.data.naming import key_of, name_of
 from polymodal.errors import DataError
 
 PARTS = st.text("ab_0.", min_size=1, max_size=4)
 
 
+def called(prefix: str = "", suffix: str = "") -> FileSpec:
+    return FileSpec("image", prefix=prefix, suffix=suffix)
+
+
 @given(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.text("a_/", max_size=4), st.text("b_", max_size=3))
 def test_a_name_gives_back_its_key(key, prefix, suffix):
     """If this breaks, predict takes one scene's depth for another's."""
-    part = Plain(prefix, suffix)
+    part = called(prefix, suffix)
     assert key_of(name_of(key, part), part) == key
 
 
@@ -33,7 +38,7 @@ def test_a_name_gives_back_its_key(key, prefix, suffix):
     ],
 )
 def test_prefix_and_suffix_stand_around_the_last_part(name, prefix, suffix, key):
-    assert key_of(name, Plain(prefix, suffix)) == key
+    assert key_of(name, called(prefix, suffix)) == key
 
 
 def prefixed(root):
@@ -85,15 +90,15 @@ def test_descriptions_of_earlier_models_have_no_prefix(tmp_path):
 @pytest.mark.parametrize(
     ("key", "part", "files", "said"),
     [
-        ("0001", Plain(), ["rgb_0001", "rgb_0002"], "rgb_0001 would match with `prefix: rgb_`"),
-        ("1", Plain(), ["rgb_11", "rgb_1_left"], "rgb_1_left would match with `prefix: rgb_` and `suffix: _left`"),
-        ("0001", Plain("", "_d"), ["0001"], "0001 would match with neither prefix nor suffix (KEY_d is declared)"),
-        ("0001", Plain(), ["train/0001"], "The key 'train/0001' would match train/0001"),
-        ("rgb_0001", Plain("depth_"), ["depth_0001"], "The key '0001' would match depth_0001"),
-        ("rgb_0001", Plain(), ["depth_0001"], "With the key '0001', depth_0001 would match with `prefix: depth_`"),
-        ("1", Plain("depth_"), ["depth_0", "rgb_1"], "The folder has depth_0.png, rgb_1.png."),
-        ("x", Plain(), list("abcdwyz"), "7 files, among them d.png, w.png, y.png, z.png."),
-        ("x", Plain(), [], "no file in this folder"),
+        ("0001", called(), ["rgb_0001", "rgb_0002"], "rgb_0001 would match with `prefix: rgb_`"),
+        ("1", called(), ["rgb_11", "rgb_1_left"], "rgb_1_left would match with `prefix: rgb_` and `suffix: _left`"),
+        ("0001", called("", "_d"), ["0001"], "0001 would match with neither prefix nor suffix (KEY_d is declared)"),
+        ("0001", called(), ["train/0001"], "The key 'train/0001' would match train/0001"),
+        ("rgb_0001", called("depth_"), ["depth_0001"], "The key '0001' would match depth_0001"),
+        ("rgb_0001", called(), ["depth_0001"], "With the key '0001', depth_0001 would match with `prefix: depth_`"),
+        ("1", called("depth_"), ["depth_0", "rgb_1"], "The folder has depth_0.png, rgb_1.png."),
+        ("x", called(), list("abcdwyz"), "7 files, among them d.png, w.png, y.png, z.png."),
+        ("x", called(), [], "no file in this folder"),
     ],
 )
 def test_a_missing_file_is_told_with_what_is_there_and_what_would_match(key, part, files, said, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 from fixtures_data import MODALITIES, edit, make_archive, make_folder
 from polymodal.cli import main
 from polymodal.data import Augment, DatasetSpec, FolderDataset, Store, check, derive, read_array
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.geometry import (
     KINECT,
     KINECT_SIZE,
@@ -204,7 +204,7 @@ def test_derived_normals_agree_with_the_rendered_ones():
         names = ("depth", "normal", "reshading", "occlusion_edge")
         found = {name: store.find(name, f"{number:04d}") for name in names}
         depth, normal, shading, edge = (
-            decode(store.read(file), file, PlainReading()).array.astype(float) for file in found.values()
+            decode(store.read(file), file, FileSpec("image")).array.astype(float) for file in found.values()
         )
         surface = Surface(0.0205 * depth[0], depth[0] > 0, Camera(focal, focal, 63.5, 47.5), 0.0205)
         truth = (normal / 127.5 - 1) * np.array([1, -1, -1])[:, None, None]

@@ -25,7 +25,7 @@ from fixtures_data import make_folder
 from fixtures_run import write_run
 from fuzz_tools import Damage, damaged_archive, damaged_bytes, damaged_document, damaged_json, damaged_png
 from polymodal.data import DatasetSpec, FolderDataset, check
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.reading import decode
 from polymodal.data.statistics import compute, write
 from polymodal.errors import PolymodalError
@@ -115,7 +115,7 @@ ARRAYS = [
     npy(GREY > 99),
     npy(COLORS[..., :2] / 9),
 ]
-READINGS = [PlainReading(kind, pages=pages) for kind in ("image", "label", "depth", "raw") for pages in (None, "bands")]
+READINGS = [FileSpec(kind, pages=pages) for kind in ("image", "label", "depth", "raw") for pages in (None, "bands")]
 
 
 def decoded(ending: str, data: bytes) -> None:

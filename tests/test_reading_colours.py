@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from polymodal.data import read_array
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.reading import decode
 from polymodal.errors import DataError
 
@@ -40,7 +40,7 @@ def shown(data: bytes, mode: str) -> np.ndarray:
 
 
 def read(data: bytes, kind: str = "image") -> np.ndarray:
-    return decode(data, "a.png", PlainReading(kind)).array
+    return decode(data, "a.png", FileSpec(kind)).array
 
 
 def png(
@@ -63,7 +63,7 @@ def test_orientation_is_that_of_viewers_for_every_kind(orientation, kind, meanin
     exif[274] = orientation
     for image, mode in ((Image.fromarray(GREY), "L"), (Image.fromarray(COLOURS), "RGB")):
         data = stored(image, kind, exif=exif) if kind != "TIFF" else stored(image, kind, tiffinfo={274: orientation})
-        content = decode(data, "a.png", PlainReading(meaning))
+        content = decode(data, "a.png", FileSpec(meaning))
         assert np.array_equal(content.array, shown(data, mode))
         assert bool(content.notes) == (orientation > 1)
 
@@ -132,7 +132,7 @@ def test_cmyk_is_read_as_pillow_shows_it():
         tiff(INKS, photometric="separated"),
     ):
         assert np.array_equal(read(data), shown(data, "RGB"))
-        (note,) = decode(data, "a.jpg", PlainReading()).notes
+        (note,) = decode(data, "a.jpg", FileSpec("image")).notes
         assert note.startswith("CMYK")
     with pytest.raises(DataError, match="CMYK, whose four inks are no values of kind depth"):
         read(stored(Image.fromarray(INKS, "CMYK"), "JPEG"), "depth")
@@ -210,7 +210,7 @@ def test_alpha_behind_more_than_colours_is_alpha(opacity):
     alpha = np.full_like(GREY, 255)
     alpha[0] = opacity
     bands = np.dstack([COLOURS, GREY, alpha])
-    content = decode(tiff(bands, photometric="rgb", extrasamples=[0, 2]), "a.tif", PlainReading())
+    content = decode(tiff(bands, photometric="rgb", extrasamples=[0, 2]), "a.tif", FileSpec("image"))
     assert content.channels(None, "a.tif").shape[0] == (4 if opacity == 255 else 5)
     with pytest.raises(DataError, match="its alpha is not the last channel"):
         read(tiff(bands, photometric="rgb", extrasamples=[2, 0]))
@@ -223,7 +223,7 @@ def test_an_opaque_alpha_is_dropped_and_another_is_told(tmp_path):
     holed = opaque.copy()
     holed[2, 3, 3] = 0
     for name, file in (("PNG", stored), ("TIFF", stored)):
-        solid, open_ = (decode(file(Image.fromarray(a), name), "a.png", PlainReading()) for a in (opaque, holed))
+        solid, open_ = (decode(file(Image.fromarray(a), name), "a.png", FileSpec("image")) for a in (opaque, holed))
         assert np.array_equal(solid.channels(3, "a.png"), COLOURS.transpose(2, 0, 1))
         assert np.array_equal(solid.channels(None, "a.png"), COLOURS.transpose(2, 0, 1))
         assert np.array_equal(solid.channels(4, "a.png"), opaque.transpose(2, 0, 1))
@@ -238,16 +238,16 @@ def test_four_bands_that_are_no_alpha_stay_four():
     """If this breaks, the infrared band of a satellite's picture is taken for opacity."""
     bands = np.dstack([COLOURS, np.full_like(GREY, 255)])
     for kind in ("image", "raw"):
-        content = decode(tiff(bands, photometric="minisblack", planarconfig="contig"), "a.tif", PlainReading(kind))
+        content = decode(tiff(bands, photometric="minisblack", planarconfig="contig"), "a.tif", FileSpec(kind))
         assert content.channels(None, "a.tif").shape == (4, 6, 9)
-    content = decode(stored(Image.fromarray(bands), "PNG"), "a.png", PlainReading("raw"))
+    content = decode(stored(Image.fromarray(bands), "PNG"), "a.png", FileSpec("raw"))
     assert content.channels(None, "a.png").shape == (4, 6, 9)
 
 
 def test_transparency_of_one_level_is_no_data_and_of_a_palette_alpha():
     """GDAL writes a PNG's no-data value that way."""
     data = stored(Image.fromarray(GREY), "PNG", transparency=int(GREY[0, 0]))
-    content = decode(data, "a.png", PlainReading("depth"))
+    content = decode(data, "a.png", FileSpec("depth"))
     assert content.array.shape == (1, 6, 9)
     assert content.nodata == GREY[0, 0]
     with pytest.raises(DataError, match="one of its colours is declared transparent"):
@@ -255,7 +255,7 @@ def test_transparency_of_one_level_is_no_data_and_of_a_palette_alpha():
     image = Image.fromarray(GREY % 4)
     image.putpalette(bytes(range(12)))
     data = stored(image, "PNG", transparency=bytes([255, 0, 255, 255]))
-    content = decode(data, "a.png", PlainReading())
+    content = decode(data, "a.png", FileSpec("image"))
     assert content.alpha
     assert np.array_equal(content.array, shown(data, "RGBA"))
     assert np.array_equal(read(data, "label"), GREY[None] % 4)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fixtures_data import edit, make_folder
 from polymodal.data import DatasetSpec, FolderDataset, InputSpec, TargetSpec, check, content, read_array
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.inputs import settled, to_values
 from polymodal.data.reading import decode
 from polymodal.data.statistics import compute
@@ -37,7 +37,7 @@ def pages(*written: tuple[np.ndarray, dict]) -> bytes:
 
 
 def read(data: bytes, **how) -> np.ndarray:
-    return decode(data, "a.tif", PlainReading(**how)).array
+    return decode(data, "a.tif", FileSpec(**{"kind": "image"} | how)).array
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_bands_that_contradict_each_other_are_refused(one, other, said):
 
 def test_no_data_of_a_later_band_counts():
     data = pages((SMALL, {}), (SMALL, {"extratags": [(42113, "s", 0, "9", True)]}))
-    assert decode(data, "a.tif", PlainReading("raw", pages="bands")).nodata == 9
+    assert decode(data, "a.tif", FileSpec("raw", pages="bands")).nodata == 9
 
 
 @pytest.mark.parametrize("values", [(0.01, 1), (1, 0.01)])
 def test_the_scale_of_any_band_is_told(values):
     items = "".join(f'<Item name="SCALE" sample="{n}" role="scale">{value}</Item>' for n, value in enumerate(values))
     tag = (42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)
-    (note,) = decode(pages((SMALL, {"extratags": [tag]})), "a.tif", PlainReading("raw")).notes
+    (note,) = decode(pages((SMALL, {"extratags": [tag]})), "a.tif", FileSpec("raw")).notes
     assert note == "declares the scale 0.01, which dataset.yaml alone can apply"
 
 
@@ -195,7 +195,7 @@ def test_no_data_follows_what_is_done_to_the_values():
     for settings_, left in (({"photometric": "miniswhite"}, [255, 248, 0]), ({}, [0, 7, 255])):
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, grey, extratags=tag, **settings_)
-        found = decode(buffer.getvalue(), "a.tif", PlainReading())
+        found = decode(buffer.getvalue(), "a.tif", FileSpec("image"))
         raw, spec = settled(found, InputSpec("image", 1), "a.tif")
         assert raw.ravel().tolist() == left
         assert to_values(raw, spec, "a.tif")[1].tolist() == [[[False, True, True]]]
@@ -276,7 +276,7 @@ def test_check_tells_once_what_was_done_to_many_files(tmp_path):
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "npy"])
 def test_the_content_tells_the_format_and_others_are_named(start, said, ending):
     with pytest.raises(DataError, match=rf"a.{ending}: cannot be read as {ending.upper()} \({said}.*PNG, JPEG, TIFF"):
-        decode(start, f"a.{ending}", PlainReading())
+        decode(start, f"a.{ending}", FileSpec("image"))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "npy"])
@@ -284,7 +284,7 @@ def test_a_wrong_ending_does_not_matter(ending):
     buffer = io.BytesIO()
     np.save(buffer, SMALL)
     for data in (imagecodecs.png_encode(SMALL), pages((SMALL, {})), buffer.getvalue()):
-        assert np.array_equal(decode(data, f"a.{ending}", PlainReading()).array, SMALL[None])
+        assert np.array_equal(decode(data, f"a.{ending}", FileSpec("image")).array, SMALL[None])
 
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding(monkeypatch):
@@ -305,7 +305,7 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(monkeypatch):
             files.append(buffer.getvalue())
     for data in files:
         with pytest.raises(DataError, match=r"a.png: says to have 16x12 pixels.* up to 100 are read"):
-            decode(data, "a.png", PlainReading())
+            decode(data, "a.png", FileSpec("image"))
 
 
 def _claims(width: int, height: int) -> dict[str, bytes]:
@@ -350,7 +350,7 @@ def test_a_header_that_lies_takes_no_memory(case):
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"pixels|bytes of values"):
-            decode(_claims(65000, 65000)[case], "a.png", PlainReading())
+            decode(_claims(65000, 65000)[case], "a.png", FileSpec("image"))
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
@@ -373,7 +373,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding():
     picture = buffer.getvalue()
     scan = picture[picture.rindex(b"\xff\xda") : -2]
     with pytest.raises(DataError, match=r"\d\d\d scans, and up to 50 are read"):
-        decode(picture[:-2] + 100 * scan + b"\xff\xd9", "a.jpg", PlainReading())
+        decode(picture[:-2] + 100 * scan + b"\xff\xd9", "a.jpg", FileSpec("image"))
 
 
 def _encoded() -> list[bytes]:
@@ -393,7 +393,7 @@ def test_flipped_bits_are_an_error_or_an_image_and_never_the_end(data, flips):
     for place, bit in flips:
         damaged[int(place * len(data))] ^= 1 << bit
     with suppress(DataError):
-        assert decode(bytes(damaged), "a.png", PlainReading()).array.ndim == 3
+        assert decode(bytes(damaged), "a.png", FileSpec("image")).array.ndim == 3
 
 
 def test_a_jpeg_that_was_cut_off_is_refused():
@@ -401,4 +401,4 @@ def test_a_jpeg_that_was_cut_off_is_refused():
     data = imagecodecs.jpeg8_encode(LARGE)
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(DataError, match=r"a.jpg: cannot be read as JPEG \(.*(cut off|its pixels)"):
-            decode(data[: int(len(data) * share)], "a.jpg", PlainReading())
+            decode(data[: int(len(data) * share)], "a.jpg", FileSpec("image"))

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from polymodal.data.claims import claimed_size
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.reading import decode
 from polymodal.errors import DataError
 
@@ -43,17 +43,17 @@ def test_a_strip_that_claims_more_than_its_place_is_refused(name):
     """If this breaks, a file of some kilobytes fills the memory while 64 x 64 pixels are announced."""
     compression, encode, channels = ENCODERS[name]
     sound = holding(encode(image(24, 40, channels)), compression, channels, 24, 40)
-    assert decode(sound, "a.tif", PlainReading()).array.shape == (channels, 24, 40)
+    assert decode(sound, "a.tif", FileSpec("image")).array.shape == (channels, 24, 40)
     for size in ((25, 40), (24, 41), (600, 900)):
         strip = encode(image(*size, channels))
         assert claimed_size(compression, strip) == size
         with pytest.raises(DataError, match=r"40x24 pixels \(width x height\) claims to have"):
-            decode(holding(strip, compression, channels, 24, 40), "a.tif", PlainReading())
+            decode(holding(strip, compression, channels, 24, 40), "a.tif", FileSpec("image"))
     with pytest.raises(DataError, match="does not tell its size"):
-        decode(holding(b"some words", compression, channels, 24, 40), "a.tif", PlainReading())
+        decode(holding(b"some words", compression, channels, 24, 40), "a.tif", FileSpec("image"))
 
 
 def test_tiles_that_go_beyond_an_image_are_read():
     stream = io.BytesIO()
     tifffile.imwrite(stream, image(20, 40, 3), photometric="rgb", compression="webp", tile=(16, 16))
-    assert decode(stream.getvalue(), "a.tif", PlainReading()).array.shape == (3, 20, 40)
+    assert decode(stream.getvalue(), "a.tif", FileSpec("image")).array.shape == (3, 20, 40)

@@ -1,7 +1,7 @@
 """What a reader is told of a file, and what the file tells of itself."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,34 +24,44 @@ _SEEN_KINDS = ("image", "normal")
 _FULL = {"b": 1, "f": 1}
 
 
-class Reading(Protocol):
-    """How files are to be read: a part of `ModalitySpec`, `TargetSpec` and `InputSpec`, and so of a trained model."""
-
-    @property
-    def kind(self) -> str:
-        """One of `KINDS`."""
-
-    @property
-    def layout(self) -> str | None:
-        """Of npy files, one of `LAYOUTS`; None takes those whose shape leaves no doubt."""
-
-    @property
-    def pages(self) -> str | None:
-        """Of TIFF files, one of `PAGES`; None takes those of one image alone."""
-
-
 @dataclass(frozen=True)
-class PlainReading:
-    """A `Reading` of nothing else."""
+class FileSpec:
+    """What is common to `ModalitySpec`, `TargetSpec` and `InputSpec`: how files are called and read, what they hold.
 
-    kind: str = "image"
+    Args:
+        kind: One of `KINDS`.
+        scale: Factor from stored values to `unit` (depth and raw).
+        unit: Of the scaled values, for people to read.
+        invalid: Stored value of a pixel without measurement, in all of its channels.
+        classes: Names of the class numbers (label).
+        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
+        prefix: What stands before the last part of the key in the names of the files.
+        suffix: What stands behind the key there.
+        layout: Of npy files of three axes, one of `LAYOUTS`; None takes those whose shape leaves no doubt.
+        pages: Of TIFF files, one of `PAGES`; None takes those of one image alone.
+    """
+
+    kind: str
+    _: KW_ONLY
+    scale: float = 1.0
+    unit: str = ""
+    invalid: float | None = None
+    classes: tuple[str, ...] = ()
+    bits: int | None = None
+    prefix: str = ""
+    suffix: str = ""
     layout: str | None = None
     pages: str | None = None
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """All of this by name, for another specification of the same files."""
+        return {field.name: getattr(self, field.name) for field in fields(FileSpec)}
 
-def seen(reading: Reading) -> bool:
+
+def seen(spec: FileSpec) -> bool:
     """Whether values are those that a person sees; numbers of the other kinds are taken as they are stored."""
-    return reading.kind in _SEEN_KINDS
+    return spec.kind in _SEEN_KINDS
 
 
 @dataclass(frozen=True)
@@ -104,25 +114,12 @@ class RefusedError(ValueError):
     """A sound file that says of itself what cannot be followed; the message ends in the remedy, without a full stop."""
 
 
-class _HasInvalid(Protocol):
-    @property
-    def invalid(self) -> float | None: ...
-
-
-Spec = TypeVar("Spec", bound=_HasInvalid)
+Spec = TypeVar("Spec", bound=FileSpec)
 
 
 def honouring(spec: Spec, content: Content) -> Spec:
-    """What the values of one file mean: its own no-data value counts where the data set declares no `invalid`.
-
-    Args:
-        spec: An `InputSpec` or a `TargetSpec`.
-        content: The file.
-    """
-    if spec.invalid is not None or content.nodata is None:
-        return spec
-    changed: Any = spec
-    return replace(changed, invalid=content.nodata)
+    """What the values of one file mean: its own no-data value counts where the data set declares no `invalid`."""
+    return spec if spec.invalid is not None or content.nodata is None else replace(spec, invalid=content.nodata)
 
 
 def check_pixels(width: int, height: int) -> None:

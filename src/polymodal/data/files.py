@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from polymodal.data.naming import Affixes, Plain, advice, name_of
+from polymodal.data.content import FileSpec
+from polymodal.data.naming import PLAIN, advice, name_of
 from polymodal.documents import MAX_FILE, read_bytes, require_regular, too_long
 from polymodal.errors import DataError
 from polymodal.names import path_below
@@ -25,9 +26,6 @@ _UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, 
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
-
-
-PLAIN = Plain()
 
 
 class Store:
@@ -127,7 +125,7 @@ class Store:
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
 
-    def find(self, folder: str, key: str, part: Affixes = PLAIN) -> str:
+    def find(self, folder: str, key: str, part: FileSpec = PLAIN) -> str:
         """The one file of a key.
 
         Args:

@@ -17,6 +17,12 @@ _NO_MATTER = ("folder", "prefix", "suffix", "resize", "unit", "mean", "std", "cl
 _NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels")
 """Settings that do not tell one data set from another for a trained model, which has statistics of its own."""
 
+_ORDER = (
+    *("kind", "ignore", "scale", "invalid", "classes", "bits", "range"),
+    *("map", "labels", "layout", "pages", "resize"),
+)
+"""In which settings tell data sets apart, on which the digests in trained models depend; those still to come follow."""
+
 _DEFAULTS = {field.name: field.default for field in fields(ModalitySpec) if field.default is not MISSING}
 
 
@@ -89,10 +95,9 @@ def identity(spec: DatasetSpec, modalities: Sequence[str], split: str) -> str:
 
 def _meaning(part: ModalitySpec | TargetSpec) -> dict[str, Any]:
     """The settings that are none of the defaults, so that those still to come change no identity."""
-    defaults = {field.name: field.default for field in fields(part)}
-    return {
-        key: _plain(value) for key, value in asdict(part).items() if key not in _NAMES and value != defaults.get(key)
-    }
+    defaults, values = {field.name: field.default for field in fields(part)}, asdict(part)
+    ordered = [*_ORDER, *(key for key in values if key not in (*_ORDER, *_NAMES))]
+    return {key: _plain(values[key]) for key in ordered if key in values and values[key] != defaults.get(key)}
 
 
 def _settings(part: ModalitySpec) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal.data.bands import thinned
-from polymodal.data.content import LAYOUTS, PAGES, Content, honouring
+from polymodal.data.content import LAYOUTS, PAGES, Content, FileSpec, honouring
 from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
@@ -33,49 +33,29 @@ _ALWAYS = ("kind", "channels", "scale", "unit", "invalid", "mean", "std", "class
 
 
 @dataclass(frozen=True)
-class InputSpec:
+class InputSpec(FileSpec):
     """How the files of one modality become an input; kept with every trained model.
 
     Args:
-        kind: One of `KINDS`.
         channels: Of the input: those of the files, or the number of classes for kind label.
-        scale: Factor from stored values to `unit` (depth and raw).
-        unit: Of the scaled values, for people to read.
-        invalid: Stored value of a pixel without measurement, in all of its channels.
         mean: Of each channel, in scaled values.
         std: Like `mean`.
-        classes: Names of the class numbers (label).
-        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
         stored: In what form the files of depth and raw hold their numbers, one of `STORED`; others are refused, as
             theirs cannot mean the same. Empty where it is not known.
         seen: Between which values nearly all pixels of the training files lie (depth and raw), or None.
-        prefix: What stands before the last part of a key in the names of its files.
-        suffix: What stands behind the key there.
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
-        layout: Of npy files, see `Reading`.
-        pages: Of TIFF files, see `Reading`.
         resize: How many times as high and as wide as its files the others of a sample are, to whose size it is brought;
             None where it must have that size.
     """
 
-    kind: str
     channels: int
-    scale: float = 1.0
-    unit: str = ""
-    invalid: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    classes: tuple[str, ...] = ()
-    bits: int | None = None
     stored: str = ""
     seen: Range | None = None
-    prefix: str = ""
-    suffix: str = ""
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
-    layout: str | None = None
-    pages: str | None = None
     resize: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -95,21 +75,7 @@ class InputSpec:
     @classmethod
     def of(cls, part: ModalitySpec | TargetSpec, channels: int) -> "InputSpec":
         """As a data set declares it, without statistics."""
-        return cls(
-            part.kind,
-            channels,
-            part.scale,
-            part.unit,
-            part.invalid,
-            classes=part.classes,
-            bits=part.bits,
-            prefix=part.prefix,
-            suffix=part.suffix,
-            map=part.code.map,
-            colors=part.code.colors,
-            layout=part.layout,
-            pages=part.pages,
-        )
+        return cls(**part.common, channels=channels, map=part.code.map, colors=part.code.colors)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no word for NaN."""

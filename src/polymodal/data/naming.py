@@ -3,49 +3,33 @@
 import re
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
 from unicodedata import is_normalized, normalize
+
+from polymodal.data.content import FileSpec
 
 SHOWN = 4
 """How many names of files a message lists."""
 
 
-class Affixes(Protocol):
-    """Whatever says how files are called: `ModalitySpec`, `TargetSpec`, `InputSpec` or `Plain`."""
-
-    @property
-    def prefix(self) -> str:
-        """What stands before the last part of a key."""
-
-    @property
-    def suffix(self) -> str:
-        """What stands behind a key."""
+PLAIN = FileSpec("image")
+"""Files that are called like their keys."""
 
 
-@dataclass(frozen=True)
-class Plain:
-    """Files that are called like their keys."""
-
-    prefix: str = ""
-    suffix: str = ""
-
-
-def name_of(key: str, part: Affixes) -> str:
+def name_of(key: str, part: FileSpec) -> str:
     """The name of a key's file without its ending: `town/0001` with the prefix `rgb_` is `town/rgb_0001`."""
     folder, slash, last = key.rpartition("/")
     return f"{folder}{slash}{part.prefix}{last}{part.suffix}"
 
 
-def key_of(name: str, part: Affixes) -> str | None:
+def key_of(name: str, part: FileSpec) -> str | None:
     """The inverse of `name_of`: the key whose file is called so, or None where the name lacks the prefix or suffix."""
     pattern = rf"((?:.*/)?){re.escape(part.prefix)}([^/]+){re.escape(part.suffix)}"
     found = re.fullmatch(pattern, name, re.DOTALL)
     return found and found[1] + found[2]
 
 
-def advice(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:
+def advice(key: str, part: FileSpec, files: Mapping[str, Sequence[str]]) -> str:
     """What is there where a key has no file, and what would match; sentences for the end of a message.
 
     Args:
@@ -80,7 +64,7 @@ def _form(name: str) -> str:
     return next((form for form in ("NFC", "NFD") if is_normalized(form, name)), "of neither NFC nor NFD")
 
 
-def _other_name(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:
+def _other_name(key: str, part: FileSpec, files: Mapping[str, Sequence[str]]) -> str:
     """The prefix and suffix by which a file of the folder would be that of the key."""
     folder, slash, last = key.rpartition("/")
     pattern = rf"{re.escape(folder + slash)}([^/]*?){re.escape(last)}([^/]*)"
@@ -91,7 +75,7 @@ def _other_name(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> 
     return ""
 
 
-def _other_key(key: str, part: Affixes, files: Mapping[str, Sequence[str]]) -> str:
+def _other_key(key: str, part: FileSpec, files: Mapping[str, Sequence[str]]) -> str:
     """The key that a file of the folder would match: in another folder, or with less before or behind it."""
     last = key.rpartition("/")[2]
     for name in files:
@@ -115,6 +99,6 @@ def _joined(one: str, other: str) -> bool:
     return (one.isdigit() and other.isdigit()) or (one.isalpha() and other.isalpha())
 
 
-def _declared(prefix: str, suffix: str, part: Affixes) -> str:
+def _declared(prefix: str, suffix: str, part: FileSpec) -> str:
     wanted = [f"`{what}: {text}`" for what, text in (("prefix", prefix), ("suffix", suffix)) if text]
     return " and ".join(wanted) or f"neither prefix nor suffix ({part.prefix}KEY{part.suffix} is declared)"

@@ -2,11 +2,12 @@
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from polymodal.data import values
-from polymodal.data.content import LAYOUTS, PAGES
+from polymodal.data.content import LAYOUTS, PAGES, FileSpec
 from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
 from polymodal.data.section import Section, listed
 from polymodal.errors import DataError
@@ -32,46 +33,26 @@ _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map",
 
 
 @dataclass(frozen=True)
-class ModalitySpec:
+class ModalitySpec(FileSpec):
     """One modality as `dataset.yaml` declares it.
 
     Args:
         folder: The folder of its files, from the root of the data set.
-        kind: One of `KINDS`.
-        scale: Factor from stored values to `unit` (depth and raw).
-        unit: Of the scaled values, for people to read.
-        invalid: Stored value of a pixel without measurement, in all of its channels.
         mean: Of each channel, or one for all, in scaled values; None when not declared.
         std: Like `mean`.
-        classes: Names of the class numbers (label).
-        prefix: What stands before the last part of the key in the names of its files.
-        suffix: What stands behind the key there.
-        bits: Of the stored values, 8 or 16; files of others are refused. None takes both.
         range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
             None when not declared.
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
-        layout: Of npy files of three axes, "chw" or "hwc"; None takes those whose shape leaves no doubt.
-        pages: "bands" where the pages of a TIFF file are channels; None takes files of one image alone.
         resize: Whether its files may have another resolution than the others, to whose size they are brought.
     """
 
     folder: str
-    kind: str
-    scale: float = 1.0
-    unit: str = ""
-    invalid: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    classes: tuple[str, ...] = ()
-    prefix: str = ""
-    suffix: str = ""
-    bits: int | None = None
     range: tuple[float, float] | None = None
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
-    layout: str | None = None
-    pages: str | None = None
     resize: bool = False
 
     @property
@@ -81,45 +62,25 @@ class ModalitySpec:
 
 
 @dataclass(frozen=True)
-class TargetSpec:
-    """What is to be predicted.
+class TargetSpec(FileSpec):
+    """What is to be predicted: segmentation predicts the kind `label`, translation any other.
 
     Args:
-        kind: One of `KINDS`; segmentation predicts `label`, translation any other.
         folder: The folder of its files, from the root of the data set.
         ignore: The number of pixels that do not count, once labels are read; `NO_IGNORE` when no value of the files can
             be it. Behind `class_numbers` there is no other.
-        classes: Names by class number.
         colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
-        prefix: What stands before the last part of the key in the names of its files.
-        suffix: What stands behind the key there.
-        scale: Of an image target, as everything below: factor from stored values to `unit` (depth and raw).
-        unit: Of the scaled values, for people to read.
-        invalid: Stored value of a pixel without truth, in all of its channels.
-        bits: Of the stored values, 8 or 16; None takes both.
-        range: The values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
-        channels: Of the files; 0 until `settle_target` has looked at one.
+        range: Of an image, the values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
+        channels: Of an image's files; 0 until `settle_target` has looked at one.
         labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
-        layout: Of npy files, as that of a modality; of any target.
-        pages: Likewise, of TIFF files.
     """
 
-    kind: str
     folder: str
     ignore: int = NO_IGNORE
-    classes: tuple[str, ...] = ()
     colors: tuple[Color, ...] = ()
-    prefix: str = ""
-    suffix: str = ""
-    scale: float = 1.0
-    unit: str = ""
-    invalid: float | None = None
-    bits: int | None = None
     range: tuple[float, float] | None = None
     channels: int = 0
     labels: LabelCode | None = field(default=None, compare=False)
-    layout: str | None = None
-    pages: str | None = None
 
     @property
     def settled(self) -> bool:
@@ -206,26 +167,37 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
     kind = section.get("kind", _kind)
     section.only(_INPUT_KEYS[kind], f" for kind {kind}")
     modality = ModalitySpec(
-        folder=section.get("folder", values.folder),
-        kind=kind,
-        scale=section.get("scale", values.positive, 1.0),
-        unit=section.get("unit", values.text, ""),
-        invalid=section.get("invalid", values.number, None),
+        kind,
+        section.get("folder", values.folder),
         mean=section.get("mean", values.numbers, None),
         std=section.get("std", values.positives, None),
         classes=section.get("classes", values.texts) if kind == "label" else (),
         map=section.get("map", values.pairs, ()),
         colors=section.get("colors", values.colors, ()),
-        prefix=section.get("prefix", affix, ""),
-        suffix=section.get("suffix", affix, ""),
-        bits=section.get("bits", values.bits, None),
-        range=section.get("range", values.interval, None),
         resize=section.get("resize", values.flag, False),
+        **_meaning(section),
+        **_names(section),
         **_how(section),
     )
     if kind == "label":
         modality.code.check(section.at)
     return modality
+
+
+def _meaning(section: Section) -> dict[str, Any]:
+    """What is declared of what stored values mean."""
+    return {
+        "scale": section.get("scale", values.positive, 1.0),
+        "unit": section.get("unit", values.text, ""),
+        "invalid": section.get("invalid", values.number, None),
+        "bits": section.get("bits", values.bits, None),
+        "range": section.get("range", values.interval, None),
+    }
+
+
+def _names(section: Section) -> dict[str, Any]:
+    """What is declared of how files are called."""
+    return {key: section.get(key, affix, "") for key in ("prefix", "suffix")}
 
 
 def _how(section: Section) -> dict[str, Any]:
@@ -242,21 +214,9 @@ def target_of(section: Section) -> TargetSpec:
     section.only({key for keys in _TARGET_KEYS.values() for key in keys})
     kind = section.get("kind", _kind)
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
-    folder = section.get("folder", values.folder)
-    prefix, suffix = (section.get(key, affix, "") for key in ("prefix", "suffix"))
+    folder, files = section.get("folder", values.folder), _names(section) | _how(section)
     if kind != "label":
-        return TargetSpec(
-            kind,
-            folder,
-            prefix=prefix,
-            suffix=suffix,
-            scale=section.get("scale", values.positive, 1.0),
-            unit=section.get("unit", values.text, ""),
-            invalid=section.get("invalid", values.number, None),
-            bits=section.get("bits", values.bits, None),
-            range=section.get("range", values.interval, None),
-            **_how(section),
-        )
+        return TargetSpec(kind, folder, **_meaning(section), **files)
     colors: tuple[values.Color, ...] = section.get("colors", values.colors, ())
     code = LabelCode(
         section.get("classes", values.texts),
@@ -264,11 +224,10 @@ def target_of(section: Section) -> TargetSpec:
         colors,
         section.get("ignore", values.unlabelled_colors if colors else values.unlabelled, ()),
     )
-    code.check(section.at)
-    return replace(label_target(folder, prefix, suffix, code), **_how(section))
+    return label_target(folder, code.check(section.at), files)
 
 
-def label_target(folder: str, prefix: str, suffix: str, code: LabelCode) -> TargetSpec:
-    """A target of labels that are stored in a way."""
+def label_target(folder: str, code: LabelCode, files: Mapping[str, Any]) -> TargetSpec:
+    """A target of labels that are stored in a way, in files that are called and read in a way."""
     colors = code.colors or palette(len(code.classes))
-    return TargetSpec("label", folder, code.ignore, code.classes, colors, prefix, suffix, labels=code)
+    return TargetSpec("label", folder, code.ignore, colors, classes=code.classes, labels=code, **files)

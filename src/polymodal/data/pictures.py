@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
+from polymodal.data.content import Content, FileSpec, RefusedError, check_pixels, check_unpacked, full_scale, seen
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -31,7 +31,7 @@ _MAX_SCANS = 50
 """Passes over one picture. Encoders write some ten; of one colour a thousand take kilobytes, and minutes to decode."""
 
 
-def decode_png(data: bytes, reading: Reading) -> Content:
+def decode_png(data: bytes, reading: FileSpec) -> Content:
     """A PNG file; (C, H, W) not yet upright.
 
     Raises:
@@ -86,7 +86,7 @@ def decode_png(data: bytes, reading: Reading) -> Content:
     return Content(array, color >= _ALPHA and reading.kind != "raw", level, orientation=orientation)
 
 
-def decode_jpeg(data: bytes, reading: Reading) -> Content:
+def decode_jpeg(data: bytes, reading: FileSpec) -> Content:
     """A JPEG file; (C, H, W) not yet upright.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from polymodal.data.content import Content, PlainReading
+from polymodal.data.content import Content, FileSpec
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
 from polymodal.data.propose_labels import describe_labels
 from polymodal.data.reading import read_array, read_content
@@ -174,7 +174,7 @@ def _words(group: Group) -> set[str]:
 
 
 def _some(files: Sequence[Path], kind: str) -> list[Content]:
-    return [read_content(file, PlainReading(kind)) for file in files[:: -(-len(files) // LOOKED_AT)]]
+    return [read_content(file, FileSpec(kind)) for file in files[:: -(-len(files) // LOOKED_AT)]]
 
 
 def _image(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:

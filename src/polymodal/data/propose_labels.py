@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from polymodal.data.content import PlainReading
+from polymodal.data.content import FileSpec
 from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode
 from polymodal.data.progress import track
@@ -42,7 +42,7 @@ def describe_labels(folder: str, files: Sequence[Path]) -> tuple[dict[str, Any],
     numbers: set[float] = set()
     colors: set[Color] = set()
     for file in track(some, f"labels in {folder}"):
-        content = read_content(file, PlainReading("label"))
+        content = read_content(file, FileSpec("label"))
         palettes.check(content, str(file))
         array = content.channels(1, str(file))
         if array.shape[0] == 1:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from polymodal.data.content import Content, PlainReading, Reading, RefusedError, check_pixels
+from polymodal.data.content import Content, FileSpec, RefusedError, check_pixels
 from polymodal.data.files import EXTENSIONS
 from polymodal.data.pictures import JPEG_SIGNATURE, PNG_SIGNATURE, decode_jpeg, decode_png
 from polymodal.data.tiff import SIGNATURES, decode_tiff
@@ -58,11 +58,11 @@ def read_array(
     Raises:
         DataError: When the file does not exist, is damaged, is of another format or leaves in doubt what it means.
     """
-    reading = PlainReading("label" if labels else "image", layout, pages)
+    reading = FileSpec("label" if labels else "image", layout=layout, pages=pages)
     return read_content(path, reading).channels(None, str(path))
 
 
-def read_content(path: str | Path, reading: Reading) -> Content:
+def read_content(path: str | Path, reading: FileSpec) -> Content:
     """Like `read_array`, with all that the file says of itself."""
     return decode(stored_bytes(Path(path)), str(path), reading)
 
@@ -79,7 +79,7 @@ def stored_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def decode(data: bytes, file: str, reading: Reading) -> Content:
+def decode(data: bytes, file: str, reading: FileSpec) -> Content:
     """Like `read_content`, from the bytes of the file named `file`."""
     ending = PurePosixPath(file).suffix.lower()
     if ending not in EXTENSIONS:
@@ -143,7 +143,7 @@ def _upright(content: Content) -> Content:
     return replace(content, array=np.ascontiguousarray(array), notes=(*content.notes, note), orientation=1)
 
 
-def _decode_npy(data: bytes, reading: Reading) -> np.ndarray:
+def _decode_npy(data: bytes, reading: FileSpec) -> np.ndarray:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -168,22 +168,10 @@ class DatasetSpec:
                 f"target: {name} is declared with `resize: true`, and a target sets the size. Remove that key."
             )
         if part.kind == "label":
-            labels = label_target(part.folder, part.prefix, part.suffix, part.code)
-            labels = replace(labels, layout=part.layout, pages=part.pages)
-            return replace(self, targets={name: labels}, target_name=name)
-        target = TargetSpec(
-            kind=part.kind,
-            folder=part.folder,
-            prefix=part.prefix,
-            suffix=part.suffix,
-            scale=part.scale,
-            unit=part.unit,
-            invalid=part.invalid,
-            bits=part.bits,
-            range=part.range,
-            layout=part.layout,
-            pages=part.pages,
-        )
+            files = {key: getattr(part, key) for key in ("prefix", "suffix", "layout", "pages")}
+            target = label_target(part.folder, part.code, files)
+        else:
+            target = TargetSpec(**part.common, folder=part.folder, range=part.range)
         return replace(self, targets={name: target}, target_name=name)
 
     def truths(self) -> list[str]:

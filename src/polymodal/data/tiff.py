@@ -12,7 +12,7 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFrame, TiffPage
 
 from polymodal.data.claims import SIZED, claimed_size
-from polymodal.data.content import Content, Reading, RefusedError, check_pixels, check_unpacked, full_scale, seen
+from polymodal.data.content import Content, FileSpec, RefusedError, check_pixels, check_unpacked, full_scale, seen
 from polymodal.data.pictures import CMYK_NOTE, check_jpeg
 
 MAX_TAGS = 2**16
@@ -36,7 +36,7 @@ _LOSSLESS = (
 )
 
 
-def decode_tiff(data: bytes, reading: Reading) -> Content:
+def decode_tiff(data: bytes, reading: FileSpec) -> Content:
     """A TIFF file; (C, H, W) not yet upright.
 
     Raises:
@@ -48,7 +48,7 @@ def decode_tiff(data: bytes, reading: Reading) -> Content:
         return _content(file, data, reading)
 
 
-def _content(file: tifffile.TiffFile, data: bytes, reading: Reading) -> Content:
+def _content(file: tifffile.TiffFile, data: bytes, reading: FileSpec) -> Content:
     found = _pages(file)
     masks = [page for page in found if page.is_mask]
     pages = _largest([page for page in found if not page.is_mask])
@@ -185,7 +185,7 @@ def _holds_more(file: tifffile.TiffFile, page: TiffPage) -> bool:
     return (page.is_shaped or file.is_imagej) and file.series[0].size > page.size
 
 
-def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: Reading) -> np.ndarray:
+def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: FileSpec) -> np.ndarray:
     """Several pages as channels, where the data set or the file says that they are.
 
     Raises:
@@ -226,7 +226,7 @@ def _planes(page: TiffPage) -> np.ndarray:
     return np.moveaxis(array, channel, 0)
 
 
-def _colors(array: np.ndarray, page: TiffPage, reading: Reading) -> tuple[np.ndarray, bool, tuple[str, ...]]:
+def _colors(array: np.ndarray, page: TiffPage, reading: FileSpec) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     """The values that a person sees, or the stored ones where they are numbers; whether the last is alpha; notes."""
     photometric, bits = page.photometric, page.bitspersample
     alphas = [sample in _ALPHA for sample in page.extrasamples if reading.kind != "raw"]
@@ -252,7 +252,7 @@ def _colors(array: np.ndarray, page: TiffPage, reading: Reading) -> tuple[np.nda
     return array, alpha, ()
 
 
-def _inverted(array: np.ndarray, page: TiffPage, reading: Reading) -> np.ndarray:
+def _inverted(array: np.ndarray, page: TiffPage, reading: FileSpec) -> np.ndarray:
     if reading.kind in ("depth", "raw"):
         raise RefusedError(
             f"min-is-white, so that its numbers may count upwards or downwards, which kind {reading.kind} must know. "

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polymodal.data import EXTENSIONS, Store
-from polymodal.data.naming import Affixes, Plain, advice, key_of
+from polymodal.data.content import FileSpec
+from polymodal.data.naming import PLAIN, advice, key_of
 from polymodal.errors import ConfigError, DataError
 from polymodal.files import require_empty
 from polymodal.locks import LOCK
@@ -39,14 +40,14 @@ class Folder:
     """
 
     store: Store
-    part: Affixes
+    part: FileSpec
     files: dict[str, list[Path]]
 
     @classmethod
-    def of(cls, path: Path, declared: Affixes) -> "Folder":
+    def of(cls, path: Path, declared: FileSpec) -> "Folder":
         """The files that are called as declared; where none is, those that are called like their scenes."""
         store = Store(path.resolve())
-        for part in (declared, Plain()):
+        for part in (declared, PLAIN):
             found = {key_of(name, part): files for name, files in store.keys(".").items()}
             files = {key: [store.path / file for file in files] for key, files in found.items() if key is not None}
             if files:
@@ -68,7 +69,7 @@ class Folder:
 
 
 def find_scenes(
-    inputs: Mapping[str, Path], declared: Mapping[str, Affixes], *, subset: bool = False, whole: bool = False
+    inputs: Mapping[str, Path], declared: Mapping[str, FileSpec], *, subset: bool = False, whole: bool = False
 ) -> list[Scene]:
     """The scenes in files, or in folders and those below them, matched by the files' names without ending.
 

@@ -46,7 +46,7 @@ def cen(source: Path) -> Iterator[Plan]:
         require((file for files in listed for file in files), why)
         for files in listed:
             _check_same(files_of.setdefault(_key(files), files), files, listing)
-    target = TargetSpec("label", LABEL, IGNORE, nyu_classes.NYU40)
+    target = TargetSpec("label", LABEL, IGNORE, classes=nyu_classes.NYU40)
 
     def read(key: str) -> dict[str, Content]:
         image, mask, depth = files_of[key]
