@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import helper
 
 from polymodal.data import InputSpec, TargetSpec
 
@@ -115,6 +116,55 @@ def _text(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
 
 
+def _before(kind: str, *sizes: int, **attributes: Any) -> Callable[[onnx.ModelProto], object]:
+    """An operator between an image and what takes it."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph, image = model.graph, model.graph.input[0].name
+        for node in graph.node:
+            node.input[:] = ["grown" if name == image else name for name in node.input]
+        given = [helper.make_tensor("sizes", onnx.TensorProto.INT64, [len(sizes)], sizes)] if sizes else []
+        graph.initializer.extend(given)
+        names = ["sizes"] if kind == "ConstantOfShape" else [image, "sizes"][: 1 + bool(sizes)]
+        graph.node.insert(0, helper.make_node(kind, names, ["grown"], **attributes))
+
+    return change
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    """One that goes on as long as it is told to."""
+    flag = helper.make_tensor_value_info("flag", onnx.TensorProto.BOOL, [])
+    count = helper.make_tensor_value_info("count", onnx.TensorProto.INT64, [])
+    body = helper.make_graph([], "body", [count, flag], [flag])
+    model.graph.initializer.append(helper.make_tensor("often", onnx.TensorProto.INT64, [], [HUGE]))
+    model.graph.node.insert(0, helper.make_node("Loop", ["often", ""], [], body=body))
+
+
+def _functions(model: onnx.ModelProto) -> None:
+    """Words of which each stands for two of the one before."""
+    model.opset_import.add(domain="own", version=1)
+    for number in range(40):
+        kind = {"op_type": f"f{number - 1}", "domain": "own"} if number else {"op_type": "Relu"}
+        nodes = [
+            helper.make_node(inputs=["x"], outputs=["y"], **kind),
+            helper.make_node(inputs=["y"], outputs=["z"], **kind),
+        ]
+        imports = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+        model.functions.append(helper.make_function("own", f"f{number}", ["x"], ["z"], nodes, imports))
+    _before("f39", domain="own")(model)
+
+
+ENDLESS: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "a loop": _loop,
+    "functions": _functions,
+    "texts that grow": _before("StringConcat"),
+    "samples": _before("RoiAlign", sampling_ratio=2**31 - 1),
+    "a tile": _before("Tile", 1, 1, 2**20, 2**20),
+    "an expansion": _before("Expand", 2**30, 3, 16, 24),
+    "a constant": _before("ConstantOfShape", 2**20, 3, 2**20, 2**10),
+}
+"""Graphs that a few bytes make take all time or memory that there is."""
+
 GRAPHS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "weights of the system": _outside("/etc/passwd"),
     "weights above": _outside("../../../../../../etc/passwd"),
@@ -137,14 +187,12 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "texts": _text,
     "no description": lambda model: model.ClearField("metadata_props"),
     "two descriptions": lambda model: model.metadata_props.append(model.metadata_props[0]),
-}
+} | ENDLESS
 
 
 def write_exported(box: Path) -> list[str]:
     """Write all of them to a folder; their names."""
-    plain = onnx.load(Path(__file__).parent / "saved" / "folded.onnx")
-    plain.metadata_props[0].value = json.dumps(SOUND)
-    contents = {"sound": plain.SerializeToString(), "text": b"some words", "empty": b""}
+    contents = {"sound": _sound(), "text": b"some words", "empty": b""}
     whole = contents["sound"]
     contents |= {f"cut {part}": whole[: len(whole) * part // 10] for part in (1, 5, 9)}
     contents["zeros"] = whole[:2000] + bytes(3000) + whole[5000:]
@@ -163,6 +211,20 @@ def write_exported(box: Path) -> list[str]:
     (box / "folder.onnx").mkdir()
     (box / "device.onnx").symlink_to("/dev/zero")
     return [*(f"exported{number}.onnx" for number in range(len(contents))), "pipe.onnx", "folder.onnx", "device.onnx"]
+
+
+def write_endless(name: str, path: Path) -> None:
+    """Write one of those that `ENDLESS` names."""
+    model = onnx.ModelProto.FromString(_sound())
+    ENDLESS[name](model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _sound() -> bytes:
+    model = onnx.load(Path(__file__).parent / "saved" / "folded.onnx")
+    model.metadata_props[0].value = json.dumps(SOUND)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _described(path: str) -> str:

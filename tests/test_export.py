@@ -323,7 +323,7 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
         export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 3})))
     monkeypatch.setattr("onnxruntime.InferenceSession", Mock(side_effect=RuntimeError()))
     with pytest.raises(CheckpointError, match=r"or it is damaged: RuntimeError\(\)"):
-        export.Session(tmp_path / "net.onnx")
+        export.Session(tmp_path / "newer.onnx")
 
 
 def test_files_without_a_word_on_size_take_any(tmp_path):

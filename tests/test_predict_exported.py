@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hostile_exports
 import polymodal
 from fixtures_data import Described
 from polymodal import checkpoint, export, models
@@ -93,3 +94,12 @@ def test_savings_are_told_for_a_size_that_the_network_takes(tmp_path, monkeypatc
     checkpoint.save(net, tmp_path / "model", network={"name": "translation-unet", "arguments": arguments})
     told = export_model(tmp_path / "model", tmp_path / "net.pt2", "pt2", absorbed=True)
     assert "for 40x32 (width x height)" in told
+
+
+@pytest.mark.parametrize("name", hostile_exports.ENDLESS)
+def test_a_file_that_computes_without_end_is_refused(name, tmp_path):
+    """If this breaks, a few bytes from a stranger occupy a machine for ever, or fill its memory."""
+    hostile_exports.write_endless(name, tmp_path / "net.onnx")
+    images = {"rgb": np.zeros((1, 3, 16, 24), np.float32), "depth": np.zeros((1, 1, 16, 24), np.float32)}
+    with pytest.raises(CheckpointError, match=r"may compute without end|GiB for these images|cannot be run"):
+        export.Session(tmp_path / "net.onnx", threads=1)(images)

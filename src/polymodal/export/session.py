@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polymodal.documents import parse_json
 from polymodal.errors import CheckpointError, DataError, ExportError
+from polymodal.export.bounds import MEMORY, beyond_memory, check_operators, session_options
 from polymodal.export.images import check_images
 from polymodal.export.reason import first_line
 from polymodal.export.trials import Size
@@ -46,18 +47,18 @@ class Session:
 
     Raises:
         ExportError: ONNX Runtime is not installed.
-        CheckpointError: The file is not there, is no network of polymodal, or was written by a newer one.
+        CheckpointError: The file is not there, is no network of polymodal, may compute without end, or was written by
+            a newer one.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
-        runtime = needed_package("onnxruntime", "running an ONNX file", "export")
+        onnx, runtime = (needed_package(name, "running an ONNX file", "export") for name in ("onnx", "onnxruntime"))
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: there is no such file.")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # what it logs below that, it raises, too
         self._path = path
         try:
+            check_operators(onnx, path)
+            options = session_options(runtime, threads)
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
             described = _description(self._session.get_modelmeta().custom_metadata_map, path)
             self.modalities: dict[str, int] = {name: _count(n) for name, n in described["modalities"].items()}
@@ -87,7 +88,7 @@ class Session:
 
         Raises:
             DataError: A modality is unknown or missing, or an image does not fit.
-            CheckpointError: The network itself cannot be run, as one that is damaged.
+            CheckpointError: The network itself cannot be run, as one that is damaged or takes more than `MEMORY`.
         """
         self.check(inputs)
         images = {
@@ -97,6 +98,11 @@ class Session:
         try:
             found = self._session.run([output_name(name) for name in self.outputs], images)
         except Exception as error:  # as above
+            if beyond_memory(error):
+                raise CheckpointError(
+                    f"{self._path}: takes more than {MEMORY / 2**30:.1f} GiB for these images, half of the memory that "
+                    "there is. Predict smaller or fewer images at once."
+                ) from error
             raise CheckpointError(f"{self._path} cannot be run, and may be damaged: {first_line(error)}") from error
         return dict(zip(self.outputs, found, strict=True))
 
