@@ -39,6 +39,15 @@ def scores_file(split: str, *how: str) -> str:
     return ".".join(("scores", split, *filter(None, how), "json"))
 
 
+WITH = " + "
+"""What stands between modalities in the name of a set of them."""
+
+
+def subsets_file(scores: str) -> str:
+    """The scores by every set of modalities, beside those of all of them."""
+    return scores.removesuffix(".json") + ".subsets.json"
+
+
 def images_file(scores: str) -> str:
     """What every image adds to the scores of a file, beside it."""
     return scores.replace("scores.", "images.", 1).removesuffix(".json") + ".npz"

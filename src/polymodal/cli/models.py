@@ -18,6 +18,11 @@ def add(commands: Any) -> None:
     validate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
+    validate.add_argument(
+        "--subsets",
+        metavar="SETS",
+        help="score what is left without some modalities: all, or sets such as rgb,rgb+depth",
+    )
     validate.add_argument("--scales", metavar="F,F", help="average over these sizes, such as 0.5,0.75,1,1.25,1.5,1.75")
     validate.add_argument("--flip", action="store_true", help="average with the mirrored scenes, too")
     validate.add_argument("--window", metavar="H,W", help="slide a window of this size over large scenes")
@@ -79,7 +84,7 @@ def _validate(parsed: argparse.Namespace) -> None:
         typed.numbers(parsed.stride, int, "--stride") or None,
         parsed.resize,
     )
-    validate(parsed.folder, parsed.split, parsed.root, protocol)
+    validate(parsed.folder, parsed.split, parsed.root, protocol, parsed.subsets)
 
 
 def _predict(parsed: argparse.Namespace) -> None:

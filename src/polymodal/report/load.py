@@ -13,7 +13,17 @@ from polymodal.errors import ConfigError
 from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales, Scenes, broken, read_scales, read_scenes
 from polymodal.report.render import counted
-from polymodal.run_folder import CONFIG, ENVIRONMENT, METRICS, MODEL, MODEL_CONFIG, SCALES, SCENES, scores_file
+from polymodal.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    MODEL_CONFIG,
+    SCALES,
+    SCENES,
+    scores_file,
+    subsets_file,
+)
 from polymodal.scores import SCORES, Score, from_plain, known_scores
 from polymodal.yaml_documents import parse_yaml
 
@@ -53,6 +63,7 @@ class Scores:
 class Run:
     """One run; `history` maps a column of `METRICS` to {epoch: mean of the epoch's rows}.
 
+    `subsets`: the ensemble's scores by sets of modalities, if they were counted, on test where they were.
     `target`: the modality that was chosen to be predicted; None where it is what the data set declares.
     """
 
@@ -61,6 +72,7 @@ class Run:
     target: str | None
     config: str | None
     scores: dict[str, Scores]
+    subsets: Scores | None
     history: dict[str, dict[int, float]]
     scales: Scales | None
     scenes: Scenes | None
@@ -89,6 +101,7 @@ def load_run(folder: Path) -> Run:
         )
     config = folder / CONFIG
     text = _text(config) if config.is_file() else None
+    subsets = {split: folder / subsets_file(file.name) for split, file in files.items()}
     environment = folder / ENVIRONMENT
     data = _data(config, text) if text else {}
     return Run(
@@ -97,6 +110,9 @@ def load_run(folder: Path) -> Run:
         target=data.get("target"),
         config=text,
         scores=scores,
+        subsets=next(
+            (_scores(file, split, weights, "--subsets all") for split, file in subsets.items() if file.is_file()), None
+        ),
         history=_history(folder / METRICS),
         scales=read_scales(folder / SCALES),
         scenes=read_scenes(folder / SCENES),
@@ -138,12 +154,12 @@ def _weights(folder: Path) -> str | None:
     return _json(file).get("weights") if file.is_file() else None
 
 
-def _scores(file: Path, split: str, weights: str | None) -> Scores:
+def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Scores:
     content = _json(file)
     if weights and content.get("model", weights) not in (weights, None):
         raise ConfigError(
             f"{file} has the scores of an earlier model than the one that is there: a training that went on was "
-            f"interrupted before it scored. Score it: polymodal validate {file.parent} --split {split}"
+            f"interrupted before it scored. Score it: polymodal validate {file.parent} --split {split} {how}".rstrip()
         )
     predictions = content.get("predictions")
     if not (isinstance(predictions, dict) and predictions and all(isinstance(p, dict) for p in predictions.values())):

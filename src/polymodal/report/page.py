@@ -16,6 +16,7 @@ from polymodal.report.charts import Series, channel_strip, line_chart, scale_his
 from polymodal.report.load import Run, Scores, load_run
 from polymodal.report.render import hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
+from polymodal.report.subsets import subset_rows
 from polymodal.run_folder import EXCHANGED, VAL, WEIGHT, score_column
 from polymodal.scores import Score, headlines, known_scores
 
@@ -103,6 +104,7 @@ def _view(run: Run) -> dict[str, Any]:
         "hues": {name: hue(name, modalities) for name in [*modalities, *main.predictions]},
         "scores": scores,
         "directions": _directions(scores),
+        "subsets": _without(run.subsets) if run.subsets else None,
         "classes": _class_bars(run, scores[0].per_class) if scores[0].per_class else None,
         "legend": run.scenes.legend if run.scenes else [],
         "pictured": bool(run.scenes and run.scenes.pictured),
@@ -137,6 +139,20 @@ def _class_bars(run: Run, key: str) -> list[Bars]:
         ]
         groups.append(Bars(name, colors[index] if index < len(colors) else None, bars))
     return groups
+
+
+def _without(scored: Scores) -> dict[str, Any]:
+    """What the ensemble is worth by the modalities that are there."""
+    rows, main = subset_rows(scored), scored.known[0]
+    bars = [
+        Bars(row.name, None, [("", row.hues[0] if len(row.hues) == 1 else "var(--ink)", row.value)]) for row in rows
+    ]
+    return {
+        "scored": scored,
+        "rows": rows,
+        "bars": bars if main.unit == "per cent" else None,
+        "directions": _directions(scored.known),
+    }
 
 
 def _others(modality: str, modalities: Sequence[str]) -> tuple[str, str]:

@@ -1,15 +1,16 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import checkpoint
@@ -39,8 +40,8 @@ from polymodal.scores import as_plain
 from polymodal.speed import accelerate
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
-from polymodal.tasks.outputs import output_of
-from polymodal.tasks.protocol import Protocol
+from polymodal.tasks.outputs import Output, output_of
+from polymodal.tasks.protocol import Protocol, Size
 
 SCORES_ON = "scores on "
 """How a line begins that says how far the scoring is, before the split."""
@@ -102,45 +103,27 @@ def score_split(
     output = output_of(data.target, config["metadata"]["training"])
     output.check_protocol(protocol)
     net = trained(model)
-    data.setup("test" if split == "test" else "validate")
-    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     counts = output.scores([*net.branches, ENSEMBLE]).to(best_device())
     counts.keep_samples()
-    batches = part(len(loader), limit, split)
-    keys: list[str] = []
-    size: Sequence[int] = ()
-    with torch.inference_mode():
-        for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
-            inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
-            shape = next(iter(inputs.values())).shape[-2:]
-            truth = [tensor.to(best_device()) for tensor in output.truth(batch, shape)]
-            size = size or shape
-            with _naming(batch["key"]):
-                predictions = protocol(
-                    lambda views: named_outputs(net(views, per_modality=True)), inputs, data.inputs, truth[0].shape[-2:]
-                )
-                for name, prediction in predictions.items():
-                    counts.update(name, prediction, *truth)
-            keys += batch["key"]
-    own = split_of(data, split)
+    sizes: list[Size] = []
+
+    def score(batch: Scored) -> None:
+        sizes.append(batch.size)
+        predictions = protocol(
+            lambda views: named_outputs(net(views, per_modality=True)), batch.inputs, data.inputs, batch.truth_size
+        )
+        for name, prediction in predictions.items():
+            counts.update(name, prediction, *batch.truth)
+
+    keys = each_batch(score, data, split, output, limit, lines)
     facts = {
-        "split": split,
-        "model": config.get("weights"),
-        "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
-        "identity": data.identity(own),
-        "protocol": protocol.as_dict(),
+        **facts_of(config, net, data, split, protocol, elsewhere),
         "samples": len(keys),
-        "split_samples": len(loader.dataset),
-        "modalities": list(net.modalities),
-        "classes": list(data.target.classes),
         "scores": as_plain(counts.scored),
         "predictions": counts.compute(),
         "weights": net.weights(),
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
-        **asdict(cost(net, size)),
-        **config["metadata"]["training"],
-        "network": config["network"]["name"],
-        "fusion": net.fusion.name,
+        **asdict(cost(net, sizes[0])),
     }
     file = scores_name(split, protocol, elsewhere)
     arrays = {KEYS: np.array(keys)}
@@ -149,6 +132,94 @@ def score_split(
     write_arrays(folder / images_file(file), arrays)
     write_json(folder / file, facts)
     return facts
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch to be predicted and scored, on the best device.
+
+    Attributes:
+        inputs: (B, C_m, H, W) by modality.
+        truth: What predictions are held against, the target itself first.
+    """
+
+    inputs: dict[str, Tensor]
+    truth: list[Tensor]
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the inputs."""
+        height, width = next(iter(self.inputs.values())).shape[-2:]
+        return height, width
+
+    @property
+    def truth_size(self) -> Size:
+        """Height and width at which predictions are scored."""
+        height, width = self.truth[0].shape[-2:]
+        return height, width
+
+
+def each_batch(
+    score: Callable[[Scored], None],
+    data: Any,
+    split: str,
+    output: Output,
+    limit: int | float = 1.0,
+    lines: bool = False,
+) -> list[str]:
+    """Score the batches of a split one after the other, without gradients.
+
+    Args:
+        score: What is done with each.
+        data: As for `score_split`, and so are the other arguments.
+        split: "val" or "test".
+        output: What is predicted.
+        limit: How many.
+        lines: Whether to print how far it is.
+
+    Returns:
+        The keys of the samples that were scored, in order.
+
+    Raises:
+        ConfigError: The limit leaves nothing.
+        DataError: As `score` raises it, with the keys of its batch.
+    """
+    data.setup("test" if split == "test" else "validate")
+    loader = _loader(data, split)
+    batches = part(len(loader), limit, split)
+    keys: list[str] = []
+    with torch.inference_mode():
+        for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
+            inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
+            truth = output.truth(batch, next(iter(inputs.values())).shape[-2:])
+            with _naming(batch["key"]):
+                score(Scored(inputs, [tensor.to(best_device()) for tensor in truth]))
+            keys += batch["key"]
+    return keys
+
+
+def _loader(data: Any, split: str) -> Any:
+    return data.test_dataloader() if split == "test" else data.val_dataloader()
+
+
+def facts_of(
+    config: Mapping[str, Any], net: Multimodal, data: Any, split: str, protocol: Protocol, elsewhere: str
+) -> dict[str, Any]:
+    """What a file of scores says of the model, the scenes and the way to test, whatever is scored."""
+    own = split_of(data, split)
+    return {
+        "split": split,
+        "model": config.get("weights"),
+        "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
+        "identity": data.identity(own),
+        "protocol": protocol.as_dict(),
+        "split_samples": len(_loader(data, split).dataset),
+        "modalities": list(net.modalities),
+        "classes": list(data.target.classes),
+        **config["metadata"]["training"],
+        "network": config["network"]["name"],
+        "fusion": net.fusion.name,
+    }
 
 
 def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:

@@ -10,10 +10,11 @@ from polymodal.data import DatasetSpec, FolderData, InputSpec
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.locks import locked
-from polymodal.run_folder import CONFIG
+from polymodal.run_folder import CONFIG, subsets_file
 from polymodal.runs.console import print_table
 from polymodal.runs.evaluation import score_split, scores_name, split_of
 from polymodal.runs.opened import read_model_description
+from polymodal.runs.subsets import chosen_subsets, score_subsets
 from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
@@ -24,6 +25,7 @@ def validate(
     split: str,
     root: str | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+    subsets: str | None = None,
 ) -> dict[str, Any]:
     """Score a run's model, print the scores and write them to `scores.<split>.json` in its folder.
 
@@ -36,6 +38,8 @@ def validate(
         split: "val" or "test".
         root: The data set; that of the run when not given.
         protocol: How it is tested.
+        subsets: Sets of modalities to score the ensemble of instead, as `chosen_subsets` takes them; those scores
+            stand in a file of their own, `scores.<split>.subsets.json`.
 
     Returns:
         What was written.
@@ -50,13 +54,18 @@ def validate(
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
     with locked(run):
         data, elsewhere = _scenes(run, model, settings, split, root, protocol)
-        scores = score_split(model, data, split, run, protocol, elsewhere)
+        file = scores_name(split, protocol, elsewhere)
+        if subsets is None:
+            scores = score_split(model, data, split, run, protocol, elsewhere)
+        else:
+            chosen = chosen_subsets(subsets, list(data.inputs))
+            file = subsets_file(file)
+            scores = score_subsets(model, data, split, run, chosen, protocol, elsewhere)
     _show(scores, protocol)
+    if subsets is not None and not elsewhere and not protocol.name:
+        print(f"polymodal report {run} shows them on the run's page")
     if elsewhere:
-        print(
-            f"not the scenes that {run} was scored on; its own scores stay, these are in "
-            f"{run / scores_name(split, protocol, elsewhere)}"
-        )
+        print(f"not the scenes that {run} was scored on; its own scores stay, these are in {run / file}")
     return scores
 
 

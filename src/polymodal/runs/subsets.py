@@ -1,0 +1,106 @@
+"""What a model is worth without some of its modalities: its scores by every set of those that are there."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from polymodal import checkpoint
+from polymodal.errors import ConfigError
+from polymodal.multimodal import Multimodal
+from polymodal.names import ENSEMBLE
+from polymodal.run_folder import WITH, subsets_file
+from polymodal.runs.evaluation import Scored, best_device, each_batch, facts_of, scores_name, trained
+from polymodal.runs.files import write_json
+from polymodal.scores import as_plain
+from polymodal.tasks.base import named_outputs
+from polymodal.tasks.outputs import output_of
+from polymodal.tasks.protocol import Protocol
+
+EVERY = "all"
+
+Subset = tuple[str, ...]
+
+
+def chosen_subsets(given: str, modalities: Sequence[str]) -> list[Subset]:
+    """The sets of modalities that are meant, each in the model's order, the smallest first.
+
+    Args:
+        given: "all" for every one that is not empty, or sets with + between their modalities and commas between them.
+        modalities: The model's.
+
+    Raises:
+        ConfigError: A modality is unknown, or a set is named twice.
+    """
+    if given == EVERY:
+        return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+    subsets = []
+    for words in given.split(","):
+        named = words.split("+")
+        if unknown := [name for name in named if name not in modalities]:
+            raise ConfigError(
+                f"--subsets: the model has no modality {unknown[0]!r}; it has {', '.join(modalities)}. Expected "
+                f"{EVERY!r}, or sets such as {modalities[0]},{'+'.join(modalities[:2])}."
+            )
+        subset = tuple(name for name in modalities if name in named)
+        if len(subset) < len(named) or subset in subsets:
+            raise ConfigError(f"--subsets: {words!r} is named twice.")
+        subsets.append(subset)
+    return sorted(subsets, key=len)
+
+
+def score_subsets(
+    model: Path, data: Any, split: str, folder: Path, subsets: Sequence[Subset], protocol: Protocol, elsewhere: str
+) -> dict[str, Any]:
+    """Score the ensemble of every set of modalities on a split and write `scores.<split>.subsets.json`.
+
+    The others are absent: nothing is exchanged with them, and the weights of those that are there sum to one.
+
+    Args:
+        model: The model folder.
+        data: A data module that was set up with the model's modalities.
+        split: "val" or "test".
+        folder: The run folder that the scores are written to.
+        subsets: As `chosen_subsets` returns them.
+        protocol: How it is tested.
+        elsewhere: As for `score_split`.
+
+    Returns:
+        What was written: a file of scores, whose predictions are called as `subset_name` says.
+
+    Raises:
+        FusionError: The fusion cannot do without one of its modalities.
+        DataError: A sample cannot be predicted or scored; with its key.
+    """
+    config = checkpoint.read_config(model)
+    output = output_of(data.target, config["metadata"]["training"])
+    output.check_protocol(protocol)
+    net = trained(model)
+    named = {subset_name(subset): subset for subset in subsets}
+    counts = output.scores(list(named)).to(best_device())
+
+    def score(batch: Scored) -> None:
+        for name, subset in named.items():
+            present = {modality: batch.inputs[modality] for modality in subset}
+            predictions = protocol(lambda views: _ensemble(net, views), present, data.inputs, batch.truth_size)
+            counts.update(name, predictions[ENSEMBLE], *batch.truth)
+
+    keys = each_batch(score, data, split, output)
+    facts = {
+        **facts_of(config, net, data, split, protocol, elsewhere),
+        "samples": len(keys),
+        "subsets": {name: list(subset) for name, subset in named.items()},
+        "scores": as_plain(counts.scored),
+        "predictions": counts.compute(),
+    }
+    write_json(folder / subsets_file(scores_name(split, protocol, elsewhere)), facts)
+    return facts
+
+
+def subset_name(subset: Subset) -> str:
+    """What the prediction from a set of modalities is called."""
+    return WITH.join(subset)
+
+
+def _ensemble(net: Multimodal, views: dict[str, Any]) -> dict[str, Any]:
+    return {ENSEMBLE: named_outputs(net(views, subset=True, per_modality=False))[ENSEMBLE]}
