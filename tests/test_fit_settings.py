@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from fixtures_data import make_folder
 from polymodal.cli import main
-from polymodal.data import progress
+from polymodal.data import track as tracking
 from polymodal.errors import ConfigError, DataError, FusionError, PolymodalError
 from polymodal.runs.refusals import while_made, while_trained
 from polymodal.runs.training import RecipeCLI, fit, recipe
@@ -307,13 +307,13 @@ def test_a_comparison_of_a_split_that_no_run_would_score_is_refused(data, tmp_pa
 
 def test_a_long_scoring_tells_how_far_it_is(monkeypatch, capsys):
     """If this breaks, a training seems to hang after its last epoch."""
-    monkeypatch.setattr(progress, "EVERY", 0.0)
-    assert list(progress.track(iter("abc"), "scores", 3, lines=True)) == ["a", "b", "c"]
+    monkeypatch.setattr(tracking, "EVERY", 0.0)
+    assert list(tracking.track(iter("abc"), "scores", 3, lines=True)) == ["a", "b", "c"]
     assert capsys.readouterr().out.splitlines() == [
         "scores: 0 of 3",
         "scores: 0 of 3",
         "scores: 1 of 3",
         "scores: 2 of 3",
     ]
-    assert list(progress.track(iter("abc"), "scores", 3)) == ["a", "b", "c"]
+    assert list(tracking.track(iter("abc"), "scores", 3)) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""

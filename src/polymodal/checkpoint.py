@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.budget import budget
-from polymodal.documents import DocumentError, parse_json, read_json, require_regular
+from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace
 from polymodal.multimodal import Multimodal
@@ -23,6 +23,7 @@ from polymodal.run_folder import MODEL_CONFIG as _CONFIG
 from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
 from polymodal.settings import FuseSettings
 from polymodal.surgery import fuse
+from polymodal.weight_files import read_tensors, safetensors_of
 
 _FORMAT = 1
 _KEYS = ("format", "network", "fuse", "metadata", "weights")
@@ -245,30 +246,13 @@ def _digest(path: Path) -> str:
 
 def _shapes(path: Path) -> list[Any]:
     """The shapes of the tensors in a file, without reading them."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        require_regular(path, CheckpointError)
-        with safe_open(path, framework="pt") as file:
-            return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
+    with safetensors_of(path) as file:
+        return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
 
 
 def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
     """Read the weights; `digest` is what they must add up to, None in models of earlier versions."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        require_regular(path, CheckpointError)
-        tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: the folder is no complete model.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
+    tensors = read_tensors(path)
     if problems := _misfits(tensors, net):
         raise CheckpointError(f"{path} belongs to another network: {problems}.")
     if spoilt := _not_finite(tensors):

@@ -2,12 +2,15 @@
 
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from polymodal.documents import require_regular
 from polymodal.errors import CheckpointError
 
 
@@ -42,7 +45,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing, damaged, or holds anything but tensors in a dict.
     """
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        with safetensors_of(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     content = load_tensors(path, "Save the weights as safetensors or as a plain state dict.")
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -58,15 +62,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+@contextmanager
+def safetensors_of(path: Path) -> Iterator[Any]:
+    """A .safetensors file, to read names, shapes or tensors from.
+
+    Raises:
+        CheckpointError: It is missing, no file or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        require_regular(path, CheckpointError)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+        raise CheckpointError(f"{path} is missing. Name a file of weights that is there, or restore it.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
 
 
 def packaged_file() -> Path:

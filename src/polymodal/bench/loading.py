@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.bench.machine import machine
-from polymodal.bench.progress import check_counts, tell_turn
 from polymodal.bench.report import Report, Table, seconds, timing
-from polymodal.bench.timing import Step, Timing, take_turns
+from polymodal.bench.timing import Step, Timing, check_counts, take_turns, tell_turn
 from polymodal.errors import ConfigError
 
 

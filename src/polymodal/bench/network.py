@@ -9,9 +9,8 @@ from polymodal.bench.case import Case, Networks, check_size, check_statistics
 from polymodal.bench.equality import Equality, equality
 from polymodal.bench.machine import machine
 from polymodal.bench.memory import peak_memory
-from polymodal.bench.progress import check_counts, tell, tell_turn
 from polymodal.bench.report import NONE, Report, Table, memory, seconds, share, timing
-from polymodal.bench.timing import Timing, take_turns
+from polymodal.bench.timing import Timing, check_counts, take_turns, tell, tell_turn
 from polymodal.bench.variants import BASES, MODES, MODIFIERS, Mode, Variant, check_variant, predictor, prepare
 from polymodal.errors import ConfigError
 from polymodal.export import saving

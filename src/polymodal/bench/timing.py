@@ -1,10 +1,13 @@
 """Timing in turns: what disturbs the machine for a while disturbs every candidate alike."""
 
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, TypeVar
+
+from polymodal.errors import ConfigError
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -92,3 +95,24 @@ def take_turns(
             steps[name]()
             taken[name].append((time.perf_counter() - begun, time.process_time() - worked))
     return {name: Timing(*zip(*pairs, strict=True)) for name, pairs in taken.items()}
+
+
+def tell(what: str) -> None:
+    """Say on the error stream what is being done; standard output belongs to the report."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def tell_turn(what: str, name: object, round_: int) -> None:
+    """Say whose turn it is."""
+    tell(f"{what} {name}, {f'round {round_}' if round_ else 'warm-up'}")
+
+
+def check_counts(repeats: int, warmup: int) -> None:
+    """Refuse counts that time nothing.
+
+    Raises:
+        ConfigError: With the option.
+    """
+    for option, value, least in (("--repeats", repeats, 1), ("--warmup", warmup, 0)):
+        if value < least:
+            raise ConfigError(f"{option}: expected {least} or more, got {value}.")

@@ -16,11 +16,11 @@ from polymodal.data.inputs import UNITS, InputSpec, check_sizes, reached, stored
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.parts import ModalitySpec, TargetSpec
-from polymodal.data.progress import track
 from polymodal.data.ranges import Range, strangers
 from polymodal.data.remarks import Remarks
 from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.track import track
 from polymodal.errors import DataError
 
 

@@ -6,7 +6,6 @@ measured value that would round to it becomes 1.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from polymodal.data.geometry import (
     KINECT,
@@ -31,9 +29,10 @@ from polymodal.data.geometry import (
 )
 from polymodal.data.inputs import InputSpec, check_sizes, settled, to_values
 from polymodal.data.parts import ModalitySpec, TargetSpec
-from polymodal.data.progress import track
+from polymodal.data.pictures import encode_png
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import STATISTICS_FILE
+from polymodal.data.track import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.files import is_empty, tidy_below, write_file
@@ -153,7 +152,7 @@ def _derived(spec: DatasetSpec, out: Path, domains: Sequence[str], camera: Camer
         missing = {name: file for name, file in files.items() if not file.exists()}
         images = _images(spec, key, list(missing), camera)
         for name, file in missing.items():
-            write_file(file, _png(images[name]))
+            write_file(file, encode_png(images[name]))
             written.append(file)
     _describe(spec, out, domains)
     return written
@@ -288,12 +287,6 @@ def _read(
     where, content = spec.store.where(file), spec.content(part, file)
     channels = channels or len(content.channels(None, where))
     return *settled(content, InputSpec.of(part, channels), where), where
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _content(text: bytes, file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PNG and JPEG. Decoders that raise on damaged bytes, and only after the header was looked at."""
+"""PNG and JPEG: decoders that raise on damaged bytes, and only after the header was looked at."""
 
 import io
 import struct
@@ -150,6 +150,13 @@ def _check_scans(data: bytes, behind: int) -> None:
 
 
 CMYK_NOTE = "CMYK: its inks are read as RGB, without a colour profile"
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """A PNG file of (H, W) with 8 or 16 bits, or of (H, W, 3 or 4) with 8."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def channels_first(array: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 from polymodal.data.content import FileSpec
 from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode
-from polymodal.data.progress import track
 from polymodal.data.reading import read_content
+from polymodal.data.track import track
 from polymodal.errors import DataError
 
 FILES = 1000

@@ -18,9 +18,9 @@ from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, reached, settled, stored, to_values
 from polymodal.data.parts import ModalitySpec
-from polymodal.data.progress import track
 from polymodal.data.ranges import Range, joined
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.track import track
 from polymodal.data.values import numbers, positives
 from polymodal.documents import MAX_JSON, parse_json
 from polymodal.errors import DataError

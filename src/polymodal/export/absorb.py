@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.comparison import compare, remedy
-from polymodal.export.images import check_images
+from polymodal.export.inputs import check_images
 from polymodal.export.settled import settled
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial

@@ -97,7 +97,7 @@ class ImageScores(PredictionScores):
             features = self._features(image, truth)
         index = self.names.index(name)
         # The turn tells where a batch stands among those of all processes, which torchmetrics counts.
-        turn = torch.tensor([self._update_count, len(truth)], device=truth.device)
+        turn = torch.tensor([self.update_count, len(truth)], device=truth.device)
         sums = torch.stack([values.sum() for values in of_images[1:, kept]])
         getattr(self, f"sums_{index}").append(torch.cat([turn, sums]))
         self.note_samples(name, self._ratios(of_images))

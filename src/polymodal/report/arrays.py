@@ -105,10 +105,10 @@ def _array(content: Mapping[str, np.ndarray], key: str, kinds: str, *axes: int) 
 
 
 @contextmanager
-def _held_to_runs(file: Path) -> Iterator[None]:
-    """Say of what cannot be read in which file it stands."""
+def _held_to_runs(file: Path) -> Iterator[Mapping[str, np.ndarray] | None]:
+    """The arrays of a file, None where it is not there; of what cannot be read, say in which file it stands."""
     try:
-        yield
+        yield _npz(file)
     except KeyError as error:
         raise broken(file, f"the array {error} is missing") from error
     except (TypeError, ValueError) as error:
@@ -121,10 +121,9 @@ def read_scales(file: Path) -> Scales | None:
     Raises:
         ConfigError: The file is damaged, or holds what no run writes.
     """
-    content = _npz(file)
-    if content is None:
-        return None
-    with _held_to_runs(file):
+    with _held_to_runs(file) as content:
+        if content is None:
+            return None
         sites = [
             SiteScales(
                 name,
@@ -142,14 +141,13 @@ def read_scales(file: Path) -> Scales | None:
         for name, values in {"threshold": threshold, "share": share, **{s.name: s.scale for s in sites}}.items():
             if values is not None and not (np.isfinite(values) & (np.asarray(values) >= 0)).all():
                 raise ValueError(f"{name}: got a number that is negative or not finite, which nothing wrote")
-    for site in sites:
-        expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
-        if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
-            raise broken(
-                file,
-                f"site {site.name}: expected scales {expected} with keep and part {expected[1:]}, "
-                f"got {site.scale.shape}, {site.keep.shape} and {site.part.shape}",
-            )
+        for site in sites:
+            expected = (len(scales.epochs), len(scales.modalities), site.keep.shape[-1])
+            if site.scale.shape != expected or site.keep.shape != expected[1:] or site.part.shape != expected[1:]:
+                raise ValueError(
+                    f"site {site.name}: expected scales {expected} with keep and part {expected[1:]}, "
+                    f"got {site.scale.shape}, {site.keep.shape} and {site.part.shape}"
+                )
     return scales
 
 
@@ -159,10 +157,9 @@ def read_scenes(file: Path) -> Scenes | None:
     Raises:
         ConfigError: The file is damaged, or holds what no run writes.
     """
-    content = _npz(file)
-    if content is None:
-        return None
-    with _held_to_runs(file):
+    with _held_to_runs(file) as content:
+        if content is None:
+            return None
         scenes = Scenes(
             keys=_array(content, "keys", _TEXTS, 1).tolist(),
             inputs={name: _array(content, INPUT + name, _BYTES, 4) for name in _group(content, INPUT)},
@@ -173,15 +170,15 @@ def read_scenes(file: Path) -> Scenes | None:
             },
             **_classes(content),
         )
-    shape = scenes.target.shape[:3]
-    colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
-    if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
-        raise broken(file, f"expected {len(scenes.keys)} scenes of one size, got targets {scenes.target.shape}")
-    for name, prediction in scenes.predictions.items():
-        if prediction.shape != scenes.target.shape:
-            raise broken(file, f"{PREDICTION}{name} is {prediction.shape}, but the target {scenes.target.shape}")
-    if scenes.known.shape != scenes.target.shape[:3]:
-        raise broken(file, f"target_valid is {scenes.known.shape}, but the target {scenes.target.shape}")
+        whole, shape = scenes.target.shape, scenes.target.shape[:3]
+        colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
+        if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
+            raise ValueError(f"expected {len(scenes.keys)} scenes of one size, got targets {whole}")
+        for name, prediction in scenes.predictions.items():
+            if prediction.shape != whole:
+                raise ValueError(f"{PREDICTION}{name} is {prediction.shape}, but the target {whole}")
+        if scenes.known.shape != shape:
+            raise ValueError(f"target_valid is {scenes.known.shape}, but the target {whole}")
     return scenes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from polymodal.report.arrays import Scenes
-from polymodal.report.images import class_map, difference_map, error_map, holed, photograph
+from polymodal.report.data_uris import class_map, difference_map, error_map, holed, photograph
 from polymodal.report.render import share, short
 
 

@@ -17,7 +17,7 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import DatasetSpec, InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
-from polymodal.data.progress import track
+from polymodal.data.track import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal

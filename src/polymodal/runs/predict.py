@@ -13,10 +13,10 @@ from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
 from polymodal.data.inputs import check_sizes, reached, settled
-from polymodal.data.progress import track
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
+from polymodal.data.track import track
 from polymodal.errors import DataError
 from polymodal.files import complete_file, new_folder
 from polymodal.names import ENSEMBLE

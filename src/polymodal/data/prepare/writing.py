@@ -4,7 +4,6 @@ Everything is written into `OUT.partial`, which becomes `OUT` when it is whole: 
 name nor the dataset.yaml of a data set.
 """
 
-import io
 import json
 import shutil
 from collections import Counter
@@ -15,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from polymodal.data.check import Defect, check
 from polymodal.data.inputs import check_sizes
-from polymodal.data.progress import track
+from polymodal.data.pictures import encode_png
 from polymodal.data.reading import read_array
 from polymodal.data.spec import FILE
+from polymodal.data.track import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
 from polymodal.files import is_empty, require_empty, tidy_below, write_file
@@ -251,9 +250,7 @@ def _write_scene(scene: Mapping[str, Content], key: str, root: Path) -> None:
         if isinstance(content, Path):
             write_file(root / folder / f"{key}{content.suffix.lower()}", content.read_bytes())
         else:
-            stream = io.BytesIO()
-            Image.fromarray(content).save(stream, "PNG")
-            write_file(root / folder / f"{key}.png", stream.getvalue())
+            write_file(root / folder / f"{key}.png", encode_png(content))
 
 
 def _description(plan: Plan) -> str:

@@ -1,11 +1,11 @@
 """Pictures as data URIs: photographs as JPEG; class and error maps as PNG with alpha, to suit light and dark."""
 
 import base64
-import struct
-import zlib
 
 import numpy as np
 import torch
+
+from polymodal.data.pictures import encode_png
 
 WRONG = (224, 10, 118, 255)
 HATCH = (128, 128, 128, 150)  # pixels without truth: every fourth diagonal, the rest transparent
@@ -79,16 +79,7 @@ def _shrink(array: np.ndarray) -> np.ndarray:
 
 
 def _png(pixels: np.ndarray) -> str:
-    """A PNG of pixels (H, W, 4) uint8: torchvision's encoder knows no alpha, and the format is this short."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width, _ = pixels.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 4)], axis=1)
-    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
-    body = zlib.compress(rows.tobytes(), 9)
-    return _uri("png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return _uri("png", encode_png(pixels))
 
 
 def _uri(kind: str, content: bytes) -> str:
