@@ -284,6 +284,10 @@ def test_a_folder_of_another_recipe_is_refused_before_anything_trains(words, pre
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != LOCK}
     with pytest.raises(ConfigError, match=r"another recipe: trainer.max_epochs is 12 there and 3 here.*--out"):
         run([*words, "--trainer.max_epochs=3"], out, "exchange,penalty", (0, 1))
+    with pytest.raises(
+        ConfigError, match=r"compares at the cost that each method has, not at macs of exchange, within"
+    ):
+        run(words, out, "exchange", (0,), match="macs")
     with pytest.raises(ConfigError, match=r"model.fusion.penalty is 0.001 there and 0.5 here"):
         run([*words, "--model.fusion.penalty=0.5"], out, "exchange", (0,))
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != LOCK} == before

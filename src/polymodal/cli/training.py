@@ -57,6 +57,12 @@ def add(commands: Any) -> None:
         metavar="METHOD",
         help="what the others are held against; if not given, the method that is the recipe as it stands, or the first",
     )
+    compare.add_argument(
+        "--match",
+        choices=("parameters", "macs"),
+        help="scale every method to have as many as the reference: parameters by its width, multiply-accumulates by "
+        "the size of the images; if not given, methods have what they have",
+    )
     compare.set_defaults(run=_compare, takes_settings=True)
 
 
@@ -105,4 +111,5 @@ def _compare(parsed: argparse.Namespace) -> None:
         split=parsed.split,
         overrides=parsed.settings,
         reference=parsed.reference,
+        match=parsed.match,
     )

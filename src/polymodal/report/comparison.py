@@ -23,6 +23,7 @@ class Row:
         runs: For every seed that was asked for, what its scores file says; None while there is none.
         failed: The seeds whose run failed.
         pages: The address of a run's own page, by seed.
+        matched: How it was scaled to cost what the reference does; empty where nothing was asked to be equal.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     runs: Mapping[int, Mapping[str, Any] | None]
     failed: frozenset[int] = frozenset()
     pages: Mapping[int, str] = field(default_factory=dict)
+    matched: str = ""
 
     @property
     def finished(self) -> list[Mapping[str, Any]]:
@@ -128,9 +130,12 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     seed alone has no best: the next one may well order the methods otherwise.
     """
     headings = ["seeds", *comparison.predictions, "exchanged", "parameters", "MACs", "time"]
+    matched = any(row.matched for row in comparison.rows)
+    headings += ["scaled"] if matched else []
     lines = []
     for row, scores in zip(comparison.rows, _scored(comparison, comparison.score), strict=True):
         costs = [count(_mean(row, "parameters")), count(_mean(row, "macs")), duration(_mean(row, "seconds"))]
+        costs += [row.matched] if matched else []
         lines.append([Cell(row.seeds), *scores, Cell(_exchanged(row, comparison.modalities)), *map(Cell, costs)])
     return headings, lines
 

@@ -30,12 +30,14 @@ from polymodal.runs.checkpoints import check_resumable
 from polymodal.runs.comparison_folder import RECORD, SeededRun, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
+from polymodal.runs.match import What, matched
 from polymodal.runs.methods import Method, choose, methods
 from polymodal.runs.overrides import applied
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
 from polymodal.runs.training import RecipeCLI
+from polymodal.tasks.base import Task
 
 OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
 """What a comparison gives every run itself."""
@@ -67,6 +69,7 @@ def compare(
     split: str = "val",
     overrides: Sequence[str] = (),
     reference: str | None = None,
+    match: What | None = None,
 ) -> Comparison:
     """Train and score every method with every seed, or go on with that, and write the table after each run.
 
@@ -84,6 +87,8 @@ def compare(
         overrides: Arguments of `polymodal fit` for all runs.
         reference: The method that the others are held against, one of the table; None for the one that is the recipe
             as it stands, and where none is, for the first of the table.
+        match: What every method is scaled to have as much of as the reference, see `polymodal.runs.match`; None to
+            leave the methods as they are.
 
     Returns:
         The comparison.
@@ -106,17 +111,27 @@ def compare(
     if reference is not None and reference not in known:
         raise ConfigError(f"--reference: there is no method {reference!r}{meant(reference, known)}")
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
+    data: dict[str, Any] = {}
+    equal = ""
+    if match:
+        reference = reference or _reference(chosen, known, settings)
+        equal = f"{match} of {reference}, within 2 %"
+        known |= matched(
+            match, reference, chosen, known, lambda name: _build(applied(settings, name, known[name].overrides), data)
+        )
+        recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
         tidy_below(out)
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
         command += () if reference is None else ("--reference", reference)
-        record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds)
+        command += () if match is None else ("--match", match)
+        record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds, equal)
         if reference is not None and reference not in record["methods"]:
             raise ConfigError(f"--reference: {reference} is no method of this table; name it in --methods, too.")
         asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not run.finished(splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
-        for name in _check_networks(untried, named=(*words, reference), of=len(recipes)):
+        for name in _check_networks(untried, named=(*words, reference), of=len(recipes), data=data):
             del recipes[name], record["methods"][name]
         asked, pending = ([run for run in runs if run.method in recipes] for runs in (asked, pending))
         write_json(out / RECORD, record)
@@ -166,13 +181,33 @@ def _reference(names: Sequence[str], known: Mapping[str, Method], settings: Mapp
     return next((name for name in names if applied(settings, name, known[name].overrides) == settings), names[0])
 
 
-def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str | None], of: int) -> list[str]:
+def _build(recipe: Mapping[str, Any], data: dict[str, Any]) -> tuple[Task, Any]:
+    """The task of a recipe with its network, and its data.
+
+    Args:
+        recipe: All settings.
+        data: What is read already, by its settings: recipes that read the same share it, and the class frequencies that
+            were counted.
+    """
+    prepared = Prepared(["--config", yaml.safe_dump(recipe)])
+    shared = data.setdefault(json.dumps(recipe["data"]), prepared.datamodule)
+    prepared.build(shared)
+    return prepared.model, shared
+
+
+def _check_networks(
+    recipes: Mapping[str, Mapping[str, Any]],
+    named: Sequence[str | None],
+    of: int,
+    data: dict[str, Any] | None = None,
+) -> list[str]:
     """Build every method's network once, so that what cannot work is refused before anything trains.
 
     Args:
         recipes: By method.
         named: The methods that were named themselves, not by their group.
         of: How many methods there are in all, with those whose runs are finished.
+        data: See `_build`.
 
     Returns:
         Those that are left out because they cannot be used; each is printed with the reason.
@@ -180,13 +215,11 @@ def _check_networks(recipes: Mapping[str, Mapping[str, Any]], named: Sequence[st
     Raises:
         ConfigError: One that was named cannot be used, or none can.
     """
-    data: dict[str, Any] = {}
+    shared = {} if data is None else data
     left_out: dict[str, str] = {}
     for name, recipe in recipes.items():
         try:
-            prepared = Prepared(["--config", yaml.safe_dump(recipe)])
-            # Methods that read the same data share them, and the class frequencies that were counted.
-            prepared.build(data.setdefault(json.dumps(recipe["data"]), prepared.datamodule))
+            _build(recipe, shared)
         except PolymodalError as error:
             left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
             if name in named or len(left_out) == of:

@@ -46,15 +46,28 @@ class SeededRun:
 
 
 def record_of(
-    out: Path, command: Sequence[str], settings: Mapping[str, Any], added: Mapping[str, Method], seeds: Sequence[int]
+    out: Path,
+    command: Sequence[str],
+    settings: Mapping[str, Any],
+    added: Mapping[str, Method],
+    seeds: Sequence[int],
+    equal: str = "",
 ) -> dict[str, Any]:
     """What comparison.json says, with methods and seeds added and without differences; nothing is written.
+
+    Args:
+        out: The folder.
+        command: How it is asked for, without methods and seeds.
+        settings: Of the recipe.
+        added: The methods, by name.
+        seeds: Theirs.
+        equal: What else than the length of the training is equal for all; empty for nothing.
 
     Raises:
         ConfigError: The folder belongs to another recipe, or to something that is no comparison.
     """
     file = out / RECORD
-    record: dict[str, Any] = {"command": "", "recipe": dict(settings), "methods": {}}
+    record: dict[str, Any] = {"command": "", "recipe": dict(settings), "equal": equal, "methods": {}}
     if file.is_file():
         try:
             record = read_json(file, ConfigError)
@@ -67,6 +80,11 @@ def record_of(
             raise ConfigError(
                 f"{out} belongs to another recipe: {'; '.join(different[:3])}{' ...' if different[3:] else ''}. Give "
                 f"what it was begun with ({record['command']}), or choose another folder with --out."
+            )
+        if (begun := record.setdefault("equal", "")) != equal:
+            raise ConfigError(
+                f"{out} compares at {begun or 'the cost that each method has'}, not at {equal or 'that'}. Give what it "
+                f"was begun with ({record['command']}), or choose another folder with --out."
             )
         changed = [name for name, method in added.items() if earlier.get(name, method.overrides) != method.overrides]
         if changed:
@@ -81,6 +99,7 @@ def record_of(
         record["methods"][name] = {
             "title": method.title,
             "overrides": dict(method.overrides),
+            "matched": method.matched,
             "seeds": sorted({*given, *seeds}),
         }
     all_seeds = sorted({seed for method in record["methods"].values() for seed in method["seeds"]})
@@ -136,7 +155,8 @@ def comparison_of(
         scores = {run.seed: _json(run.scores(split)) for run in own}
         pages = {run.seed: f"{method}/{run.folder.name}/{REPORT}" for run in own if scores[run.seed]}
         failed = frozenset(run.seed for run in own if run in failures)
-        rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages))
+        matched = record["methods"][method].get("matched", "")
+        rows.append(Row(method, known[method].title, known[method].about, scores, failed, pages, matched))
         scored += [found for found in scores.values() if found]
     root = record["recipe"]["data"]["init_args"].get("root")
     machines = [machine for run in runs if (machine := _json(run.folder / ENVIRONMENT))]
@@ -145,6 +165,7 @@ def comparison_of(
         "data": f"{root or '–'}, {', '.join(modalities)}",
         f"scenes of {split}": _listed(counted(scores.get("samples"), scores.get("split_samples")) for scores in scored),
         "checkpoint": _listed(_chosen(scores) for scores in scored),
+        **({"equal": record["equal"]} if record.get("equal") else {}),
         "epochs": _listed(scores.get("epochs") for scores in scored),
         "seeds": ", ".join(map(str, dict.fromkeys(run.seed for run in runs))),
         "machine": _listed(machine.get("device") for machine in machines),

@@ -49,12 +49,14 @@ class Method:
         overrides: What it changes in a recipe, by dotted setting; a whole fusion is a dict of `class_path` and
             `init_args`, or None. A setting below `model.fusion` changes the recipe's own exchange.
         groups: The words that choose it along with others.
+        matched: How it was scaled to cost what another does; empty where nobody asked for it.
     """
 
     title: str
     about: str
     overrides: Mapping[str, Any]
     groups: tuple[str, ...]
+    matched: str = ""
 
 
 def methods(modalities: Sequence[str]) -> dict[str, Method]:
