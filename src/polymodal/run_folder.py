@@ -48,6 +48,11 @@ def subsets_file(scores: str) -> str:
     return scores.removesuffix(".json") + ".subsets.json"
 
 
+def corruptions_file(scores: str) -> str:
+    """The scores with one modality corrupted at a time, beside those without."""
+    return scores.removesuffix(".json") + ".corruptions.json"
+
+
 def images_file(scores: str) -> str:
     """What every image adds to the scores of a file, beside it."""
     return scores.replace("scores.", "images.", 1).removesuffix(".json") + ".npz"

@@ -23,6 +23,11 @@ def add(commands: Any) -> None:
         metavar="SETS",
         help="score what is left without some modalities: all, or sets such as rgb,rgb+depth",
     )
+    validate.add_argument(
+        "--corrupt",
+        metavar="FAULTS",
+        help="score under faults of a sensor: all, or such as dark, depth/holes, rgb/noise:3 (of five strengths)",
+    )
     validate.add_argument("--scales", metavar="F,F", help="average over these sizes, such as 0.5,0.75,1,1.25,1.5,1.75")
     validate.add_argument("--flip", action="store_true", help="average with the mirrored scenes, too")
     validate.add_argument("--window", metavar="H,W", help="slide a window of this size over large scenes")
@@ -84,7 +89,7 @@ def _validate(parsed: argparse.Namespace) -> None:
         typed.numbers(parsed.stride, int, "--stride") or None,
         parsed.resize,
     )
-    validate(parsed.folder, parsed.split, parsed.root, protocol, parsed.subsets)
+    validate(parsed.folder, parsed.split, parsed.root, protocol, parsed.subsets, parsed.corrupt)
 
 
 def _predict(parsed: argparse.Namespace) -> None:

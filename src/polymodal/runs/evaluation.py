@@ -139,11 +139,15 @@ class Scored:
     """A batch to be predicted and scored, on the best device.
 
     Attributes:
+        keys: Of its samples.
         inputs: (B, C_m, H, W) by modality.
+        valid: Where something was measured, (B, 1, H, W) by modality, on the CPU.
         truth: What predictions are held against, the target itself first.
     """
 
+    keys: list[str]
     inputs: dict[str, Tensor]
+    valid: dict[str, Tensor]
     truth: list[Tensor]
 
     @property
@@ -193,7 +197,7 @@ def each_batch(
             inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
             truth = output.truth(batch, next(iter(inputs.values())).shape[-2:])
             with _naming(batch["key"]):
-                score(Scored(inputs, [tensor.to(best_device()) for tensor in truth]))
+                score(Scored(batch["key"], inputs, batch["valid"], [tensor.to(best_device()) for tensor in truth]))
             keys += batch["key"]
     return keys
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from polymodal import checkpoint
 from polymodal.data import DatasetSpec, FolderData, InputSpec
+from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.locks import locked
-from polymodal.run_folder import CONFIG, subsets_file
+from polymodal.run_folder import CONFIG, corruptions_file, subsets_file
 from polymodal.runs.console import print_table
+from polymodal.runs.corrupted import score_corruptions, show_corruptions
 from polymodal.runs.evaluation import score_split, scores_name, split_of
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets
@@ -26,6 +28,7 @@ def validate(
     root: str | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008 - frozen
     subsets: str | None = None,
+    corrupt: str | None = None,
 ) -> dict[str, Any]:
     """Score a run's model, print the scores and write them to `scores.<split>.json` in its folder.
 
@@ -40,6 +43,8 @@ def validate(
         protocol: How it is tested.
         subsets: Sets of modalities to score the ensemble of instead, as `chosen_subsets` takes them; those scores
             stand in a file of their own, `scores.<split>.subsets.json`.
+        corrupt: Faults of sensors to score the model under instead, as `chosen_corruptions` takes them; those scores
+            stand in `scores.<split>.corruptions.json`.
 
     Returns:
         What was written.
@@ -49,19 +54,28 @@ def validate(
             another kind than the model.
         PolymodalError: The model or the data set cannot be used.
     """
+    if subsets is not None and corrupt is not None:
+        raise ConfigError("--subsets and --corrupt: expected one of them; their scores stand in files of their own.")
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else _data_settings(run)
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
     with locked(run):
         data, elsewhere = _scenes(run, model, settings, split, root, protocol)
         file = scores_name(split, protocol, elsewhere)
-        if subsets is None:
+        if corrupt is not None:
+            faults = chosen_corruptions(corrupt, data.inputs)
+            file = corruptions_file(file)
+            scores = score_corruptions(model, data, split, run, faults, protocol, elsewhere)
+        elif subsets is None:
             scores = score_split(model, data, split, run, protocol, elsewhere)
         else:
             chosen = chosen_subsets(subsets, list(data.inputs))
             file = subsets_file(file)
             scores = score_subsets(model, data, split, run, chosen, protocol, elsewhere)
-    _show(scores, protocol)
+    if corrupt is None:
+        _show(scores, protocol)
+    else:
+        show_corruptions(scores)
     if subsets is not None and not elsewhere and not protocol.name:
         print(f"polymodal report {run} shows them on the run's page")
     if elsewhere:

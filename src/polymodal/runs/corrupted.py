@@ -1,0 +1,116 @@
+"""What a model is worth when a sensor lies: its scores under every fault that the images of a modality can have."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymodal import checkpoint
+from polymodal.data.corruptions import Corruption
+from polymodal.data.inputs import InputSpec
+from polymodal.names import ENSEMBLE
+from polymodal.run_folder import corruptions_file
+from polymodal.runs.console import print_table
+from polymodal.runs.evaluation import Scored, best_device, each_batch, facts_of, scores_name, trained
+from polymodal.runs.files import write_json
+from polymodal.scores import as_plain, from_plain, known_scores
+from polymodal.tasks.base import named_outputs
+from polymodal.tasks.outputs import output_of
+from polymodal.tasks.protocol import Protocol
+
+
+def score_corruptions(
+    model: Path,
+    data: Any,
+    split: str,
+    folder: Path,
+    corruptions: Sequence[Corruption],
+    protocol: Protocol,
+    elsewhere: str,
+) -> dict[str, Any]:
+    """Score a model on a split with one modality corrupted at a time, and write `scores.<split>.corruptions.json`.
+
+    Args:
+        model: The model folder.
+        data: A data module that was set up with the model's modalities.
+        split: "val" or "test".
+        folder: The run folder that the scores are written to.
+        corruptions: As `chosen_corruptions` returns them.
+        protocol: How it is tested.
+        elsewhere: As for `score_split`.
+
+    Returns:
+        What was written: "predictions" without any fault, and "corruptions", a list of the faults, each with its
+        "modality", "name", "strength" and "predictions".
+
+    Raises:
+        DataError: A sample cannot be predicted or scored; with its key.
+    """
+    config = checkpoint.read_config(model)
+    output = output_of(data.target, config["metadata"]["training"])
+    output.check_protocol(protocol)
+    net = trained(model)
+    faults: list[Corruption | None] = [None, *corruptions]
+    counts = [output.scores([*net.branches, ENSEMBLE]).to(best_device()) for _ in faults]
+
+    def score(batch: Scored) -> None:
+        for fault, counted in zip(faults, counts, strict=True):
+            inputs = batch.inputs if fault is None else _corrupted(batch, fault, data.inputs)
+            predictions = protocol(
+                lambda views: named_outputs(net(views, per_modality=True)), inputs, data.inputs, batch.truth_size
+            )
+            for name, prediction in predictions.items():
+                counted.update(name, prediction, *batch.truth)
+
+    keys = each_batch(score, data, split, output)
+    facts = {
+        **facts_of(config, net, data, split, protocol, elsewhere),
+        "samples": len(keys),
+        "scores": as_plain(counts[0].scored),
+        "predictions": counts[0].compute(),
+        "corruptions": [
+            {**vars(fault), "predictions": counted.compute()}
+            for fault, counted in zip(corruptions, counts[1:], strict=True)
+        ],
+    }
+    write_json(folder / corruptions_file(scores_name(split, protocol, elsewhere)), facts)
+    return facts
+
+
+def show_corruptions(scores: Mapping[str, Any]) -> None:
+    """Print the ensemble's score under every fault, and what every prediction keeps of its score without one."""
+    score = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))[0]
+    clean = {name: figures[score.key] for name, figures in scores["predictions"].items()}
+    faults: dict[str, list[Mapping[str, Any]]] = {}
+    for fault in scores["corruptions"]:
+        faults.setdefault(f"{fault['modality']}/{fault['name']}", []).append(fault)
+    longest = max(map(len, faults.values()))
+    rows = []
+    for name, levels in faults.items():
+        texts = {fault["strength"]: score.text(fault["predictions"][ENSEMBLE][score.key]) for fault in levels}
+        means = {
+            prediction: sum(fault["predictions"][prediction][score.key] for fault in levels) / len(levels)
+            for prediction in clean
+        }
+        left = [f"{100 * means[name] / clean[name]:.0f} %" if clean[name] else "–" for name in clean]
+        rows.append(
+            [name, *(texts.get(level, "") for level in range(1, longest + 1)), score.text(means[ENSEMBLE]), *left]
+        )
+    unit = f" in {score.unit}" if score.unit else ""
+    print_table(
+        f"{score.name}{unit} of the ensemble on {scores['samples']} scenes of {scores['split']} by strength, "
+        f"{score.text(clean[ENSEMBLE])} without a fault; their mean, and what each prediction keeps of its score",
+        ["fault", *map(str, range(1, longest + 1)), "mean", *clean],
+        rows,
+    )
+
+
+def _corrupted(batch: Scored, fault: Corruption, specs: Mapping[str, InputSpec]) -> dict[str, Tensor]:
+    images = batch.inputs[fault.modality].cpu()
+    lying = [
+        fault(image, valid, specs[fault.modality], key)
+        for image, valid, key in zip(images, batch.valid[fault.modality], batch.keys, strict=True)
+    ]
+    return {**batch.inputs, fault.modality: torch.stack(lying).to(best_device())}
