@@ -23,6 +23,9 @@ from polymodal.report.comparison import Comparison, Row, mean_and_deviation, tab
 from polymodal.report.comparison_page import to_csv, to_html, to_markdown
 from polymodal.runs import children
 from polymodal.runs.compare import _gpus, compare
+from polymodal.runs.comparison_folder import record_of
+from polymodal.runs.files import write_json
+from polymodal.runs.methods import methods
 from polymodal.runs.training import fit, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -228,6 +231,15 @@ def pretend(monkeypatch):
 
 def run(words, out, methods="penalty,exchange", seeds=(0, 1), **more):
     return compare(recipe("folder"), methods.split(","), seeds, out, overrides=words, **more)
+
+
+def test_every_method_can_be_written_down_and_taken_up_again(tmp_path):
+    """If this breaks, a comparison with some method ends before its first run, or is not taken up again."""
+    known = methods(["rgb", "depth"])
+    command, settings = ["polymodal", "compare"], {"data": {}}
+    write_json(tmp_path / "comparison.json", record_of(tmp_path, command, settings, known, [0]))
+    record = record_of(tmp_path, command, settings, known, [1])
+    assert [record["methods"][name]["seeds"] for name in known] == [[0, 1]] * len(known)
 
 
 def trained(out):

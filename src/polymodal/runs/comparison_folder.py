@@ -3,6 +3,7 @@
 METHOD/seed-S are run folders, METHOD/recipe.yaml is what was trained there, comparison.json says what was asked for.
 """
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def record_of(
                 f"{out} compares at {begun or 'the cost that each method has'}, not at {equal or 'that'}. Give what it "
                 f"was begun with ({record['command']}), or choose another folder with --out."
             )
-        changed = [name for name, method in added.items() if earlier.get(name, method.overrides) != method.overrides]
+        changed = [name for name, method in added.items() if earlier.get(name) not in (None, _plain(method.overrides))]
         if changed:
             raise ConfigError(
                 f"{out}: {', '.join(changed)} meant something else in the version of polymodal that began it; choose "
@@ -98,7 +99,7 @@ def record_of(
         given = record["methods"].get(name, {"seeds": []})["seeds"]
         record["methods"][name] = {
             "title": method.title,
-            "overrides": dict(method.overrides),
+            "overrides": _plain(method.overrides),
             "matched": method.matched,
             "seeds": sorted({*given, *seeds}),
         }
@@ -106,6 +107,11 @@ def record_of(
     chosen = ("--methods", ",".join(record["methods"]), "--seeds", ",".join(map(str, all_seeds)))
     record["command"] = shlex.join([*command, *chosen])
     return record
+
+
+def _plain(overrides: Mapping[str, Any]) -> Any:
+    """A method's overrides in JSON's types, as they come back from the file."""
+    return json.loads(json.dumps(dict(overrides), default=vars))
 
 
 def _differences(there: Any, here: Any, path: str = "") -> list[str]:
