@@ -250,6 +250,7 @@ def test_memory_that_the_system_does_not_tell_is_missing_and_not_zero(monkeypatc
         assert all("| – | – |" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_training_step_keeps(tmp_path):
     """The figure counts activations: those that autograd keeps, by torch's own account, are its lower bound."""
     case = small(size=(192, 256), batch=8)

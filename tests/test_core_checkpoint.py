@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import resource
+import shutil
 import socket
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +61,16 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    return save(rooms(), tmp_path_factory.mktemp("saved") / "model", network=ROOMS, metadata=METADATA)
+
+
 @pytest.fixture
-def saved(tmp_path) -> Path:
-    return save(rooms(), tmp_path / "model", network=ROOMS, metadata=METADATA)
+def saved(written, tmp_path) -> Path:
+    """A folder of its own for each test."""
+    return Path(shutil.copytree(written, tmp_path / "model"))
 
 
 # ---------------------------------------------------------------------------------------------------------- round trip

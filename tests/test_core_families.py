@@ -27,7 +27,7 @@ TIMM = (
 )  # fmt: skip
 QUICK = {
     "fasternet_t0", "ghostnet_050", "lcnet_035", "mobilenetv2_035", "mobilenetv3_small_050", "mobilevit_xxs",
-    "regnety_002", "repghostnet_050", "resnet10t", "resnet18", "skresnet18", "starnet_s050",
+    "repghostnet_050", "resnet10t", "resnet18", "skresnet18", "starnet_s050",
     "Unet-resnet18", "DeepLabV3Plus-mobilenet_v2", "Linknet-tu-resnet10t",
 }  # fmt: skip
 """The light ones of each kind; the others are slow."""

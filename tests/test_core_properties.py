@@ -259,7 +259,7 @@ def unet() -> Multimodal:
 
     torch.manual_seed(0)
     shallow = {"encoder_depth": 3, "decoder_channels": (32, 16, 8)}
-    plain = smp.Unet("resnet18", encoder_weights=None, classes=3, **shallow).eval()
+    plain = smp.Unet("tu-resnet10t", encoder_weights=None, classes=3, **shallow).eval()
     net = fuse(plain, NAMES[:2], Exchange(0.6))
     return randomize_norms(net)
 

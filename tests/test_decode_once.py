@@ -114,12 +114,21 @@ def test_a_subset_equals_the_reference_of_those_present(members):
     assert plain.per_modality == {}
 
 
-@pytest.mark.parametrize("within", [Exchange(0.6), Asymmetric(), NoFusion()], ids=lambda rule: rule.name)
-@pytest.mark.parametrize("weights", ["learned", "equal"])
+@pytest.mark.parametrize(
+    ("within", "weights"),
+    [
+        (Exchange(0.6), "learned"),
+        (Asymmetric(), "equal"),
+        pytest.param(Asymmetric(), "learned", marks=pytest.mark.slow),
+        pytest.param(Exchange(0.6), "equal", marks=pytest.mark.slow),
+        *(pytest.param(NoFusion(), weights, marks=pytest.mark.slow) for weights in ("learned", "equal")),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_is_saved_loaded_absorbed_and_equal(within, weights, tmp_path):
     """If this breaks, what was trained is not what is deployed."""
     torch.manual_seed(0)
-    plain = models.create("rooms-unet", classes=2, stem=6, widths=(5, 7, 9), decoder=6)
+    plain = models.create("rooms-unet", classes=2, stem=6, widths=(5, 7), decoder=6)
     net = randomize_norms(fuse(plain, {"rgb": 3, "depth": 1}, DecodeOnce(within, weights))).eval()
     inputs = {"rgb": torch.randn(2, 3, 32, 48), "depth": torch.randn(2, 1, 32, 48)}
     assert_kept(net, plain, inputs, tmp_path, 1e-5)

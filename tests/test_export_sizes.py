@@ -112,15 +112,16 @@ def test_what_python_decides_by_the_size_is_refused(condition, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_python_decides_by_the_size_is_right_at_one(tmp_path):
+@pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_what_python_decides_by_the_size_is_right_at_one(folded, tmp_path):
     """If this breaks, the remedy that the refusal names does not help."""
     net = fused(layered(Branch(CONDITIONS["large"])))
-    for made in (net, export.absorb(net, size=(40, 24))):
-        session = export.Session(export.save(made, tmp_path / "net.onnx", size=(40, 24))[0], threads=1)
-        assert session.size == (40, 24)
-        assert_predicts(net, session, [(40, 24)] * 3)
-        with pytest.raises(DataError, match=r"40x24 .*fixed to 24x40 .*--size 24 40"):
-            session({name: torch.zeros(1, 2, 24, 40) for name in ("a", "b")})
+    made = export.absorb(net, size=(40, 24)) if folded else net
+    session = export.Session(export.save(made, tmp_path / "net.onnx", size=(40, 24))[0], threads=1)
+    assert session.size == (40, 24)
+    assert_predicts(net, session, [(40, 24)] * 3)
+    with pytest.raises(DataError, match=r"40x24 .*fixed to 24x40 .*--size 24 40"):
+        session({name: torch.zeros(1, 2, 24, 40) for name in ("a", "b")})
 
 
 def test_size_of_a_file_is_that_of_the_folding_and_stands_in_it(tmp_path):

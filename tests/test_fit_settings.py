@@ -216,7 +216,7 @@ def test_what_a_profiler_and_a_summary_say_is_shown(data, tmp_path, capsys):
     assert "Trainable params" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_a_network_of_another_precision_is_trained_scored_and_kept(data, tmp_path, precision):
     run = fit(words(data, tmp_path / "run", f"--trainer.precision={precision}"))
     assert (run / "scores.val.json").is_file()

@@ -15,7 +15,7 @@ from polymodal.nn import LowRankConv2d, Roster
 
 def rooms(fusion=None, modalities=("rgb", "depth"), **settings):
     torch.manual_seed(0)
-    plain = models.create("rooms-unet", classes=3, stem=6, widths=(5, 8, 9), decoder=6).double()
+    plain = models.create("rooms-unet", classes=3, stem=6, widths=(5, 8), decoder=6).double()
     net = fuse(plain, modalities, fusion, **settings)
     torch.manual_seed(1)  # whatever was drawn before
     return plain, randomize_norms(net)
@@ -50,7 +50,14 @@ def test_each_modality_has_the_shared_weights_and_a_thin_product_in_the_middle(s
     assert_equal(layer.absorbed()(x), out, 1e-12)
 
 
-@pytest.mark.parametrize("fusion", [None, Exchange(0.6), DecodeOnce(Exchange(0.6)), Asymmetric()], ids=str)
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        Exchange(0.6),
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in (None, DecodeOnce(Exchange(0.6)), Asymmetric())),
+    ],
+    ids=str,
+)
 def test_starts_as_the_shared_network_and_is_saved_and_folded(fusion, tmp_path):
     """If this breaks, pretrained weights are lost at the start, or what is deployed is not what was trained."""
     plain, shared = rooms(fusion)
@@ -79,7 +86,8 @@ def test_costs_few_parameters_and_nothing_at_inference():
     shared = fuse(plain, ["rgb", "depth"])
     thin = fuse(plain, ["rgb", "depth"], convolutions={"rank": 8})
     assert 1.03 < cost(thin, (96, 128)).parameters / cost(shared, (96, 128)).parameters < 1.08
-    assert cost(absorb(thin), (96, 128)).macs == cost(absorb(shared), (96, 128)).macs
+    small = [rooms(convolutions=convolutions)[1].eval() for convolutions in ("shared", {"rank": 4})]
+    assert len({cost(absorb(net), (32, 48)).macs for net in small}) == 1
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ def test_costs_few_parameters_and_nothing_at_inference():
         ({"rank": True}, "rank: expected a whole number of 1 or more, got True"),
         ({}, "rank: expected a whole number of 1 or more, got None"),
         ({"rank": 8, "bias": 1}, "expected a rank, and sites if need be, got 'bias'"),
-        ({"rank": 64}, "rank 64 is above the channels of every convolution that modalities share, at most 9"),
+        ({"rank": 64}, "rank 64 is above the channels of every convolution that modalities share, at most 8"),
         ({"rank": 6, "sites": "encoder.conv1"}, "above the 3 channels of 'encoder.conv1'"),
         ({"rank": 2, "sites": "nowhere"}, "'nowhere' matches no layer"),
         ("unshared", 'expected "private" or "shared", or a rank'),

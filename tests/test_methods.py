@@ -159,8 +159,8 @@ def test_every_method_parses_against_the_rooms_recipe(name):
     ],
 )
 def test_a_network_of_each_kind_is_built_before_anything_trains(kinds):
-    # Without class weights, for which every label would be counted.
-    plain = {"model.class_weights": None}
+    # Small, and without class weights, for which every label would be counted.
+    plain = {"model.class_weights": None, "model.network_args": {"stem": 4, "widths": [4, 4, 4], "decoder": 4}}
     recipes = {name: applied(rooms(), name, plain | dict(KNOWN[name].overrides)) for name in kinds}
     assert _check_networks(recipes, named=[], of=len(recipes)) == []
 
@@ -186,7 +186,8 @@ def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(kinds,
     """If this breaks, baselines for translation cannot be compared, or one of them is missing without a word."""
     translation = Prepared(["--config", str(recipe("rooms-translation"))]).settings
     known = methods(translation["data"]["init_args"]["modalities"])
-    recipes = {name: applied(translation, name, known[name].overrides) for name in kinds}
+    small = {"model.network_args": {"filters": 2}}
+    recipes = {name: applied(translation, name, small | dict(known[name].overrides)) for name in kinds}
     assert _check_networks(recipes, named=["baselines"], of=len(recipes)) == refused
     assert "left out: the method 'shift' cannot be used with this recipe: An asymmetric" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="method 'shuffle' cannot be used"):

@@ -67,7 +67,9 @@ def test_a_recipe_can_be_read(name, capsys):
     assert shown["model"]["init_args"]["network"] == settings(name)["model"]["init_args"]["network"]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "refinenet152" in name else ()) for name in RECIPES]
+)
 def test_the_network_of_a_recipe_can_be_built(name):
     """Its settings fit the network, and the fusion finds where to act; without values, so that it takes no memory."""
     content = settings(name)

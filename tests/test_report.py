@@ -211,6 +211,7 @@ def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
     assert "://" not in text
 
 
+@pytest.mark.slow
 def test_six_full_size_scenes_stay_a_light_page(tmp_path):
     run = write_run(tmp_path / "run", size=(480, 640), classes=[f"class {i}" for i in range(39)])
     assert write_report([run], tmp_path / "report.html").stat().st_size < 1.5e6

@@ -172,7 +172,7 @@ def unfinished(monkeypatch):
 @pytest.mark.parametrize(
     ("step", "settings"),
     [
-        (10, []),  # the last of an epoch
+        slow(10, []),  # the last of an epoch
         (7, [OFTEN]),  # a validation follows, within the epoch
         slow(1, []),
         slow(13, [SELDOM]),  # in the last epoch, which is validated whatever the setting says
@@ -194,7 +194,8 @@ def test_a_signal_at_any_step_costs_nothing(data, undisturbed, tmp_path, monkeyp
     assert_equal_runs(run, undisturbed(*settings))
 
 
-@pytest.mark.parametrize("workers", [slow(0), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_training_has_the_same_final_scores(data, tmp_path, monkeypatch, workers):
     """The promise as a user sees it; with workers, which have loaded batches ahead that nobody trained on."""
     settings = [f"--data.workers={workers}"]

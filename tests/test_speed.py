@@ -52,8 +52,14 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("exchanges", [True, False])
-@pytest.mark.parametrize("modalities", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("modalities", "exchanges"),
+    [
+        pytest.param(count, exchanges, marks=() if (count, exchanges) in ((2, True), (3, False)) else pytest.mark.slow)
+        for count in (1, 2, 3, 4)
+        for exchanges in (True, False)
+    ],
+)
 def test_compiled_training_equals_eager_and_other_masks_compile_nothing(modalities, exchanges, fresh_compiler):
     """Else training slows down for minutes whenever a scale crosses θ, or trains something else when compiled."""
     net = network(modalities, exchanges).train()

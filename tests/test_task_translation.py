@@ -268,6 +268,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(root, tmp_path_factory.mktemp("runs") / "run", 3)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run_to_its_end(root, tmp_path):
     """What any machine with two GPUs does by itself. If this breaks, it hangs or fails when the scores are counted."""
     run = tmp_path / "run"

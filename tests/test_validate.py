@@ -19,25 +19,41 @@ from polymodal.tasks.protocol import Protocol
 INPUTS = ["rgb", "depth"]
 
 
-@pytest.fixture
-def root(tmp_path):
-    return make_folder(tmp_path / "set", modalities=INPUTS, splits={"train": 2, "val": 2}, size=(16, 16))
+SMALL = {"classes": 2, "stem": 4, "widths": [4], "decoder": 4}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data set, and as much of a finished run on it as `validate` reads, of an untrained network."""
+    folder = tmp_path_factory.mktemp("made")
+    root = make_folder(folder / "set", modalities=INPUTS, splits={"train": 2, "val": 2}, size=(16, 16))
+    finished(root, folder / "run")
+    return folder
 
 
 @pytest.fixture
-def run(root, tmp_path):
-    """As much of a finished run as `validate` reads, of an untrained network."""
-    return finished(root, tmp_path / "run")
+def root(made, tmp_path):
+    return shutil.copytree(made / "set", tmp_path / "set")
+
+
+@pytest.fixture
+def run(made, root, tmp_path):
+    """A run of its own for each test, trained where its data set lies."""
+    return trained_on(root, shutil.copytree(made / "run", tmp_path / "run"))
 
 
 def finished(root, folder, **facts):
     data = FolderData(str(root), INPUTS)
     data.setup("validate")
     torch.manual_seed(0)
-    net = fuse(models.create("rooms-unet", classes=2), data.channels).eval()
+    net = fuse(models.create("rooms-unet", **SMALL), data.channels).eval()
     chosen = {"data_set": "set", "selected_on": name_of_split(data, "val"), "identities": {"val": data.identity("val")}}
-    save_model(net, "rooms-unet", {"classes": 2}, data, {"epochs": 1, **chosen, **facts}, folder / "model")
+    save_model(net, "rooms-unet", SMALL, data, {"epochs": 1, **chosen, **facts}, folder / "model")
     score_split(folder / "model", data, "val", folder)
+    return trained_on(root, folder)
+
+
+def trained_on(root, folder):
     settings = {"data": {"class_path": "polymodal.data.FolderData", "init_args": {"root": str(root)}}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder

@@ -73,6 +73,7 @@ def score_split(
     elsewhere: str = "",
     limit: int | float = 1.0,
     lines: bool = False,
+    net: Multimodal | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model folder on a split and write `scores.<split>.json`, and beside it what every image adds to it.
 
@@ -91,6 +92,7 @@ def score_split(
             other has.
         limit: How many of the split's first batches are scored, or what share of them; see `part`.
         lines: Whether to print how far it is where no bar can be drawn.
+        net: The folder's network, where it is loaded already.
 
     Returns:
         What was written.
@@ -102,7 +104,7 @@ def score_split(
     config = checkpoint.read_config(model)
     output = output_of(data.target, config["metadata"]["training"])
     output.check_protocol(protocol)
-    net = trained(model)
+    net = net or trained(model)
     counts = output.scores([*net.branches, ENSEMBLE]).to(best_device())
     counts.keep_samples()
     sizes: list[Size] = []
@@ -242,13 +244,13 @@ def name_of_split(data: Any, split: str) -> str:
     return f"{DatasetSpec.load(data.root).name}/{split}"
 
 
-def write_scenes(model: Path, data: Any, folder: Path) -> None:
+def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = None) -> None:
     """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs.
 
     Raises:
         DataError: A scene cannot be predicted; with its key.
     """
-    net = trained(model)
+    net = net or trained(model)
     dataset = data.val_dataloader().dataset
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]

@@ -12,6 +12,7 @@ from polymodal.runs.evaluation import (
     save_model,
     score_split,
     split_of,
+    trained,
     write_scenes,
 )
 from polymodal.runs.loggers import log_scores
@@ -59,11 +60,13 @@ def finish(cli: "RecipeCLI") -> None:
     cli.recorder.write_scales(model.fused)
     limits = scored_parts(cli.trainer)
     lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
+    net = trained(folder / MODEL)
     scores = [
-        score_split(folder / MODEL, data, split, folder, limit=limits[split], lines=lines) for split in cli.scored
+        score_split(folder / MODEL, data, split, folder, limit=limits[split], lines=lines, net=net)
+        for split in cli.scored
     ]
     log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
-    write_scenes(folder / MODEL, data, folder)
+    write_scenes(folder / MODEL, data, folder, net)
     if scores:
         print(f"report: {write_report([folder], folder / REPORT)}")
     else:
