@@ -192,7 +192,7 @@ GRAPHS: dict[str, Callable[[onnx.ModelProto], object]] = {
 
 def write_exported(box: Path) -> list[str]:
     """Write all of them to a folder; their names."""
-    contents = {"sound": _sound(), "text": b"some words", "empty": b""}
+    contents = {"sound": sound(), "text": b"some words", "empty": b""}
     whole = contents["sound"]
     contents |= {f"cut {part}": whole[: len(whole) * part // 10] for part in (1, 5, 9)}
     contents["zeros"] = whole[:2000] + bytes(3000) + whole[5000:]
@@ -215,12 +215,13 @@ def write_exported(box: Path) -> list[str]:
 
 def write_endless(name: str, path: Path) -> None:
     """Write one of those that `ENDLESS` names."""
-    model = onnx.ModelProto.FromString(_sound())
+    model = onnx.ModelProto.FromString(sound())
     ENDLESS[name](model)
     path.write_bytes(model.SerializeToString())
 
 
-def _sound() -> bytes:
+def sound() -> bytes:
+    """An exported network of rgb and depth that is what it says."""
     model = onnx.load(Path(__file__).parent / "saved" / "folded.onnx")
     model.metadata_props[0].value = json.dumps(SOUND)
     content: bytes = model.SerializeToString()

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,8 +23,10 @@ from polymodal import processes as common
 from polymodal.data.sampler import SeededSampler, TurnSampler
 from polymodal.errors import ConfigError
 from polymodal.processes import Place
+from polymodal.runs import interrupt
 from polymodal.runs.checkpoints import read_checkpoint
-from polymodal.runs.processes import check_processes
+from polymodal.runs.interrupt import Signals, Stopped
+from polymodal.runs.processes import Together, check_processes
 from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.training import recipe
 
@@ -80,6 +84,53 @@ def test_private_norms_are_synchronised_when_asked_for():
     assert not SynchronisedNorms().revert(net).network[1].synchronised
     with pytest.raises(ConfigError, match=r"sync_batchnorm true: .*'1' is not one"):
         SynchronisedNorms().apply(plain)
+
+
+def waits_for_others(watched: bool) -> None:
+    """As a process of a training does whose other process never comes."""
+    signals = Signals()
+    with Together(signals, lambda: "Go on."), signals:
+        signals.watched = watched
+        signals.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(launcher=None))
+        os.write(1, b"waits")
+        torch.distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_a_process_that_waits_for_one_that_is_not_there(name, watched, monkeypatch, capfd):
+    """Python answers nothing while a library waits. If this breaks, a node stays occupied for half an hour."""
+    monkeypatch.setattr(interrupt, "ANSWER", 0.1)
+    monkeypatch.setattr(interrupt, "STEP", 0.2)
+    child = os.fork()
+    if child == 0:
+        try:
+            waits_for_others(watched)
+        finally:
+            os._exit(1)
+    while "waits" not in capfd.readouterr().out:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.kill(child, signal.Signals[name])
+    since = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.Signals[name]
+    assert time.monotonic() - since < 5
+    assert capfd.readouterr().err == f"polymodal: {name}. Go on.\n"
+
+
+def test_a_signal_to_a_forked_process_is_not_one_to_its_parent(monkeypatch):
+    """Data loaders end their workers by SIGTERM. If this breaks, a training ends with an epoch."""
+    monkeypatch.setattr(interrupt, "ANSWER", 0.0)
+    with Signals() as signals:
+        worker = os.fork()
+        if worker == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(worker, 0)
+        assert signals.overdue() is None
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
 
 
 # -- whole trainings by two processes ----------------------------------------------------------------------------------

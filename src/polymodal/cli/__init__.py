@@ -6,6 +6,7 @@ something has to be mended by the user.
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # Processes that this one starts look for modules in the current folder first, unless they are told not to.
         os.environ["PYTHONSAFEPATH"] = "1"
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes the first one says why they end
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = list(sys.argv[1:] if arguments is None else arguments)
     with_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]

@@ -212,14 +212,8 @@ class Resumption(Checkpoint):
         self._loaded = {key: checkpoint.get(key, {}) for key in ("metrics", "means", "gradients")}
         self._loaded[POSITION] = position
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Be told of signals."""
-        del trainer, pl_module
-        self.signals.listen()
-
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Go on with what was measured, and watch for signals."""
-        self.signals.listen()
         self.signals.watched = True
         if not self._loaded:
             return
@@ -303,6 +297,7 @@ class Resumption(Checkpoint):
 
     def _stopped(self, trainer: Trainer) -> bool:
         """Whether any process of the training has received a signal, of which all know then."""
+        self.signals.stepped()
         if trainer.world_size > 1:
             mine = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
             received = int(trainer.strategy.reduce(mine, reduce_op="max"))

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from polymodal.data import FolderData
 from polymodal.errors import ConfigError, PolymodalError
+from polymodal.runs.interrupt import Signals
 from polymodal.runs.scored import part
 
 LOOK = 0.3
@@ -79,12 +80,12 @@ class Together:
     that it fails alike.
 
     Args:
-        trainer: Gives the trainer, once there is one.
+        signals: Those that came to this process, and who trains.
         remedy: Gives what a user can do after an end that nobody asked for.
     """
 
-    def __init__(self, trainer: Callable[[], Trainer | None], remedy: Callable[[], str]) -> None:
-        self._trainer = trainer
+    def __init__(self, signals: Signals, remedy: Callable[[], str]) -> None:
+        self._signals = signals
         self._remedy = remedy
         self._others: list[subprocess.Popen[Any]] = []
         self._over = threading.Event()
@@ -121,6 +122,8 @@ class Together:
             if self._parent is not None and os.getppid() != self._parent:
                 self._leave("The first process of this training was killed", 1)
             self._take_others()
+            if number := self._signals.overdue():
+                self._leave("" if self._number else signal.Signals(number).name, 128 + number)
             ended = next((other.returncode for other in self._others if other.poll()), 0)
             if ended < 0:
                 self._leave(f"A process of this training was ended by {signal.Signals(-ended).name}", 128 - ended)
@@ -130,7 +133,7 @@ class Together:
 
     def _take_others(self) -> None:
         """Look after launched processes in the place of Lightning, which kills this one in silence when one ends."""
-        trainer = self._trainer()
+        trainer = self._signals.trainer
         launcher = trainer.strategy.launcher if trainer is not None else None
         if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.procs is self._others:
             return

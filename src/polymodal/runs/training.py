@@ -174,7 +174,7 @@ class RecipeCLI(LightningCLI):
             check_run_folder(self.folder)
         self.scored = scored_splits(self.datamodule, self.trainer)
         settle_share(self.trainer, self.datamodule)
-        self.signals.trainer = self.trainer
+        self.signals.attend(self.trainer)
         if self.trainer.world_size == 1:
             # Before any logger begins; several processes must meet first.
             self.build(self.datamodule)
@@ -233,7 +233,7 @@ def fit(arguments: Sequence[str]) -> Path:
     """
     quieten()
     signals = Signals()
-    with Together(lambda: signals.trainer, lambda: how_to_go_on(signals.folder)), signals, ExitStack() as held:
+    with Together(signals, lambda: how_to_go_on(signals.folder)), signals, ExitStack() as held:
         try:
             cli = RecipeCLI(arguments, signals, held)
             part_processes()
