@@ -321,7 +321,7 @@ def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, c
     out, small = tmp_path / "demo", ["--model.network_args={filters: 2}", "--model.extractor=null"]
 
     # In this process: that trainings of their own are started and followed is tested above.
-    monkeypatch.setattr(demo_translation, "train_all", train_here)
+    monkeypatch.setattr(demo, "train_all", train_here)
     monkeypatch.setattr(demo_translation, "TRANSLATIONS", {"rgb": ("grey", "normal")})
     settings = [*TINY, "--data.augment.crop", "[32,32]", "--data.root", str(data), *small]
     summary = demo_translation.run_translation_demo(out, 0, settings)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from polymodal.data.geometry import (
     KINECT,
@@ -30,7 +29,7 @@ from polymodal.data.geometry import (
 from polymodal.data.inputs import InputSpec, check_sizes, settled, to_values
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.pictures import encode_png
-from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.spec import FILE, DatasetSpec, description, split_file
 from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.data.track import track
 from polymodal.documents import read_json
@@ -318,9 +317,8 @@ def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
     for name in added:
         content["modalities"][name] = {"folder": name, **DOMAINS[name].entry}
     for split, keys in {} if described else spec.splits.items():
-        write_file(inside(out, f"splits/{split}.txt"), "".join(f"{key}\n" for key in keys).encode())
+        write_file(inside(out, f"splits/{split}.txt"), split_file(keys))
         content["splits"][split] = f"splits/{split}.txt"
     if spec.store.exists(STATISTICS_FILE) and not (out / STATISTICS_FILE).exists():
         write_file(out / STATISTICS_FILE, spec.store.read(STATISTICS_FILE))
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-    write_file(out / FILE, text.encode())
+    write_file(out / FILE, description(content))

@@ -1,12 +1,12 @@
 """A data set folder for Lightning: what `data:` in a recipe configures."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
@@ -33,6 +33,7 @@ _LIMITS = {
 }
 
 _ONE_SIZE = "Set data.size or data.augment.crop, so that training samples are of one size."
+_ONE_BY_ONE = "Set data.eval_batch_size to 1; data.size makes inputs, never targets, of one size."
 
 HISTOGRAM_SAMPLES = 100
 """So many labels of a split are looked at before a training starts."""
@@ -173,7 +174,7 @@ class FolderData(LightningDataModule):
         order = self._order()
         step = order["step"]
         sampler = SeededSampler(order["samples"], order["seed"], epoch, batches * step, step, place())
-        return self._loader(dataset, self.batch_size, _collate_training, sampler=sampler, drop_last=True)
+        return self._loader(dataset, self.batch_size, _ONE_SIZE, sampler=sampler, drop_last=True)
 
     def state_dict(self) -> dict[str, Any]:
         """How many epochs and batches of the next one were trained on, what the order depends on, and the inputs."""
@@ -228,7 +229,7 @@ class FolderData(LightningDataModule):
         if place().processes > 1:
             most = limit if isinstance(limit, int) else None
             settings["sampler"] = TurnSampler(len(dataset), batch_size, place(), most)
-        return self._loader(dataset, batch_size, _collate_evaluation, **settings)
+        return self._loader(dataset, batch_size, _ONE_BY_ONE, **settings)
 
     def class_frequencies(self) -> Tensor:
         """Share of each class among the labelled pixels of the training split, (classes,); read once.
@@ -283,13 +284,11 @@ class FolderData(LightningDataModule):
             )
         return self._datasets[split, augmented]
 
-    def _loader(
-        self, dataset: FolderDataset, batch_size: int, collate: Callable[[list[Sample]], Batch], **settings: Any
-    ) -> DataLoader[Sample]:
+    def _loader(self, dataset: FolderDataset, batch_size: int, remedy: str, **settings: Any) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size,
-            collate_fn=collate,
+            collate_fn=partial(collate, remedy=remedy),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -299,14 +298,6 @@ class FolderData(LightningDataModule):
 
 def _told(order: dict[str, int]) -> str:
     return f"{order['samples']} samples, {order['step']} a step, in the order of seed {order['seed']}"
-
-
-def _collate_training(samples: list[Sample]) -> Batch:
-    return collate(samples, _ONE_SIZE)
-
-
-def _collate_evaluation(samples: list[Sample]) -> Batch:
-    return collate(samples, "Set data.eval_batch_size to 1; data.size makes inputs, never targets, of one size.")
 
 
 def collate(samples: list[Sample], remedy: str) -> Batch:
@@ -331,12 +322,5 @@ def collate(samples: list[Sample], remedy: str) -> Batch:
                     f"{name}: samples of different sizes in one batch: {first['key']} is {w}x{h} (width x height), "
                     f"{sample['key']} is {v}x{k}. {remedy}"
                 )
-    batch: Batch = {
-        "inputs": {name: torch.stack([sample["inputs"][name] for sample in samples]) for name in first["inputs"]},
-        "valid": {name: torch.stack([sample["valid"][name] for sample in samples]) for name in first["valid"]},
-        "target": torch.stack([sample["target"] for sample in samples]),
-        "key": [sample["key"] for sample in samples],
-    }
-    if "target_valid" in first:
-        batch["target_valid"] = torch.stack([sample["target_valid"] for sample in samples])
+    batch: Batch = default_collate(samples)
     return batch

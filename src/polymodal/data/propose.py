@@ -4,20 +4,19 @@ Nothing here is sure; `data check` and a person's eye come after it.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from polymodal.data.content import Content, FileSpec
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
 from polymodal.data.propose_labels import describe_labels
 from polymodal.data.reading import read_array, read_content
-from polymodal.data.spec import FILE
+from polymodal.data.spec import FILE, description, split_file
 from polymodal.errors import DataError
 from polymodal.files import tidy, write_file
 
@@ -61,9 +60,8 @@ class Proposal:
     def write(self, root: Path) -> None:
         """Write the split files, then `dataset.yaml`."""
         for name, keys in self.splits.items():
-            write_file(_split(root, name), _listed(keys))
-        text = yaml.safe_dump(self.content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-        write_file(root / FILE, text.encode())
+            write_file(_split(root, name), split_file(keys))
+        write_file(root / FILE, description(self.content))
 
 
 def propose(root: Path) -> Proposal:
@@ -115,7 +113,7 @@ def propose(root: Path) -> Proposal:
     for name in sorted(set(SPLIT_WORDS.values())):
         file = _split(root, name)
         # The same ones are left by a call that was killed before it wrote the description.
-        if file.exists() and (name not in splits or file.read_bytes() != _listed(splits[name])):
+        if file.exists() and (name not in splits or file.read_bytes() != split_file(splits[name])):
             raise _present(file)
     guesses.append(said)
     content = {
@@ -133,10 +131,6 @@ def _present(file: Path) -> DataError:
 
 def _split(root: Path, name: str) -> Path:
     return root / "splits" / f"{name}.txt"
-
-
-def _listed(keys: Iterable[str]) -> bytes:
-    return "".join(f"{key}\n" for key in keys).encode()
 
 
 def _names(groups: Sequence[Group]) -> list[str]:

@@ -31,6 +31,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+import yaml
 
 from polymodal.data import values
 from polymodal.data.content import Content
@@ -254,6 +257,17 @@ class DatasetSpec:
                 f"{twice[0]!r}; they would count more than others. List each once."
             )
         return keys
+
+
+def description(content: dict[str, Any]) -> bytes:
+    """A dataset.yaml that says this."""
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return text.encode()
+
+
+def split_file(keys: Iterable[str]) -> bytes:
+    """The file of a split that lists these keys."""
+    return "".join(f"{key}\n" for key in keys).encode()
 
 
 def _targets(top: Section) -> dict[str, TargetSpec]:

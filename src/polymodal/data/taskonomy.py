@@ -12,11 +12,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from polymodal.data.files import Store
 from polymodal.data.section import decoded
-from polymodal.data.spec import FILE
+from polymodal.data.spec import FILE, description, split_file
 from polymodal.errors import DataError
 from polymodal.files import tidy, workplace, write_file
 
@@ -87,8 +85,7 @@ def describe(root: str | Path) -> Path:
         "target": next(iter(keys)),
         "splits": {name: f"splits/{name}.txt" for name in splits},
     }
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-    write_file(store.path / FILE, text.encode())
+    write_file(store.path / FILE, description(content))
     return store.path / FILE
 
 
@@ -108,7 +105,7 @@ def _write(splits: dict[str, list[str]], folder: Path) -> None:
     with workplace(folder) as place:
         whole = place / folder.name
         for name, keys in splits.items():
-            write_file(whole / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
+            write_file(whole / f"{name}.txt", split_file(keys))
         try:
             whole.rename(folder)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,27 +59,48 @@ def run_demo(out: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, d
         ConfigError: The folder holds something that no demo made.
         PolymodalError: A training failed; with its last lines.
     """
-    with room(out, list(RUNS)):
-        precision = demo_precision()
-        commands = {
-            name: children.fit_command(
-                [
-                    *("--config", str(recipe("rooms"))),
-                    *("--seed_everything", str(seed), "--trainer.default_root_dir", str(out / name)),
-                    *settings,
-                    *precision,
-                    *overrides,
-                ]
-            )
-            for name, settings in RUNS.items()
-        }
-        train_all(commands)
+    runs = {name: (*settings, *overrides) for name, settings in RUNS.items()}
+    return train_and_show(out, "rooms", seed, runs, NOTES, _show, _figures)
 
-        scores = {name: json.loads((out / name / scores_file("test")).read_text(encoding="utf-8")) for name in RUNS}
-        _show(scores)
-        summary = {name: _figures(scored) for name, scored in scores.items()}
+
+def train_and_show(
+    out: Path,
+    config: str,
+    seed: int,
+    runs: Mapping[str, Sequence[str]],
+    notes: str,
+    show: Callable[[dict[str, Any]], None],
+    figures: Callable[[dict[str, Any]], dict[str, Any]],
+    order: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """Train by one recipe, print the scores on the test scenes, write a summary and the page that compares the runs.
+
+    Args:
+        out: The folder of it all; an earlier demo in it is replaced.
+        config: The recipe's name.
+        seed: Of all trainings.
+        runs: What each changes in the recipe.
+        notes: What the page says.
+        show: Prints the scores of all runs.
+        figures: What the summary has of the scores of a run.
+        order: In which they are trained; that of `runs` if not given.
+
+    Returns:
+        The summary.
+    """
+    with room(out, list(runs)):
+        common = ("--config", str(recipe(config)), "--seed_everything", str(seed), *demo_precision())
+        train_all(
+            {
+                name: children.fit_command([*common, "--trainer.default_root_dir", str(out / name), *runs[name]])
+                for name in order or runs
+            }
+        )
+        scores = {name: json.loads((out / name / scores_file("test")).read_text(encoding="utf-8")) for name in runs}
+        show(scores)
+        summary = {name: figures(scored) for name, scored in scores.items()}
         write_json(out / "summary.json", summary)
-        print(f"the page: {write_report([out / name for name in RUNS], out / REPORT, notes=NOTES).resolve()}")
+        print(f"the page: {write_report([out / name for name in runs], out / REPORT, notes=notes).resolve()}")
     return summary
 
 

@@ -1,20 +1,13 @@
 """Two translations on the embedded rooms, each from two modalities at once and from each of them alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from polymodal.names import ENSEMBLE
-from polymodal.report import write_report
 from polymodal.report.render import count, duration, fixed
-from polymodal.run_folder import REPORT, scores_file
-from polymodal.runs import children
 from polymodal.runs.console import print_table
-from polymodal.runs.demo import room, train_all
-from polymodal.runs.files import write_json
-from polymodal.runs.precision import demo_precision
-from polymodal.runs.training import recipe
+from polymodal.runs.demo import train_and_show
 from polymodal.scores import headlines, known_scores
 
 TRANSLATIONS: dict[str, tuple[str, str]] = {
@@ -65,30 +58,12 @@ def run_translation_demo(out: Path, seed: int, overrides: Sequence[str] = ()) ->
         for target, inputs in TRANSLATIONS.items()
         for given in (inputs, *((name,) for name in inputs))
     }
-    with room(out, list(runs)):
-        common = (
-            "--config",
-            str(recipe("rooms-translation")),
-            "--seed_everything",
-            str(seed),
-            *SHORT,
-            *demo_precision(),
-        )
-        commands = {
-            name: children.fit_command(
-                [*common, "--trainer.default_root_dir", str(out / name), *_settings(*run), *overrides]
-            )
-            for name, run in runs.items()
-        }
-        # Two modalities take twice as long as one: begun last, they would leave cores idle at the end.
-        train_all({name: commands[name] for name in sorted(runs, key=lambda name: len(runs[name][1]), reverse=True)})
-        scores = {name: json.loads((out / name / scores_file("test")).read_text(encoding="utf-8")) for name in runs}
-        _show(scores)
-        summary = {name: scored["predictions"] for name, scored in scores.items()}
-        write_json(out / "summary.json", summary)
-        page = write_report([out / name for name in runs], out / REPORT, notes=NOTES)
-        print(f"the page: {page.resolve()}")
-    return summary
+    settings = {name: (*SHORT, *_settings(*run), *overrides) for name, run in runs.items()}
+    # Two modalities take twice as long as one: begun last, they would leave cores idle at the end.
+    order = sorted(runs, key=lambda name: len(runs[name][1]), reverse=True)
+    return train_and_show(
+        out, "rooms-translation", seed, settings, NOTES, _show, lambda scored: scored["predictions"], order
+    )
 
 
 def _settings(target: str, inputs: Sequence[str]) -> list[str]:

@@ -133,20 +133,16 @@ class Segmentation(Task):
                 losses.append(AUXILIARY_WEIGHT * auxiliary)
         return torch.stack(losses).sum()
 
-    @property
-    def _ignored(self) -> int:
-        return -100 if self.target.ignore is None else self.target.ignore
-
     def _weight_of(self, target: Tensor) -> Tensor:
         """The weights of all labelled pixels together."""
-        known = target != self._ignored
+        known = target != self.target.ignore
         return self.class_weight.float()[target.where(known, 0)].where(known, 0.0).sum()
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, total_weight: Tensor) -> Tensor:
         # Not reduction="mean", which is 0 / 0 in a batch without any labelled pixel.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weight = self.class_weight.to(logits.dtype)  # which a trainer of another precision has converted
-        total = F.cross_entropy(logits, target, weight, ignore_index=self._ignored, reduction="sum")
+        total = F.cross_entropy(logits, target, weight, ignore_index=self.target.ignore, reduction="sum")
         return total / total_weight
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from polymodal.data.check import Defect, check
 from polymodal.data.inputs import check_sizes
 from polymodal.data.pictures import encode_png
 from polymodal.data.reading import read_array
-from polymodal.data.spec import FILE
+from polymodal.data.spec import FILE, description, split_file
 from polymodal.data.track import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
@@ -146,8 +145,8 @@ def _write(plan: Plan, partial: Path, settings: Mapping[str, Any]) -> Summary:
         if not (partial / LABEL / f"{key}.png").is_file():
             _write_scene(plan.read(key), key, partial)
     for split, names in plan.splits.items():
-        write_file(partial / "splits" / f"{split}.txt", ("\n".join(names) + "\n").encode())
-    write_file(partial / FILE, _description(plan).encode())
+        write_file(partial / "splits" / f"{split}.txt", split_file(names))
+    write_file(partial / FILE, _description(plan))
     summary = _verify(plan, partial, dict(settings))
     write_file(partial / RECORD, json.dumps(asdict(summary), indent=2, ensure_ascii=False).encode())
     return summary
@@ -253,7 +252,7 @@ def _write_scene(scene: Mapping[str, Content], key: str, root: Path) -> None:
             write_file(root / folder / f"{key}.png", encode_png(content))
 
 
-def _description(plan: Plan) -> str:
+def _description(plan: Plan) -> bytes:
     target: dict[str, Any] = {"folder": LABEL, "kind": "label", "ignore": IGNORE, "classes": list(plan.classes)}
     if plan.colors:
         target["colors"] = [list(color) for color in plan.colors]
@@ -263,7 +262,7 @@ def _description(plan: Plan) -> str:
         "target": target,
         "splits": {split: f"splits/{split}.txt" for split in plan.splits},
     }
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    return description(content)
 
 
 def _verify(plan: Plan, root: Path, settings: dict[str, Any]) -> Summary:
