@@ -22,8 +22,9 @@ from polymodal.locks import LOCK, locked
 from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table
 from polymodal.report.comparison_page import to_csv, to_html, to_markdown
 from polymodal.runs import children
-from polymodal.runs.compare import _gpus, compare
+from polymodal.runs.compare import compare
 from polymodal.runs.comparison_folder import record_of
+from polymodal.runs.engine import usable_gpus
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import methods
 from polymodal.runs.training import fit, recipe
@@ -360,11 +361,11 @@ def test_other_commands_still_refuse_what_they_do_not_know(capsys):
 def test_every_run_has_a_gpu_of_its_own_unless_the_recipe_says_otherwise(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert _gpus({"accelerator": "auto", "devices": "auto"}) == ["0", "1"]
-    assert _gpus({"accelerator": "cpu", "devices": "auto"}) == []
-    assert _gpus({"accelerator": "gpu", "devices": 2}) == []
+    assert usable_gpus({"accelerator": "auto", "devices": "auto"}) == ["0", "1"]
+    assert usable_gpus({"accelerator": "cpu", "devices": "auto"}) == []
+    assert usable_gpus({"accelerator": "gpu", "devices": 2}) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert _gpus({"accelerator": "gpu", "devices": 1}) == ["3", "5"]
+    assert usable_gpus({"accelerator": "gpu", "devices": 1}) == ["3", "5"]
 
 
 def test_a_training_ends_when_the_command_that_started_it_is_gone():

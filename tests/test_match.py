@@ -12,10 +12,11 @@ from fixtures_data import make_folder
 from polymodal.costs import cost
 from polymodal.errors import ConfigError
 from polymodal.report.comparison import Comparison, Row, table
-from polymodal.runs.compare import Prepared, _build, compare
+from polymodal.runs.compare import compare
 from polymodal.runs.match import LEAST, MOST, WITHIN, _by_width, _nearest, _times, matched
 from polymodal.runs.methods import methods
 from polymodal.runs.overrides import applied
+from polymodal.runs.prepared import Prepared, built
 from polymodal.runs.training import recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -45,7 +46,7 @@ def test_a_method_has_what_the_reference_has(what, name, how, data):
     shared = {}
 
     def build(name):
-        return _build(applied(settings, name, known[name].overrides), shared)
+        return built(applied(settings, name, known[name].overrides), shared)
 
     def costs():
         task, read = build(name)

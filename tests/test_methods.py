@@ -7,9 +7,10 @@ import yaml
 
 from polymodal.errors import ConfigError
 from polymodal.fusion import DecodeOnce, Exchange
-from polymodal.runs.compare import Prepared, _check_networks
+from polymodal.runs.compare import _check_networks
 from polymodal.runs.methods import choose, methods
 from polymodal.runs.overrides import applied
+from polymodal.runs.prepared import Prepared
 from polymodal.runs.training import recipe
 
 ABLATION = [

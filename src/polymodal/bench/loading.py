@@ -69,7 +69,7 @@ def bench_data(
 
 
 def _data_module(words: Sequence[str]) -> Any:
-    from polymodal.runs.compare import Prepared
+    from polymodal.runs.prepared import Prepared
 
     data = Prepared(words).datamodule
     data.setup("fit")

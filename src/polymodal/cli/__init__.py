@@ -79,7 +79,8 @@ def _import_modules(words: Sequence[str]) -> list[str]:
     """Import what `--import MODULE` names, from the current folder, too; the words without it."""
     here = str(Path.cwd())
     # --import and recipes name a user's classes, which lie there. At the end, so that they hide nothing.
-    named = words[:1] in (["fit"], ["compare"], ["bench"]) or any(word.startswith("--import") for word in words)
+    by_recipe = words[:1] in (["fit"], ["compare"], ["tune"], ["bench"])
+    named = by_recipe or any(word.startswith("--import") for word in words)
     if named and here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     left: list[str] = []

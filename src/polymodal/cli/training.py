@@ -1,4 +1,4 @@
-"""Commands that train: demo, fit, compare."""
+"""Commands that train: demo, fit, compare, tune."""
 
 import argparse
 from pathlib import Path
@@ -64,6 +64,26 @@ def add(commands: Any) -> None:
         "the size of the images; if not given, methods have what they have",
     )
     compare.set_defaults(run=_compare, takes_settings=True)
+    _add_tune(commands)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        usage="polymodal tune RECIPE.yaml --space SPACE.yaml [--SETTING VALUE ...]",
+        help="search settings of a recipe by Optuna: the best recipe as a file, and a page",
+        description="Train trials of a recipe whose settings lie in a space, a YAML file that says of dotted settings "
+        "{low, high}, {low, high, log: true} or {choices: [...]}. Trials that are worse than the median of those "
+        f"before them are ended early. Started again, it goes on where it was. pip install 'polymodal[tune]'. {TRUST}",
+        allow_abbrev=False,
+    )
+    tune.add_argument("config", type=Path, metavar="RECIPE.yaml", help="what all trials share")
+    tune.add_argument("--space", type=Path, required=True, metavar="SPACE.yaml", help="what is searched")
+    tune.add_argument("--trials", type=int, default=20, metavar="N", help="how many in all (%(default)s)")
+    tune.add_argument("--seed", type=int, default=0, help="of all trainings, and of what is drawn (%(default)s)")
+    tune.add_argument("--out", type=Path, default=Path("runs/tune"), help="folder of it all (%(default)s)")
+    tune.add_argument("--jobs", type=int, metavar="N", help="trials at a time; one on each GPU if not given")
+    tune.set_defaults(run=_tune, takes_settings=True)
 
 
 class ListMethods(argparse.Action):
@@ -112,4 +132,18 @@ def _compare(parsed: argparse.Namespace) -> None:
         overrides=parsed.settings,
         reference=parsed.reference,
         match=parsed.match,
+    )
+
+
+def _tune(parsed: argparse.Namespace) -> None:
+    from polymodal.runs.tune import tune
+
+    tune(
+        parsed.config,
+        parsed.space,
+        parsed.trials,
+        parsed.out,
+        seed=parsed.seed,
+        jobs=parsed.jobs,
+        overrides=parsed.settings,
     )

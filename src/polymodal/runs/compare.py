@@ -4,60 +4,34 @@ A comparison is a folder: METHOD/seed-S are run folders, METHOD/recipe.yaml is w
 says what belongs together. Whatever ends a comparison, starting it again goes on where it was.
 """
 
-import json
-import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-import torch
 import yaml
 from rich.text import Text
 
-from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.errors import ConfigError, PolymodalError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.near import meant
 from polymodal.report.comparison import Cell, Comparison, Row, apart, table
 from polymodal.report.differences import explanation
-from polymodal.run_folder import LAST, REPORT
+from polymodal.run_folder import REPORT
 from polymodal.runs import children
-from polymodal.runs.checkpoints import check_resumable
-from polymodal.runs.comparison_folder import RECORD, SeededRun, comparison_of, record_of, write_tables
+from polymodal.runs.comparison_folder import RECORD, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
+from polymodal.runs.engine import Processes, SeededRun, check_own
 from polymodal.runs.files import write_json
 from polymodal.runs.match import What, matched
 from polymodal.runs.methods import Method, choose, methods
 from polymodal.runs.overrides import applied
+from polymodal.runs.prepared import Prepared, built
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
-from polymodal.runs.training import RecipeCLI
-from polymodal.tasks.base import Task
-
-OWN = ("--seed_everything", "--trainer.default_root_dir", "--ckpt_path", "--config", "--print_config")
-"""What a comparison gives every run itself."""
-
-
-class Prepared(RecipeCLI):
-    """A recipe with everything made that its training needs, and not trained."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Stop before the training."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All settings with their values, without those that differ from run to run."""
-        # In JSON's types, as they come back from comparison.json.
-        settings: dict[str, Any] = json.loads(json.dumps(self.config["fit"].as_dict(), default=str))
-        for own in ("config", "seed_everything", "ckpt_path"):
-            settings.pop(own, None)
-        settings["trainer"].pop("default_root_dir")
-        return settings
 
 
 def compare(
@@ -117,7 +91,7 @@ def compare(
         reference = reference or _reference(chosen, known, settings)
         equal = f"{match} of {reference}, within 2 %"
         known |= matched(
-            match, reference, chosen, known, lambda name: _build(applied(settings, name, known[name].overrides), data)
+            match, reference, chosen, known, lambda name: built(applied(settings, name, known[name].overrides), data)
         )
         recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
@@ -171,28 +145,12 @@ def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> 
         )
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")
-    for word in overrides:
-        if word.partition("=")[0] in OWN:
-            raise ConfigError(f"{word.partition('=')[0]}: a comparison sets it for each of its runs; leave it out.")
+    check_own(overrides, "a comparison")
 
 
 def _reference(names: Sequence[str], known: Mapping[str, Method], settings: Mapping[str, Any]) -> str:
     """The method that is the recipe as it stands; where none of them is, the first one."""
     return next((name for name in names if applied(settings, name, known[name].overrides) == settings), names[0])
-
-
-def _build(recipe: Mapping[str, Any], data: dict[str, Any]) -> tuple[Task, Any]:
-    """The task of a recipe with its network, and its data.
-
-    Args:
-        recipe: All settings.
-        data: What is read already, by its settings: recipes that read the same share it, and the class frequencies that
-            were counted.
-    """
-    prepared = Prepared(["--config", yaml.safe_dump(recipe)])
-    shared = data.setdefault(json.dumps(recipe["data"]), prepared.datamodule)
-    prepared.build(shared)
-    return prepared.model, shared
 
 
 def _check_networks(
@@ -207,7 +165,7 @@ def _check_networks(
         recipes: By method.
         named: The methods that were named themselves, not by their group.
         of: How many methods there are in all, with those whose runs are finished.
-        data: See `_build`.
+        data: See `built`.
 
     Returns:
         Those that are left out because they cannot be used; each is printed with the reason.
@@ -219,7 +177,7 @@ def _check_networks(
     left_out: dict[str, str] = {}
     for name, recipe in recipes.items():
         try:
-            _build(recipe, shared)
+            built(recipe, shared)
         except PolymodalError as error:
             left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
             if name in named or len(left_out) == of:
@@ -241,55 +199,22 @@ def _train(
     if not pending:
         print(f"all {len(asked)} runs are finished already")
         return
-    gpus = _gpus(settings["trainer"])
-    together = min(jobs or max(1, len(gpus)), len(pending))
-    environment = children.environment(max(1, children.cores() // together))
-    places: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for i in range(together):
-        places.put({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
-    with Progress(asked, pending, together) as progress:
+    engine = Processes(settings["trainer"], jobs, len(pending))
+    with Progress(asked, pending, engine.together) as progress:
 
         def train(run: SeededRun, started: list[children.Child]) -> None:
-            place = places.get()
             begun = time.monotonic()
             progress.begin(run)
             try:
-                command = children.fit_command(_words(run))
-                children.follow(str(run), command, environment | place, started, lambda line: progress.epoch(run, line))
+                engine.train(run, started, lambda line: progress.epoch(run, line))
                 if not run.scores(split).is_file():
                     raise PolymodalError(f"the training {str(run)!r} ended without scores")
             except PolymodalError as error:
                 failures[run] = str(error)
             finally:
-                places.put(place)
                 progress.end(run, time.monotonic() - begun, failed=run in failures)
 
-        yield from children.side_by_side({run: partial(train, run) for run in pending}, together)
-
-
-def _gpus(trainer: Mapping[str, Any]) -> list[str]:
-    """The GPUs of which every run gets one; none when the recipe uses none, or asks for several itself."""
-    if trainer["accelerator"] not in ("auto", "gpu", "cuda") or str(trainer["devices"]) not in ("auto", "1"):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    every = [str(i) for i in range(torch.cuda.device_count())]
-    return visible.split(",")[: len(every)] if visible else every
-
-
-def _words(run: SeededRun) -> list[str]:
-    """The arguments of `polymodal fit` that start a run, or continue it from a checkpoint that can be trusted."""
-    words = [
-        *("--config", str(run.folder.parent / "recipe.yaml"), "--seed_everything", str(run.seed)),
-        *("--trainer.default_root_dir", str(run.folder), "--trainer.enable_progress_bar", "true"),
-    ]
-    last = run.folder / LAST
-    try:
-        check_resumable(last)
-        return [*words, "--ckpt_path", str(last)]
-    except CheckpointError:
-        with locked(run.folder):
-            shutil.rmtree(run.folder)
-        return words
+        yield from children.side_by_side({run: partial(train, run) for run in pending}, engine.together)
 
 
 def _show(comparison: Comparison) -> None:

@@ -6,7 +6,7 @@ METHOD/seed-S are run folders, METHOD/recipe.yaml is what was trained there, com
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,13 @@ from polymodal.files import is_empty, write_file
 from polymodal.report.comparison import Comparison, Row
 from polymodal.report.comparison_page import to_csv, to_html, to_markdown
 from polymodal.report.render import counted
-from polymodal.run_folder import ENVIRONMENT, REPORT, scores_file
+from polymodal.run_folder import ENVIRONMENT, REPORT
 from polymodal.runs.differences import differences_of
+from polymodal.runs.engine import SeededRun
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import Method
 
 RECORD = "comparison.json"
-
-
-@dataclass(frozen=True)
-class SeededRun:
-    """One method with one seed."""
-
-    method: str
-    seed: int
-    folder: Path
-
-    def __str__(self) -> str:
-        return f"{self.method}, seed {self.seed}"
-
-    def scores(self, split: str) -> Path:
-        """The file of its scores on a split; it is there, and whole, once the split is scored."""
-        return self.folder / scores_file(split)
-
-    def finished(self, splits: Iterable[str]) -> bool:
-        """Whether it is scored on all splits, and its page, which a training writes last, is there."""
-        return all(self.scores(split).is_file() for split in splits) and (self.folder / REPORT).is_file()
 
 
 def record_of(
@@ -73,7 +54,7 @@ def record_of(
         try:
             record = read_json(file, ConfigError)
             record.pop("differences", None)
-            different = _differences(record["recipe"], settings)
+            different = differences(record["recipe"], settings)
             earlier = {name: method["overrides"] for name, method in record["methods"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{file} is damaged ({error!r}); choose another folder with --out.") from error
@@ -114,7 +95,7 @@ def _plain(overrides: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(dict(overrides), default=vars))
 
 
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
     """Where two nests of settings differ, by dotted path."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*there, *here])
@@ -122,7 +103,7 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
         return [
             difference
             for key in keys
-            for difference in _differences(
+            for difference in differences(
                 there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
             )
         ]

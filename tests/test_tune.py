@@ -1,0 +1,155 @@
+"""A search over settings: what it tries is what was asked for, and neither a kill nor a failure changes it."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from fixtures_data import make_folder
+from polymodal.cli import main
+from polymodal.errors import ConfigError
+from polymodal.files import write_file
+from polymodal.runs import children
+from polymodal.runs.space import Dimension, read_space
+from polymodal.runs.training import recipe
+from polymodal.runs.tune import tune
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
+
+# A training that only pretends: three epochs, the better the nearer its rate is to 0.01.
+PRETEND = """
+import json, math, pathlib, select, sys, yaml
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = pathlib.Path(words["--trainer.default_root_dir"])
+settings = yaml.safe_load(open(words["--config"]))["model"]["init_args"]
+rate = settings["optimiser"]["lr"]
+value = 50 - 10 * abs(math.log10(rate / 0.01)) + settings["network_args"]["decoder"]
+with (folder.parents[1] / "order").open("a") as order:
+    order.write(f"{folder.parent.name} {rate} {settings['network_args']['widths']}\\n")
+if (folder.parents[1] / "break").exists() and folder.parent.name == "trial-001":
+    sys.exit("no more memory")
+folder.mkdir(parents=True, exist_ok=True)
+rows = "epoch,val/mean_iou/ensemble\\n"
+for epoch in (1, 2, 3):
+    rows += f"{epoch},{value if epoch > 1 else ''}\\n"
+    (folder / "metrics.csv").write_text(rows)
+    print(f"epoch {epoch}/3: train/loss 1", flush=True)
+    if epoch == 2 and select.select([sys.stdin], [], [], 0.5)[0]:
+        sys.exit()  # as a training does when nobody follows it any more
+scores = {"predictions": {"ensemble": {"mean_iou": value}}}
+(folder / "scores.val.json").write_text(json.dumps(scores))
+"""
+SPACE = """
+model.optimiser.lr: {low: 1.0e-4, high: 1.0e-1, log: true}
+model.network_args.decoder: {low: 4, high: 6}
+model.network_args.widths: {choices: [[4, 4], [4, 6]]}
+"""
+
+
+@pytest.fixture
+def words(tmp_path):
+    data = make_folder(tmp_path / "set", size=(16, 24), splits={"train": 4, "val": 2}, modalities=("rgb", "grey"))
+    return [
+        *(f"--data.root={data}", "--data.batch_size=2", "--trainer.accelerator=cpu", "--trainer.max_epochs=3"),
+        "--model.network_args={stem: 4, widths: [4, 4], decoder: 4}",
+    ]
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    monkeypatch.setattr(children, "fit_command", lambda words: [sys.executable, "-c", PRETEND, *words])
+
+
+def search(tmp_path, words, trials, out="out", space=SPACE):
+    write_file(tmp_path / "space.yaml", space.encode())
+    return tune(recipe("folder"), tmp_path / "space.yaml", trials, tmp_path / out, overrides=words)
+
+
+def order(tmp_path, out="out"):
+    return (tmp_path / out / "order").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_was_and_its_best_recipe_can_be_trained(words, pretend, tmp_path, capsys):
+    """If this breaks, a search that was interrupted tries the same twice, or its file says what was not trained."""
+    (tmp_path / "whole").mkdir()
+    search(tmp_path, words, 7, "whole")
+    search(tmp_path, words, 1)
+    (tmp_path / "out" / "break").touch()
+    search(tmp_path, words, 2)
+    assert "'trial-001, seed 0' ended with status 1" in capsys.readouterr().out
+    best = search(tmp_path, words, 7)
+    assert order(tmp_path) == order(tmp_path, "whole")
+    assert len(order(tmp_path)) == 7
+    assert len({line.split()[1] for line in order(tmp_path)}) == 7
+    found = yaml.safe_load(best.read_text())
+    args = found["model"]["init_args"]
+    assert found["seed_everything"] == 0
+    assert args["network_args"]["widths"] in ([4, 4], [4, 6])
+    number = max(range(7), key=lambda n: _value(tmp_path / "out" / f"trial-{n:03}"))
+    assert (
+        args
+        == yaml.safe_load((tmp_path / "out" / f"trial-{number:03}" / "recipe.yaml").read_text())["model"]["init_args"]
+    )
+    assert len(list((tmp_path / "whole").glob("trial-*/seed-0/scores.val.json"))) < 7, (
+        "none was ended early, so nothing was shown of that"
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What each setting matters" in page
+    assert 'src="http' not in page
+    search(tmp_path, words, 7)
+    assert "all 7 trials are finished already" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"belongs to another search: space.model.optimiser.lr.high is 0.1 there"):
+        search(tmp_path, words, 7, space=SPACE.replace("1.0e-1", "1.0"))
+
+
+def _value(folder):
+    file = folder / "seed-0" / "scores.val.json"
+    return json.loads(file.read_text())["predictions"]["ensemble"]["mean_iou"] if file.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ("", "expected settings, such as model.optimiser.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, got nothing"),
+        ("[1]", r"got \[1\]"),
+        ("model.optimiser.rate: {low: 1, high: 2}", "the recipe has no such setting"),
+        ("model.optimizer.lr: {low: 1, high: 2}", r"no such setting; did you mean model.optimiser.lr\?"),
+        ("model.optimiser: {choices: [1]}", "expected a single setting"),
+        ("seed_everything: {low: 1, high: 2}", "no such setting"),
+        ("model.optimiser.lr: 3", "expected {low, high}"),
+        ("model.optimiser.lr: {low: 1}", "expected {low, high}"),
+        ("model.optimiser.lr: {choices: []}", "expected {low, high}"),
+        ("model.optimiser.lr: {low: 2, high: 1}", "low below high"),
+        ("model.optimiser.lr: {low: a, high: 1}", "two numbers"),
+        ("model.optimiser.lr: {low: 0, high: 1, log: true}", "a low above 0"),
+        ("model.optimiser.lr: {choices: [1.0e-3, 1.0e-3]}", "twice"),
+        ("model.optimiser.lr: {low: 1, high: 2}\nmodel.optimiser.lr: {low: 1, high: 3}", "there twice"),
+    ],
+)
+def test_a_space_that_says_nothing_of_use_is_refused_with_the_setting(space, expected, tmp_path):
+    (tmp_path / "space.yaml").write_text(space)
+    settings = {"model": {"class_path": "A", "init_args": {"optimiser": {"lr": 0.1, "name": "sgd"}}}, "data": {}}
+    with pytest.raises(ConfigError, match=rf"^--space: .*space.yaml.*{expected}"):
+        read_space(tmp_path / "space.yaml", settings)
+
+
+def test_whole_bounds_of_a_fraction_are_fractions(tmp_path):
+    (tmp_path / "s.yaml").write_text("a.lr: {low: 0, high: 1}\na.size: {low: 1, high: 9}\n")
+    assert read_space(tmp_path / "s.yaml", {"a": {"lr": 0.5, "size": 3}}) == {
+        "a.lr": Dimension(0.0, 1.0),
+        "a.size": Dimension(1, 9),
+    }
+
+
+def test_values_that_a_setting_cannot_have_are_refused_before_anything_trains(words, pretend, tmp_path, capsys):
+    """Else half of the trials of a night fail."""
+    spaces = {"model.optimiser.lr: {choices: [fast, 0.1]}": "'fast'", "data.batch_size: {low: 2, high: 64}": "64"}
+    for space, value in spaces.items():
+        (tmp_path / "space.yaml").write_text(space)
+        given = ["tune", str(recipe("folder")), "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]
+        assert main([*given, *words]) == 2
+        assert f"{space.partition(':')[0]}: {value} cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.*"))
