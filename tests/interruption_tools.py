@@ -54,6 +54,21 @@ class Follower:
                 told.seek(0)
                 shutil.copytree(self.folder, self.shots / str(len(told.readlines())), symlinks=True)
                 told.write(f"{what}\n")
+                told.flush()
+                fcntl.flock(told, fcntl.LOCK_UN)  # what another thread forks meanwhile has it, too
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """While a name changes no other process keeps what is on the disk: it would see neither before nor after."""
+        if self.shots is None:
+            yield
+            return
+        with plain_open(self.shots / "moments", "a+") as told:
+            fcntl.flock(told, fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                fcntl.flock(told, fcntl.LOCK_UN)  # what another thread forks meanwhile has it, too
 
     def concerns(self, path: object) -> bool:
         if isinstance(path, int):
@@ -79,7 +94,8 @@ class Follower:
                 if not self.concerns(path_from_root) and not self.concerns(to):
                     return original(path, *others, **named)
                 self.come_to(f"before {name} {path}")
-                result = original(path, *others, **named)
+                with self.unseen():
+                    result = original(path, *others, **named)
                 self.come_to(f"after {name} {path}")
                 return result
 

@@ -16,6 +16,7 @@ import torch
 
 from fixtures_data import make_folder
 from fixtures_prepare import make_nyudv2
+from hostile_exports import sound
 from interruption_tools import content, in_a_fork, left, moments, needed, stop
 from polymodal import checkpoint, fuse, models
 from polymodal.child import _end_with_parent
@@ -73,6 +74,11 @@ def prepared_model(folder: Path) -> None:
     data = FolderData(str(folder / "data"), modalities=["rgb", "grey"])
     data.setup()
     save_model(net(), "rooms-unet", SMALL, data, {"seconds": 1.0, "epochs": 1, "seed": 0}, folder / "model")
+
+
+def exported_model(folder: Path) -> None:
+    make_folder(folder / "data", size=(16, 16), splits={"train": 1}, modalities=("rgb", "depth"))
+    (folder / "net.onnx").write_bytes(sound())
 
 
 def depth_folder(folder: Path) -> None:
@@ -146,6 +152,14 @@ CASES = {
         lambda folder: words(
             *("predict", "--model", folder / "model", "--out", folder / "out", "--input"),
             *(f"{name}={folder / 'data' / name}" for name in ("rgb", "grey")),
+        )(),
+        least=18,
+    ),
+    "predict by a file": Case(
+        exported_model,
+        lambda folder: words(
+            *("predict", "--model", folder / "net.onnx", "--out", folder / "out", "--input"),
+            *(f"{name}={folder / 'data' / name}" for name in ("rgb", "depth")),
         )(),
         least=18,
     ),
