@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from polymodal.errors import ExportError
 from polymodal.export.reason import first_line
+from polymodal.export.same_padding import numbers_where_known
 from polymodal.export.trials import Example, Size, Trial, said, trials
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -96,7 +97,7 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size:
     elif step > 1:
         sides = {2: step * Dim("h"), 3: step * Dim("w")}
     dynamic = tree_map(lambda dims: dims | sides, shapes, is_leaf=lambda node: isinstance(node, dict) and 0 in node)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), numbers_where_known():
         warnings.simplefilter("ignore")
         arguments = example((2, size or example_size(step)))
         program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
