@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from polymodal import Exchange, Multimodal, checkpoint, fuse
 from polymodal.export import absorb
-from polymodal.nn import PrivateFrozenNorm2d
+from polymodal.nn import PrivateFrozenNorm
 
 NAMES = ("rgb", "depth", "normal", "thermal")
 
@@ -22,7 +22,7 @@ def randomize_norms(network: nn.Module) -> nn.Module:
     Works on plain networks (`(C,)`) and fused ones (`(M, C)`); every modality gets values of its own.
     """
     for module in network.modules():
-        if isinstance(module, _BatchNorm | PrivateFrozenNorm2d):
+        if isinstance(module, _BatchNorm | PrivateFrozenNorm):
             with torch.no_grad():
                 if module.weight is not None:
                     sign = torch.where(torch.rand_like(module.weight) < 0.5, -1.0, 1.0)

@@ -16,7 +16,7 @@ from polymodal.export import Absorbed, absorb, saving
 from polymodal.fusion import FUSIONS, Aggregation, Fusion, NoFusion, RandomExchange
 from polymodal.fusion.aggregation import Operation
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import PrivateNorm
 
 NAMES = ("a", "b", "c", "d")
 SITES = ("norm1", "norm2", "norm3", "norm5")
@@ -153,7 +153,7 @@ def test_what_is_saved_is_what_exchanged_channels_cost():
     assert saved.before.macs - saved.after.macs == 64 * (3 * 4 * 9 + 4 * 9 + 4 * 10)
     assert saved.before.macs == macs(net, (8, 8))
     assert f"{saved}".startswith("multiply-accumulates")
-    assert not any(isinstance(module, PrivateNorm2d) for module in absorbed.modules())
+    assert not any(isinstance(module, PrivateNorm) for module in absorbed.modules())
 
 
 def trained_unet(fusion: Fusion, modalities: int = 2, **settings) -> Multimodal:

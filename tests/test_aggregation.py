@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from core_tools import assert_equal, images, randomize_norms, tensors_of
 from polymodal import DataError, FusionError, checkpoint, cost, functional, fuse, models
 from polymodal.fusion import Aggregation, Alignment, Exchange
-from polymodal.nn import PrivateLayer, PrivateNorm2d
+from polymodal.nn import PrivateLayer, PrivateNorm
 
 NAMES = ("rgb", "depth", "thermal")
 OPERATIONS = ("concat", "average", "attention")
@@ -61,7 +61,7 @@ def alone(net, plain, m):
         fused = net.network.get_submodule(name) if name else net.network
         if isinstance(fused, PrivateLayer):
             module.load_state_dict(fused.layers[m].state_dict())
-        elif isinstance(fused, PrivateNorm2d):
+        elif isinstance(fused, PrivateNorm):
             row = m if fused.roster is not None else 0
             values = {key: value[row] if value.dim() == 2 else value for key, value in fused.state_dict().items()}
             module.load_state_dict(values)
@@ -291,7 +291,7 @@ def test_alignment_loss_is_that_of_the_stages_features():
     plain = rooms().eval()
     net = perturbed(fuse(plain, NAMES, Alignment(0.7), sites="all", convolutions="private")).train()
     for module in net.modules():  # the reference runs in eval mode
-        if isinstance(module, PrivateNorm2d):
+        if isinstance(module, PrivateNorm):
             module.eval()
     inputs = images(NAMES, 2, 3, 32, 48)
     assert net.fusion_loss() == 0

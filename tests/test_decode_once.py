@@ -7,7 +7,7 @@ from torch import nn
 from core_tools import NAMES, assert_kept, difference, images, randomize_norms
 from polymodal import Exchange, FusionError, Multimodal, cost, fuse, models
 from polymodal.fusion import Aggregation, Asymmetric, DecodeOnce, NoFusion
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import PrivateNorm
 from reference.decode_once import ListDecodeOnce, TwoScales
 from reference.lists import Rule
 
@@ -38,8 +38,8 @@ def pairs(net: Multimodal, members: list[int]) -> dict[str, tuple[str, list[int]
         if ".ways." in key:
             found[f"weights.{SCALES.index(owner.rpartition('.')[2])}"] = (key, members)
         elif not name.startswith("encoder."):
-            found[name] = (key, 0 if isinstance(net.network.get_submodule(owner), PrivateNorm2d) else None)
-        elif isinstance(net.network.get_submodule(key.rpartition(".")[0]), PrivateNorm2d):
+            found[name] = (key, 0 if isinstance(net.network.get_submodule(owner), PrivateNorm) else None)
+        elif isinstance(net.network.get_submodule(key.rpartition(".")[0]), PrivateNorm):
             found |= {f"{owner}.norms.{i}.{kind}": (key, m) for i, m in enumerate(members)}
         else:
             found[f"{owner}.shared.{kind}"] = (key, None)

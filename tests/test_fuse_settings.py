@@ -189,8 +189,8 @@ def test_inspect_tells_what_would_be_and_what_is():
         assert site in after
     assert all(name in after for name in net.modalities)
     assert inspect(fuse(plain, NAMES[:2], Alignment())).norms == inspect(plain).norms
-    refused = str(inspect(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm3d(4))))
-    assert "BatchNorm3d" in refused
+    refused = str(inspect(nn.Sequential(nn.Conv2d(3, 4, 1), nn.LocalResponseNorm(2))))
+    assert "LocalResponseNorm" in refused
     assert "is multimodal already" in str(inspect(net.network))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from core_tools import NAMES, assert_equal, images
 from polymodal import DataError, Exchange, FusionError, fuse, inspect
-from polymodal.nn import PrivateInstanceNorm2d
+from polymodal.nn import PrivateInstanceNorm
 
 CHANNELS = 6
 THRESHOLD = 0.6
@@ -193,7 +193,7 @@ def test_it_is_found_listed_and_kept():
     plain = plain_network()
     assert "1" in str(inspect(plain))
     net = fuse(plain, NAMES[:2], "exchange", sites="1")
-    assert isinstance(net.network[1], PrivateInstanceNorm2d)
+    assert isinstance(net.network[1], PrivateInstanceNorm)
     assert net.scales()["1"].shape == (2, CHANNELS)
     with pytest.raises(FusionError, match="multimodal already"):
         fuse(net.network, NAMES[:2])

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from core_tools import NAMES, assert_equal, images, plain_of, randomize_norms
 from polymodal import FusionError, Multimodal, Prediction, fuse
-from polymodal.nn import PrivateFrozenNorm2d
+from polymodal.nn import PrivateFrozenNorm
 
 PAIR = NAMES[:2]
 
@@ -64,7 +64,7 @@ def test_update_bn_measures_each_modality_as_its_plain_network():
 def test_frozen_statistics_are_no_batch_norms_to_reset():
     """If this breaks, `update_bn` sets statistics to 0 and 1 that were to be kept, and nothing measures them again."""
     net, _ = pair(statistics=["1"])
-    assert isinstance(net.network[1], PrivateFrozenNorm2d)
+    assert isinstance(net.network[1], PrivateFrozenNorm)
     before = copy.deepcopy(net.network.state_dict())
     update_bn(batches(), net)
     changed = {key for key, value in net.network.state_dict().items() if not torch.equal(value, before[key])}

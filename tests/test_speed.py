@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from core_tools import NAMES, assert_equal, difference, images, randomize_norms
-from polymodal import ConfigError, Exchange, Multimodal, PolymodalError, functional, fuse
+from polymodal import ConfigError, Exchange, Multimodal, PolymodalError, functional, fuse, normalisation
 from polymodal.models.unet import RoomsUNet, enlarge
 from polymodal.speed import accelerate
 from polymodal.tasks.base import Task
@@ -138,7 +138,7 @@ def test_fixed_statistics_keep_channels_last(dtype, affine):
     scales = (torch.randn(2, 5), torch.randn(2, 5)) if affine else (None, None)
 
     def normalised(image: Tensor) -> Tensor:
-        return functional.private_batch_norm(image, 2, *fixed, *scales, training=False, momentum=0.1, eps=1e-5)
+        return normalisation.private_batch_norm(image, 2, *fixed, *scales, training=False, momentum=0.1, eps=1e-5)
 
     ours = normalised(x.to(memory_format=torch.channels_last))
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -158,7 +158,9 @@ def test_an_activation_in_place_behind_a_norm_copies_nothing(modalities, trainin
     def gradient(order: torch.memory_format, activate: Any) -> Tensor:
         image = x.clone(memory_format=order).requires_grad_()
         fixed = torch.zeros(modalities, 6, dtype=torch.float64), torch.ones(modalities, 6, dtype=torch.float64)
-        y = functional.private_batch_norm(image, modalities, *fixed, *scales, training=training, momentum=0.1, eps=1e-5)
+        y = normalisation.private_batch_norm(
+            image, modalities, *fixed, *scales, training=training, momentum=0.1, eps=1e-5
+        )
         if exchanges:
             y = functional.refold(functional.exchange(functional.unfold(y, modalities), keep))
         y = activate(y)

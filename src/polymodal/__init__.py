@@ -1,6 +1,6 @@
 """polymodal: multimodal dense prediction by channel exchanging.
 
-Several aligned images of one scene in, one dense map out. `fuse` makes any batch-norm CNN multimodal; see the README.
+Several aligned images of one scene in, one dense map out. `fuse` makes networks with norms multimodal; see the README.
 """
 
 import importlib

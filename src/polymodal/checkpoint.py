@@ -18,6 +18,7 @@ from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace
 from polymodal.multimodal import Multimodal
+from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
 from polymodal.run_folder import MODEL_CONFIG as _CONFIG
 from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
@@ -219,6 +220,20 @@ def _create(folder: Path, spec: Mapping[str, Any] | None, settings: FuseSettings
         ) from error
 
 
+def _private(tensors: Mapping[str, Tensor], net: Multimodal) -> dict[str, Tensor]:
+    """The tensors, with those of norms that earlier versions shared, such as layer norms, for every modality."""
+    own = {
+        f"{name}.{key}": value.shape
+        for name, norm in net.named_modules()
+        if isinstance(norm, PrivateNorm) and norm.kind.per_sample
+        for key, value in norm.named_parameters(recurse=False)
+    }
+    return {
+        key: value.expand(own[key]).clone() if key in own and own[key][1:] == value.shape else value
+        for key, value in tensors.items()
+    }
+
+
 def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:
     """Which tensors are not those of a network; empty if they all are."""
     expected = net.state_dict()
@@ -252,7 +267,7 @@ def _shapes(path: Path) -> list[Any]:
 
 def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
     """Read the weights; `digest` is what they must add up to, None in models of earlier versions."""
-    tensors = read_tensors(path)
+    tensors = _private(read_tensors(path), net)
     if problems := _misfits(tensors, net):
         raise CheckpointError(f"{path} belongs to another network: {problems}.")
     if spoilt := _not_finite(tensors):

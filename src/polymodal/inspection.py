@@ -1,6 +1,7 @@
 """What `fuse` finds in a network, and what a multimodal network exchanges: tables to read before and after."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -8,8 +9,8 @@ from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateNorm2d
-from polymodal.preconditions import check_norms
+from polymodal.nn import PrivateNorm
+from polymodal.preconditions import check_norms, check_rows
 
 
 @dataclass
@@ -94,7 +95,7 @@ def inspect(network: nn.Module) -> Inspection:
     parameters = sum(p.numel() for p in network.parameters())
     if isinstance(network, Multimodal):
         modules = network.network.modules()
-        norms = [m.name for m in modules if isinstance(m, PrivateNorm2d) and m.roster is not None]
+        norms = [m.name for m in modules if isinstance(m, PrivateNorm) and m.roster is not None]
         states = network.exchange_state()
         return Inspection(
             type(network.network).__name__,
@@ -111,16 +112,15 @@ def inspect(network: nn.Module) -> Inspection:
     anatomy, refusal = Anatomy(network), None
     try:
         check_norms(anatomy)
-        _ = anatomy.entrance
+        check_rows(anatomy)
     except FusionError as error:
         refusal = str(error)
-    candidates = anatomy.scaled_norms
-    sites = [name for name in anatomy.spatial_norms if name in candidates]
+    candidates: dict[str, Any] = dict(anatomy.scaled_norms)
     return Inspection(
         type(network).__name__,
         (),
         list(anatomy.norms),
-        [Site(name, candidates[name].num_features) for name in sites],
+        [Site(name, candidates[name].weight.shape[0]) for name in anatomy.sites],
         list(candidates),
         parameters,
         refusal=refusal,

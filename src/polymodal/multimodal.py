@@ -13,6 +13,9 @@ from polymodal.fusion import Fusion, SiteState
 from polymodal.nn import Ensemble, OneStream, Prediction, Stem
 from polymodal.settings import FuseSettings
 
+_SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the axes of an image are called beside batch and channels, by their number."""
+
 
 class Multimodal(nn.Module):
     """A network that several modalities share, as `fuse` makes it.
@@ -31,6 +34,8 @@ class Multimodal(nn.Module):
         merged = settings.fusion.merges
         self.ensemble: Ensemble | OneStream = OneStream(self.roster) if merged else Ensemble(self.roster)
         self.settings = settings
+        # A hook, so that it is known wherever the network is called from, and when layers run again for their gradient.
+        network.register_forward_pre_hook(self.roster.count)
         like = next(p for p in network.parameters() if p.is_floating_point())
         self.ensemble.to(device=like.device, dtype=like.dtype)
         # Each submodule keeps its own mode: parts of the network may stand in eval mode on purpose.
@@ -78,7 +83,8 @@ class Multimodal(nn.Module):
         """Predict from every modality, and from all of them together.
 
         Args:
-            inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W.
+            inputs: An image `(B, C_m, H, W)` for every modality, all of the same B, H and W; `(B, C_m, D, H, W)` where
+                the network takes volumes, `(B, C_m, L)` where it takes signals.
             subset: Allow some of the modalities to be absent. An absent one exchanges nothing, and the others' ensemble
                 weights are scaled to sum to one. Train on a subset without gradient checkpointing, which runs layers
                 again when all modalities are present again.
@@ -91,7 +97,7 @@ class Multimodal(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
         """
-        present = check_inputs(inputs, self.settings.modalities, subset=subset)
+        present = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
         branching = self.fusion.branches and (self.training if per_modality is None else per_modality)
@@ -139,7 +145,7 @@ class Multimodal(nn.Module):
 
 
 def check_inputs(
-    inputs: Mapping[str, Any], channels: Mapping[str, int | None], *, subset: bool = False
+    inputs: Mapping[str, Any], channels: Mapping[str, int | None], *, subset: bool = False, axes: int = 2
 ) -> tuple[int, ...]:
     """Refuse images that a network cannot take.
 
@@ -147,6 +153,7 @@ def check_inputs(
         inputs: Images by modality, tensors or arrays.
         channels: The network's modalities with the channels of each; None where they were never said.
         subset: Whether modalities may be absent.
+        axes: How many axes an image has beside its channels.
 
     Returns:
         The indices of the modalities that the inputs hold.
@@ -169,20 +176,21 @@ def check_inputs(
             f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(modalities)}, or "
             "allow some to be absent with subset=True."
         )
+    form = ", ".join(_SIDES[axes])
     for name, image in inputs.items():
         if not hasattr(image, "shape"):
             raise DataError(
-                f"Modality {name!r}: expected a tensor (batch, channels, height, width), got a {type(image).__name__}. "
+                f"Modality {name!r}: expected a tensor (batch, channels, {form}), got a {type(image).__name__}. "
                 "Make one of it, torch.as_tensor(...), with a batch axis in front."
             )
     shapes = {name: inputs[name].shape for name in inputs}
     open_ended = next((shape for name, shape in shapes.items() if channels[name] is None), None)
     for name, shape in shapes.items():
         # Modalities whose channels were never said all have those of the network, so at least each other's.
-        count = channels[name] or (open_ended[1] if open_ended and len(open_ended) == 4 else None)
-        if len(shape) != 4 or count not in (None, shape[1]):
+        count = channels[name] or (open_ended[1] if open_ended and len(open_ended) == 2 + axes else None)
+        if len(shape) != 2 + axes or count not in (None, shape[1]):
             raise DataError(
-                f"Modality {name!r}: expected an image (batch, {count or 'channels'}, height, width), got shape "
+                f"Modality {name!r}: expected an image (batch, {count or 'channels'}, {form}), got shape "
                 f"{tuple(shape)}."
             )
     first = modalities[present[0]]
@@ -190,7 +198,8 @@ def check_inputs(
         if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
             raise DataError(
                 f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
-                f"{tuple(shape)}. Batch, height and width must agree; resize or align the images first."
+                f"{tuple(shape)}. Batch, {' and '.join(form.rsplit(', ', 1))} must agree; resize or align the images "
+                "first."
             )
     return present
 

@@ -11,13 +11,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
 
 from polymodal.anatomy import Anatomy
-from polymodal.anatomy.norms import can_be_private
+from polymodal.anatomy.norms import can_be_private, kind_of
 from polymodal.errors import FusionError
 from polymodal.fusion.base import select
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import PrivateNorm
 
-_PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:
@@ -55,9 +55,9 @@ def checked_channels(
 def check_norms(anatomy: Anatomy) -> None:
     """Refuse a network whose norms cannot be made private.
 
-    A norm over one sample (layer, group) is shared like a convolution, unless it is an instance norm with scales or
-    running statistics; one over the batch that is not a known 2-D batch norm cannot be, because it would mix the
-    modalities' statistics.
+    A norm without scales and running statistics is shared like a convolution, and so is a layer that is called a norm
+    and is none that is known. What is a kind of a known norm with a computation of its own is refused, because it may
+    mix the modalities' statistics, or should have been private.
     """
     model = anatomy.network
     if isinstance(model, torch.jit.ScriptModule):
@@ -68,7 +68,7 @@ def check_norms(anatomy: Anatomy) -> None:
     listed = _listed_modules(model)
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, PrivateNorm2d | Multimodal):
+        if isinstance(module, PrivateNorm | Multimodal):
             raise FusionError("The network is multimodal already: fuse the plain network.")
         if can_be_private(module):
             if module._forward_hooks or module._forward_pre_hooks:
@@ -87,23 +87,39 @@ def check_norms(anatomy: Anatomy) -> None:
                 )
         elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
             raise FusionError(
-                f"The norm '{name}' ({kind}) normalises over the batch in a way that cannot be made private: only "
-                "BatchNorm2d, SyncBatchNorm, timm's BatchNormAct2d and InstanceNorm2d can. Replace it by one of them."
+                f"The norm '{name}' ({kind}) normalises in a way of its own, which cannot be made private. Replace it "
+                "by one of torch.nn, timm.layers or torchvision.ops."
+            )
+        elif isinstance(module, _PER_SAMPLE_NORMS) and kind_of(module) is None:
+            raise FusionError(
+                f"The norm '{name}' ({kind}) normalises in a way of its own, over axes that are not known, and cannot "
+                "be made private. Replace it by one of torch.nn or timm.layers."
             )
         elif "running_var" in dict(module.named_buffers(recurse=False)):
             raise FusionError(
                 f"The norm '{name}' ({kind}) keeps running statistics but is no norm that can be made private. "
-                'Replace it by BatchNorm2d; for fixed statistics, fuse with statistics="frozen".'
+                'Replace it by a batch norm; for fixed statistics, fuse with statistics="frozen".'
             )
-        elif isinstance(module, _PER_SAMPLE_NORMS) or "norm" in kind.lower():
+        elif "norm" in kind.lower():
             others.append(f"'{name}' ({kind})")
     if not anatomy.norms:
         found = (
             f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
         )
         raise FusionError(
-            f"The network has no norm that could be made private: {found}. Choose a network with BatchNorm2d, or "
-            "convert its norms first."
+            f"The network has no norm that could be made private: {found}. Choose a network with norms that "
+            "have scales or running statistics."
+        )
+
+
+def check_rows(anatomy: Anatomy) -> None:
+    """Refuse a network in which it is not seen which sample, and so which modality, a norm normalises."""
+    if anatomy.misplaced is not None:
+        name, shape = anatomy.misplaced
+        kind = type(anatomy.norms[name]).__name__
+        raise FusionError(
+            f"The norm '{name}' ({kind}) is given features of shape {shape} whose first axis is not that of the "
+            "samples, one after the other, so each modality cannot have its own. Keep the batch in front there."
         )
 
 
@@ -114,7 +130,9 @@ def frozen_norms(anatomy: Anatomy, statistics: str | Sequence[str]) -> tuple[str
     if isinstance(statistics, str):
         if statistics not in ("batch", "frozen"):
             raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
-        statistics = ["*"] if statistics == "frozen" else []
+        # All that could keep running statistics; a norm of one sample has none to freeze.
+        freezable = [name for name, norm in anatomy.norms.items() if not _per_sample(norm)] or list(anatomy.norms)[:1]
+        statistics = freezable if statistics == "frozen" else []
     norms = anatomy.norms
     for pattern in statistics:
         if not any(fnmatchcase(name, pattern) for name in norms):
@@ -123,7 +141,7 @@ def frozen_norms(anatomy: Anatomy, statistics: str | Sequence[str]) -> tuple[str
             )
     frozen = tuple(name for name in norms if any(fnmatchcase(name, pattern) for pattern in statistics))
     for name in frozen:
-        if norms[name].running_mean is None:
+        if getattr(norms[name], "running_mean", None) is None:
             raise FusionError(
                 f"statistics: '{name}' ({type(norms[name]).__name__}) keeps no running statistics to be frozen. "
                 'Use "batch", or patterns of the norms that keep some.'
@@ -205,6 +223,11 @@ def low_rank_sites(
             "rank or other sites."
         )
     return {"rank": rank, "sites": chosen}
+
+
+def _per_sample(norm: nn.Module) -> bool:
+    kind = kind_of(norm)
+    return kind is not None and kind.per_sample
 
 
 def _listed_modules(model: nn.Module) -> set[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from polymodal.errors import ConfigError
-from polymodal.nn.norm import takes_statistics
+from polymodal.nn.make_private import takes_statistics
 
 Speed = Literal["auto", "off", "compile"]
 

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymodal.anatomy import Anatomy, ghost
-from polymodal.anatomy.norms import can_be_private
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
-from polymodal.nn import LowRankConv2d, PrivateConv2d, PrivateLayer, Roster, Stem
-from polymodal.nn.norm import make_private
+from polymodal.nn import LowRankConv2d, PrivateConv, PrivateLayer, Roster, Stem
+from polymodal.nn.make_private import make_private
 from polymodal.preconditions import (
     check_layers,
     check_norms,
+    check_rows,
     checked_channels,
     checked_names,
     frozen_norms,
@@ -90,6 +90,7 @@ def fuse(
     width = anatomy.entrance.channels
     channels = checked_channels(modalities, names)
     private_stems = private_modalities(stems, channels, anatomy)
+    check_rows(anatomy)
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
         channels = {name: count or width for name, count in channels.items()}
@@ -134,17 +135,16 @@ class _Surgery:
         # What was made of a tensor, so that layers which share one go on sharing what becomes of it.
         made: dict[int, Tensor] = {}
         copied: dict[str, dict[int, Any]] = {name: {} for name in roster.names}
-        stem = Stem(roster, settings.modalities, self.anatomy.entrance.channels, settings.private_stems)
+        way_in = self.anatomy.entrance
+        stem = Stem(roster, settings.modalities, way_in.channels, settings.private_stems, way_in.axes)
         replaced: dict[int, nn.Module] = {}
         for name in self.anatomy.norms:
             norm = network.get_submodule(name)
-            assert can_be_private(norm)
             own = roster if self._has_own_norm(name) else None
             replaced[id(norm)] = make_private(norm, own, name=name, memo=made, frozen=name in settings.frozen)
         if settings.private_stems:
-            conv = network.get_submodule(self.anatomy.entrance.name)
-            assert isinstance(conv, nn.Conv2d)
-            replaced[id(conv)] = PrivateConv2d(conv, roster, self._stem_channels(), stem.width, copied)
+            conv: Any = network.get_submodule(way_in.name)
+            replaced[id(conv)] = PrivateConv(conv, roster, self._stem_channels(), stem.width, copied)
         for layer in map(network.get_submodule, self._copied_layers()):
             if id(layer) not in replaced:
                 replaced[id(layer)] = PrivateLayer(layer, roster, list(copied.values()))

@@ -8,7 +8,8 @@ from polymodal.anatomy import blocks
 from polymodal.anatomy.blocks import SpatialConvolution
 from polymodal.anatomy.dry_run import DryRun, dry_run
 from polymodal.anatomy.entrance import Entrance, entrance
-from polymodal.anatomy.norms import PlainNorm, can_be_private
+from polymodal.anatomy.norms import axes_of, can_be_private, has_scales
+from polymodal.anatomy.rows import misplaced
 
 
 class Anatomy:
@@ -22,14 +23,14 @@ class Anatomy:
         self.network = network
 
     @cached_property
-    def norms(self) -> dict[str, PlainNorm]:
+    def norms(self) -> dict[str, nn.Module]:
         """The norms of which every modality can have its own, by dotted name."""
         return {name: module for name, module in self.network.named_modules() if can_be_private(module)}
 
     @cached_property
-    def scaled_norms(self) -> dict[str, PlainNorm]:
-        """Those that have scales: all after which channels can be exchanged."""
-        return {name: norm for name, norm in self.norms.items() if norm.weight is not None}
+    def scaled_norms(self) -> dict[str, nn.Module]:
+        """Those that have a scale for each channel: all after which channels can be exchanged."""
+        return {name: norm for name, norm in self.norms.items() if has_scales(norm)}
 
     @cached_property
     def layers(self) -> dict[str, nn.Module]:
@@ -51,9 +52,9 @@ class Anatomy:
         return blocks.spatial_convolutions(self.network)
 
     @cached_property
-    def spatial_norms(self) -> list[str]:
-        """The norms that follow them, see `blocks.spatial_norms`."""
-        return blocks.spatial_norms(self.network)
+    def sites(self) -> list[str]:
+        """Where channels are exchanged by default, see `blocks.sites`: after which of the `scaled_norms`."""
+        return [name for name in blocks.sites(self.network) if name in self.scaled_norms]
 
     @cached_property
     def entrance(self) -> Entrance:
@@ -68,3 +69,12 @@ class Anatomy:
     def run(self) -> DryRun:
         """What runs when, and what the encoder returns."""
         return dry_run(self.network, self.entrance)
+
+    @cached_property
+    def misplaced(self) -> tuple[str, tuple[int, ...]] | None:
+        """A norm whose input has other rows than samples in their order, and its shape; see `rows.misplaced`.
+
+        What takes `(N, C, H, W)` alone is not asked about: such maps have the samples in front.
+        """
+        unsure = {name: norm for name, norm in self.norms.items() if axes_of(norm) != (4,)}
+        return misplaced(self.network, self.entrance, unsure) if unsure else None

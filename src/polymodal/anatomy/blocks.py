@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from polymodal.anatomy.convolutions import Convolution, convolution_of
 from polymodal.anatomy.norms import can_be_private
 
 ENCODERS = ("encoder", "backbone")
@@ -14,6 +15,7 @@ ENCODERS = ("encoder", "backbone")
 _BLOCK = re.compile(r"(?<!dense)block|bottle|residual|basic|mbconv|unit", re.IGNORECASE)
 _BESIDE = re.compile(r"downsample|shortcut|skip|^proj$|identity|^_?se_")
 _GATE = re.compile(r"^(SE|Squeeze|EffectiveSE|Eca|Ceca)")
+_MIXES = re.compile(r"attn|attention|mixer|mlp_tokens", re.IGNORECASE)
 _NOT_ENCODER = re.compile(r"decoder|head|classifier|(^|_)neck|fpn|aux|stem")
 
 
@@ -42,7 +44,8 @@ def encoder_of(network: nn.Module) -> str:
 def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """The encoder's stages in order, and the blocks of each.
 
-    A stage is what holds blocks together: `layer1` of a ResNet, `blocks.3` of a timm EfficientNet. Where a single
+    A stage is what holds blocks together: `layer1` of a ResNet, `blocks.3` of a timm EfficientNet, `layers.0.blocks` of
+    a Swin. Where a single
     parent holds all blocks in a row (`features` of torchvision's MobileNetV2), a stage begins with every block that
     strides, since that is what divides the others; no module is such a stage, so it is called by its first and last
     block, `features.4-6`, and its features are what the last one returns.
@@ -68,14 +71,35 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return {_range(part): tuple(part) for part in parts} if len(parts) > 1 else {parent: tuple(blocks)}
 
 
+def sites(network: nn.Module) -> list[str]:
+    """Where channels are exchanged by default: in every block of the encoder, behind the layers that mix places.
+
+    In blocks of convolutions these are the `spatial_norms`; in blocks of a transformer the norms of the block itself,
+    which stand before its attention and before its MLP, or behind them where the network normalises afterwards.
+
+    Args:
+        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
+
+    Where there are no such, they are the norms of whatever blocks there are.
+
+    Returns:
+        Dotted names in the network's order; empty when no block is recognised.
+    """
+    encoder = _encoder(network)
+    blocks = _innermost_blocks(encoder)
+    chosen = {*spatial_norms(network), *_own_norms(encoder, [name for name in blocks if _mixes(encoder[name])])}
+    chosen = chosen or {*_own_norms(encoder, blocks)}
+    return [name for name, _ in network.named_modules() if name in chosen]
+
+
 def spatial_norms(network: nn.Module) -> list[str]:
     """The norms between a spatial convolution and another convolution of the same block, in the encoder.
 
     In a bottleneck this is the norm after the 3x3 convolution (`bn2` of a ResNet-50), in an inverted residual block
     the one after the depthwise convolution, in a basic block the one between the two convolutions. Stems, shortcuts,
-    gates, decoders and heads hold none. Blocks are recognised by their class name, since a tree of modules does not
-    show its additions. Where no block has a norm between two convolutions, as in the papers' generator for image
-    translation, it is the norm after the spatial convolution of every block.
+    gates, decoders, heads and the blocks of transformers hold none. Blocks are recognised by their class name, since a
+    tree of modules does not show its additions. Where no block has a norm between two convolutions, as in the papers'
+    generator for image translation or in a ConvNeXt, it is the norm after the spatial convolution of every block.
 
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
@@ -93,18 +117,18 @@ def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
     """
-    modules = _encoder(network)
-    return [spatial for name in _innermost_blocks(modules) for spatial in _in_block(name, modules[name])]
+    modules, kind = _encoder(network), convolution_of(network)
+    return [spatial for name in _convolutional_blocks(modules) for spatial in _in_block(name, modules[name], kind)]
 
 
 def _norms_after_convolutions(network: nn.Module) -> list[str]:
     """The norms that follow a spatial convolution inside the encoder's blocks."""
-    modules = _encoder(network)
+    modules, kind = _encoder(network), convolution_of(network)
     found: list[str] = []
-    for block in _innermost_blocks(modules):
+    for block in _convolutional_blocks(modules):
         spatial = False
         for name, module in _main_path(block, modules[block]):
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, kind):
                 spatial = max(module.kernel_size) > 1
             elif spatial and can_be_private(module):
                 found.append(name)
@@ -124,8 +148,36 @@ def _encoder(network: nn.Module) -> dict[str, nn.Module]:
 
 def _innermost_blocks(modules: dict[str, nn.Module]) -> list[str]:
     """The blocks that hold no others: a stage may be called a block, too."""
-    blocks = [name for name, module in modules.items() if name and _BLOCK.search(type(module).__name__)]
+    blocks = [
+        name for name, module in modules.items() if name and (_BLOCK.search(type(module).__name__) or _mixes(module))
+    ]
+    within = {name for name in blocks if _mixes(modules[name])}
+    # What a transformer's block is made of may be called a block, too.
+    blocks = [name for name in blocks if not any(name.startswith(f"{other}.") for other in within)]
     return [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
+
+
+def _convolutional_blocks(modules: dict[str, nn.Module]) -> list[str]:
+    """The innermost blocks in which convolutions alone mix places."""
+    return [name for name in _innermost_blocks(modules) if not _mixes(modules[name])]
+
+
+def _own_norms(modules: dict[str, nn.Module], blocks: list[str]) -> list[str]:
+    """The norms that blocks hold themselves, not in some part of theirs."""
+    return [
+        f"{block}.{name}"
+        for block in blocks
+        for name, child in modules[block].named_children()
+        if can_be_private(child)
+    ]
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether a module is a block of a transformer: one that holds an attention, or the like, and norms beside it."""
+    children = dict(module.named_children())
+    norms = sum(map(can_be_private, children.values()))
+    mixers = [name for name, child in children.items() if _MIXES.search(f"{name} {type(child).__name__}")]
+    return bool(mixers) and norms > 1
 
 
 def _whole_blocks(modules: dict[str, nn.Module]) -> list[str]:
@@ -142,12 +194,12 @@ def _whole_blocks(modules: dict[str, nn.Module]) -> list[str]:
     return whole
 
 
-def _in_block(name: str, block: nn.Module) -> Iterator[SpatialConvolution]:
+def _in_block(name: str, block: nn.Module, kind: type[Convolution]) -> Iterator[SpatialConvolution]:
     """The block's spatial convolutions that a norm directly follows and then another convolution."""
     conv = ""
     norms: list[str] = []
     for layer, module in _main_path(name, block):
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, kind):
             for norm in norms:
                 yield SpatialConvolution(name, conv, norm, layer)
             conv = layer if max(module.kernel_size) > 1 else ""
@@ -169,7 +221,7 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _strides(block: nn.Module) -> bool:
     """Whether the block's output is smaller than its input."""
-    return any(isinstance(module, nn.Conv2d) and max(module.stride) > 1 for module in block.modules())
+    return any(isinstance(module, Convolution) and max(module.stride) > 1 for module in block.modules())
 
 
 def _range(blocks: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymodal.anatomy.convolutions import Convolution, convolution_of
 from polymodal.anatomy.meta import SIZES, watched
 from polymodal.errors import FusionError
 
@@ -23,13 +24,19 @@ class Entrance:
     """
 
     name: str
-    conv: nn.Conv2d
+    conv: Convolution
     channels: int
     direct: bool = True
 
-    def image(self, size: int, channels: int | None = None) -> Tensor:
-        """An image `(1, C, size, size)` without values, as the network takes it unless other channels are said."""
-        return self.conv.weight.new_empty(1, channels or self.channels, size, size, device="meta")
+    @property
+    def axes(self) -> int:
+        """How many axes an image has beside its channels: 2, 3 for volumes, 1 for signals."""
+        return len(self.conv.kernel_size)
+
+    def image(self, size: int, channels: int | None = None, batch: int = 1) -> Tensor:
+        """Images `(batch, C, size, ...)` without values, as the network takes them unless other channels are said."""
+        sides = (size,) * self.axes
+        return self.conv.weight.new_empty(batch, channels or self.channels, *sides, device="meta")
 
 
 def entrance(network: nn.Module) -> Entrance:
@@ -43,14 +50,15 @@ def entrance(network: nn.Module) -> Entrance:
     Raises:
         FusionError: When it has no convolution.
     """
-    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    kind = convolution_of(network)
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, kind)}
     if not convolutions:
-        raise FusionError("The network has no Conv2d, so there is no way in for images.")
+        raise FusionError("The network has no convolution, so there is no way in for images.")
     held, conv = next(iter(convolutions.items()))
     # With any number of channels the first convolution is reached, which tells how many there should have been.
     guess = Entrance(held, conv, conv.in_channels)
     for size in SIZES:
-        if (reached := _reached(network, guess.image(size))) is not None:
+        if (reached := _reached(network, guess.image(size), kind)) is not None:
             name, seen = reached
             conv = convolutions[name]
             return Entrance(name, conv, conv.in_channels * guess.channels // seen, direct=seen == guess.channels)
@@ -61,12 +69,12 @@ class _Reached(Exception):  # noqa: N818 - no error
     """Ends a pass at the first convolution."""
 
 
-def _reached(network: nn.Module, image: Tensor) -> tuple[str, int] | None:
+def _reached(network: nn.Module, image: Tensor, kind: type[Convolution]) -> tuple[str, int] | None:
     """The first convolution that runs and the channels that it sees; None when none is reached."""
     found: list[tuple[str, int]] = []
 
     def note(name: str, arguments: tuple[Any, ...]) -> None:
-        if isinstance(network.get_submodule(name), nn.Conv2d):
+        if isinstance(network.get_submodule(name), kind):
             found.append((name, arguments[0].shape[1]))
             raise _Reached
 

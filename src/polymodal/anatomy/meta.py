@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SIZES = (64, 256)
-"""Heights and widths to try: some networks take no image as small as the first."""
+from polymodal.anatomy.convolutions import Convolution
+
+SIZES = (64, 256, 224)
+"""Heights and widths to try: some networks take no image as small as the first, some only those of one size."""
 
 Before = Callable[[str, tuple[Any, ...]], None]
 """Is told the name of a layer before it runs, and its arguments."""
@@ -44,7 +46,7 @@ def watched(network: nn.Module, image: Tensor, before: Before, after: After | No
     copied = ghost(network)
     handles = []
     for name, module in copied.named_modules():
-        if isinstance(module, nn.Conv2d) or next(module.children(), None) is None:
+        if isinstance(module, Convolution) or next(module.children(), None) is None:
             handles.append(module.register_forward_pre_hook(lambda _, given, name=name: before(name, given)))
         if after is not None:
             handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import models
-from polymodal.anatomy.norms import is_batch_norm_2d
+from polymodal.anatomy.norms import is_batch_norm
 from polymodal.bench.machine import check_device
 from polymodal.costs import cost
 from polymodal.errors import ConfigError
@@ -20,7 +20,7 @@ from polymodal.export import Absorbed, absorb
 from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import Exchange
 from polymodal.multimodal import Multimodal
-from polymodal.nn.norm import PrivateNorm2d
+from polymodal.nn.norm import PrivateNorm
 from polymodal.runs.import_cen import IGNORE, RELEASED_EXCHANGE
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.surgery import fuse
@@ -237,7 +237,7 @@ def _scene(batch: int, channels: int, size: tuple[int, int], generator: torch.Ge
 
 def _calibrate(plain: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Give the batch norms the statistics of these images: with those they start from, deep networks overflow."""
-    norms = [module for module in plain.modules() if is_batch_norm_2d(module)]
+    norms: list[Any] = [module for module in plain.modules() if is_batch_norm(module)]
     momenta = [norm.momentum for norm in norms]
     plain.eval()
     for norm in norms:
@@ -262,7 +262,7 @@ def _tell_apart(net: Multimodal, threshold: float, share: float) -> None:
 
     with torch.no_grad():
         for norm in net.network.modules():
-            if isinstance(norm, PrivateNorm2d) and norm.weight is not None and norm.bias is not None:
+            if isinstance(norm, PrivateNorm) and norm.weight is not None and norm.bias is not None:
                 norm.weight.mul_(uniform(norm.weight, 0.8, 1.2))
                 norm.bias.add_(uniform(norm.bias, -0.1, 0.1))
         for scale in net.scales().values():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import export
-from polymodal.anatomy.norms import is_batch_norm_2d
+from polymodal.anatomy.norms import is_batch_norm
 from polymodal.bench.case import Case, Networks
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
@@ -282,7 +282,7 @@ def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
     net.train(training)
     if case.statistics == "frozen":
         for module in net.modules():
-            if is_batch_norm_2d(module):
+            if is_batch_norm(module):
                 module.eval()
     speed: Speed = "compile" if "compile" in variant.modifiers else "auto" if "auto" in variant.modifiers else "off"
     return net if speed == "off" else accelerate(copy.deepcopy(net), speed)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.comparison import compare, remedy
-from polymodal.export.inputs import check_images
+from polymodal.export.inputs import check_axes, check_images
 from polymodal.export.settled import settled
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial
@@ -53,6 +53,7 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         ExportError: When a fusion has no static form, the network has no static graph, a modality is unknown, or the
             fusion needs one that there will not be.
     """
+    check_axes(net)
     chosen = list(net.modalities if modalities is None else modalities)
     unknown = [name for name in chosen if name not in net.modalities]
     if unknown or not chosen:

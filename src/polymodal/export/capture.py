@@ -7,7 +7,7 @@ fusion, the graph holds a mark; what stands there is kept beside it. Layers of w
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,12 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
+from polymodal.anatomy.norms import Kind
 from polymodal.errors import ExportError
 from polymodal.export.program import captured
 from polymodal.export.trials import Size, Trial
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateConv2d, PrivateLayer, PrivateNorm2d, Roster
+from polymodal.nn import PrivateConv, PrivateLayer, PrivateNorm, PrivateRunningNorm, Roster
 from polymodal.nn.static import Choice, Joint
 
 
@@ -36,7 +37,7 @@ def _(values: Sequence[Tensor], index: int) -> Tensor:
     return torch.empty_like(values[0])
 
 
-Place = PrivateNorm2d | Choice | Joint
+Place = PrivateRunningNorm | Choice | Joint
 
 
 @dataclass
@@ -132,7 +133,7 @@ def _making(node: Node) -> OpOverload | None:
 
 def image_channels(net: Multimodal, name: str) -> int:
     """The channels of a modality's images; those of the network where `fuse` was not told."""
-    private = next((m.of(name).in_channels for m in net.network.modules() if isinstance(m, PrivateConv2d)), None)
+    private = next((m.of(name).in_channels for m in net.network.modules() if isinstance(m, PrivateConv)), None)
     return net.channels[name] or private or net.stem.width
 
 
@@ -168,11 +169,13 @@ class _Plain:
         return self._done[id(module)]
 
     def _replaced(self, name: str, module: nn.Module) -> nn.Module:
-        if isinstance(module, PrivateNorm2d):
-            norm = self._mark(module)
+        if isinstance(module, PrivateNorm):
+            norm = self._mark(module) if _of_maps(module) else self._alone(module)
             fusion = [] if module.fusion is None else [self._static(name, module.fusion)]
+            if module.kind.axis == -1:
+                fusion = [_ChannelsFirst(operation, module.kind) for operation in fusion]
             return nn.Sequential(norm, *fusion, module.drop, module.act)
-        if isinstance(module, PrivateConv2d):
+        if isinstance(module, PrivateConv):
             return self._stand_in([module.of(self.roster.names[m]) for m in self.roster.present])
         if isinstance(module, PrivateLayer):
             return self._stand_in([module.layers[m] for m in self.roster.present])
@@ -182,6 +185,12 @@ class _Plain:
             if child is not None:
                 module._modules[child_name] = self._plain(f"{name}.{child_name}".lstrip("."), child)
         return module
+
+    def _alone(self, norm: PrivateNorm) -> nn.Module:
+        """A norm that nothing can absorb: that of each modality, as a layer of it."""
+        if norm.roster is None:
+            return norm.alone(0)
+        return self._stand_in([norm.alone(m) for m in range(len(self.roster.present))])
 
     def _mark(self, place: Place) -> "_Mark":
         self.places.append(place)
@@ -213,6 +222,26 @@ class _Plain:
                     hooks[key] = getattr(self._hooked[id(owner)], hook.__name__)
 
 
+class _ChannelsFirst(nn.Module):
+    """What stands for a fusion, behind a norm whose channels may be in the last axis.
+
+    Args:
+        operation: Takes `(B, C, ...)`.
+        kind: That of the norm.
+    """
+
+    def __init__(self, operation: nn.Module, kind: Kind) -> None:
+        super().__init__()
+        self.operation = operation
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, ..., C)` to a tensor of the same shape."""
+        axis = self.kind.axis_in(x)
+        out: Tensor = self.operation(x.movedim(axis, 1))
+        return out.movedim(1, axis)
+
+
 class _Mark(nn.Module):
     """A mark in the graph.
 
@@ -228,6 +257,11 @@ class _Mark(nn.Module):
         """A tensor like the first value."""
         out: Tensor = mark(values, self.index)
         return out
+
+
+def _of_maps(norm: PrivateNorm) -> TypeGuard[PrivateRunningNorm]:
+    """Whether a norm treats each channel of feature maps `(B, C, H, W)` by itself."""
+    return isinstance(norm, PrivateRunningNorm) and norm.axes in ((4,), ())
 
 
 def _knows_modalities(owner: Any) -> bool:

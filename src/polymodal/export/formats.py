@@ -19,6 +19,7 @@ from polymodal.errors import ExportError
 from polymodal.export.absorb import Absorbed
 from polymodal.export.capture import image_channels
 from polymodal.export.comparison import Run, compare, remedy
+from polymodal.export.inputs import check_axes
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.reason import first_line
@@ -72,6 +73,8 @@ def save(
     path = Path(path)
     writer = format_for(format, path)
     _check_names(net)
+    if isinstance(net, Multimodal):
+        check_axes(net)
     size = _size(net, size)
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:

@@ -3,9 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from polymodal.errors import DataError
+from polymodal.errors import DataError, ExportError
 from polymodal.export.trials import Size, said
-from polymodal.multimodal import check_inputs
+from polymodal.multimodal import Multimodal, check_inputs
+
+
+def check_axes(net: Multimodal) -> None:
+    """Refuse a network of anything but images, of which no graph is made.
+
+    Raises:
+        ExportError: With what it takes.
+    """
+    if net.stem.axes != 2:
+        raise ExportError(
+            f"The network takes {'volumes' if net.stem.axes == 3 else 'signals'}, and files are made for networks of "
+            "images (batch, channels, height, width) alone. Predict with the model folder."
+        )
 
 
 def check_images(inputs: Mapping[str, Any], channels: Mapping[str, int], step: int, size: Size | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from polymodal.export.capture import Place, mark
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import PrivateRunningNorm
 from polymodal.nn.static import Choice, Joint
 
 _aten = torch.ops.aten
@@ -133,7 +133,7 @@ class Liveness:
         place = self.place(node)
         if isinstance(place, Joint):
             return 1 if place.merges else self._modalities
-        if isinstance(place, Choice) or (isinstance(place, PrivateNorm2d) and place.roster is not None):
+        if isinstance(place, Choice) or (isinstance(place, PrivateRunningNorm) and place.roster is not None):
             return self._modalities
         tensors = isinstance(node.meta.get("val"), Tensor | tuple | list)
         return max((self.streams[read] for read in node.all_input_nodes), default=1) if tensors else 1
@@ -153,8 +153,7 @@ class Liveness:
         """Note which channels a node reads of others, now that it is known which of its own are read."""
         live = self.live.get(node)
         place = self.place(node)
-        if isinstance(place, PrivateNorm2d | Choice):
-            assert live is not None
+        if live is not None and isinstance(place, PrivateRunningNorm | Choice):
             self._read(arguments(node)[0][0], needed(live, place.keep) if isinstance(place, Choice) else live)
         elif node in self.convolutions:
             assert live is not None

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from polymodal.multimodal import Multimodal
-from polymodal.nn import LowRankConv2d, PrivateNorm2d
+from polymodal.nn import LowRankConv2d, PrivateNorm
 
 
 def settled(net: Multimodal) -> Multimodal:
@@ -19,7 +19,7 @@ def settled(net: Multimodal) -> Multimodal:
             layer._forward_pre_hooks.update(module._forward_pre_hooks)
             layer._forward_hooks.update(module._forward_hooks)
             own.network.set_submodule(name, layer)
-        elif isinstance(module, PrivateNorm2d):
+        elif isinstance(module, PrivateNorm):
             fusion: Any = module.fusion
             if hasattr(fusion, "decided"):
                 module.fusion = fusion.decided(module.weight.detach())

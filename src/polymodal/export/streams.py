@@ -1,5 +1,6 @@
 """The graph of all modalities, written from that of one: where absorbing decides what is computed and read."""
 
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from polymodal.export.capture import Capture
 from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by
 from polymodal.export.weights import own_row, weights
-from polymodal.nn import PrivateInstanceNorm2d, PrivateNorm2d
+from polymodal.nn import PrivateInstanceNorm, PrivateRunningNorm
 from polymodal.nn.static import Choice, Joint
 
 Channels = dict[int, tuple[fx.Node, int]]
@@ -44,10 +45,10 @@ class Streams:
         self._made: dict[Any, Any] = {}
         self._stored: dict[int, tuple[Tensor, fx.Node]] = {}
 
-    def _absorbing(self, node: fx.Node) -> PrivateNorm2d | None:
+    def _absorbing(self, node: fx.Node) -> PrivateRunningNorm | None:
         """The norm that can be absorbed into a convolution: its only reader, with running statistics."""
         place = self.liveness.place(next(iter(node.users))) if len(node.users) == 1 else None
-        return place if isinstance(place, PrivateNorm2d) and not place.from_input else None
+        return place if isinstance(place, PrivateRunningNorm) and not place.from_input else None
 
     def module(self) -> fx.GraphModule:
         """The graph, from one image of each modality to a list of output tensors for each of them, or for all."""
@@ -67,8 +68,10 @@ class Streams:
             return [self._image(m, channels) for m, channels in enumerate(self.image_channels)]
         if node.op == "output":
             return [self._output(node)]
-        if isinstance(place, PrivateNorm2d):
+        if isinstance(place, PrivateRunningNorm):
             return self._norm(node, place)
+        if isinstance(place, Choice) and node not in live.live:
+            return [self._exchanged_whole(node, m, place.keep[m]) for m in range(live.streams[node])]
         if isinstance(place, Choice):
             return [self._exchanged(node, m, place.keep[m]) for m in range(live.streams[node])]
         if place is not None:
@@ -101,20 +104,20 @@ class Streams:
             )
         )
 
-    def _norm(self, node: fx.Node, norm: PrivateNorm2d) -> list[Channels]:
+    def _norm(self, node: fx.Node, norm: PrivateRunningNorm) -> list[Channels]:
         """Normalise, where that is not in the convolution already."""
         image, live = arguments(node)[0][0], self.liveness.live[node]
         if image in self.absorbed:
             return [self._of(image, m) for m in range(len(live))]
         return [self._normalised(image, norm, m, _numbers(rows)) for m, rows in enumerate(live)]
 
-    def _normalised(self, image: fx.Node, norm: PrivateNorm2d, m: int, rows: list[int]) -> Channels:
+    def _normalised(self, image: fx.Node, norm: PrivateRunningNorm, m: int, rows: list[int]) -> Channels:
         if not rows:
             return {}
         statistics = (None, None) if norm.from_input else (norm.running_mean, norm.running_var)
         tensors = (*statistics, norm.weight, norm.bias)
         own = [None if t is None else self._attribute(own_row(norm, t, m)[rows]) for t in tensors]
-        function = F.instance_norm if isinstance(norm, PrivateInstanceNorm2d) else F.batch_norm
+        function = F.instance_norm if isinstance(norm, PrivateInstanceNorm) else F.batch_norm
         out = self.graph.call_function(
             function, (self._node(self._of(image, m), rows), *own, norm.from_input, 0.0, norm.eps)
         )
@@ -137,17 +140,26 @@ class Streams:
             received = self._whole(self.graph.call_function(operator.truediv, (total, len(others))), given)
         return dict(sorted({**own, **received}.items()))
 
+    def _exchanged_whole(self, node: fx.Node, m: int, keep: Tensor) -> fx.Node:
+        """Likewise of what is no feature map, such as tokens `(B, C, L)`, whose channels are not told apart."""
+        streams = [self._node(self._of(arguments(node)[0][0], k)) for k in range(self.liveness.streams[node])]
+        total = functools.reduce(
+            lambda a, b: self.graph.call_function(operator.add, (a, b)), streams[m + 1 :] + streams[:m]
+        )
+        mean = self.graph.call_function(operator.truediv, (total, len(streams) - 1))
+        chosen = self._attribute(keep.view(1, -1, *(1,) * (node.meta["val"].dim() - 2)))
+        return self.graph.call_function(torch.where, (chosen, streams[m], mean))
+
     def _meeting(self, node: fx.Node, place: Joint) -> list[Any]:
         """A fusion that reads all streams together."""
         count = len(self.image_channels)
         sets = [[self._node(self._of(value, m)) for m in range(count)] for value in arguments(node)[0]]
-        channels = range(channels_of(node) or 0)
+        channels = channels_of(node)
         name = f"meeting_{node.args[1]}"
         self.root.add_module(name, place.operation)
         out = self.graph.call_module(name, tuple(sets))
-        if place.merges:
-            return [self._whole(out, channels)]
-        return [self._whole(self.graph.call_function(operator.getitem, (out, m)), channels) for m in range(count)]
+        outs = [out] if place.merges else [self.graph.call_function(operator.getitem, (out, m)) for m in range(count)]
+        return outs if channels is None else [self._whole(each, range(channels)) for each in outs]
 
     def _convolution(self, node: fx.Node, m: int) -> Channels:
         """A convolution, with the norm behind it, of the rows that are read."""

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from polymodal.nn import PrivateNorm2d
+from polymodal.nn import PrivateRunningNorm
 
 
 def weights(
     weight: Tensor,
     bias: Tensor | None,
-    norm: PrivateNorm2d | None,
+    norm: PrivateRunningNorm | None,
     m: int,
     rows: list[int],
     columns: list[int] | None,
@@ -38,12 +38,12 @@ def weights(
     return by_row.transpose(0, 1) if transposed else by_row, bias
 
 
-def own_row(norm: PrivateNorm2d, per_modality: Tensor, m: int) -> Tensor:
+def own_row(norm: PrivateRunningNorm, per_modality: Tensor, m: int) -> Tensor:
     """The m-th present modality's row of a tensor `(M, C)`, or the one that all share."""
     return per_modality[0 if norm.roster is None else norm.roster.present[m]].detach()
 
 
-def _affine(norm: PrivateNorm2d, m: int) -> tuple[Tensor, Tensor]:
+def _affine(norm: PrivateRunningNorm, m: int) -> tuple[Tensor, Tensor]:
     """What a norm multiplies a modality's channels with, and adds, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -20,7 +20,7 @@ from polymodal.errors import FusionError
 from polymodal.fusion.base import SiteState
 from polymodal.fusion.norms import NormFusion
 from polymodal.limits import FROM_0, SHARE, Limit, check, or_none
-from polymodal.nn import PrivateNorm2d, Roster, behind, stand_behind
+from polymodal.nn import PrivateNorm, Roster, behind, stand_behind
 from polymodal.nn.static import Choice, Mark
 
 _LIMITS = {
@@ -145,8 +145,8 @@ class Exchange(ChannelFusion):
         return self.penalty * total
 
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
-        """γ `(M, C)` of every site."""
-        return dict(_scales(network, sites))
+        """γ `(M, C)` of every site; frozen batch norms keep theirs as constants, which nothing trains."""
+        return {name: scale for name, scale in _scales(network, sites) if isinstance(scale, nn.Parameter)}
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class ChannelExchange(nn.Module, ABC):
         """Exchange among the K present modalities.
 
         Args:
-            x: Normalised features, folded, `(B*K, C, H, W)`.
+            x: Normalised features, folded, `(B*K, C, ...)`.
             scale: γ of the present modalities, `(K, C)`.
 
         Returns:
@@ -257,7 +257,7 @@ class Decided(nn.Module):
         self.register_buffer("keep", keep)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Exchange folded features `(B*K, C, H, W)`, whatever the scales."""
+        """Exchange folded features `(B*K, C, ...)`, whatever the scales."""
         del scale
         return functional.exchange(functional.unfold(x, len(self.keep)), self.keep).flatten(0, 1)
 
@@ -299,5 +299,5 @@ def _scales(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, nn.
     """γ `(M, C)` of the private norms at the sites."""
     for name in sites:
         norm = network.get_submodule(name)
-        assert isinstance(norm, PrivateNorm2d)
+        assert isinstance(norm, PrivateNorm)
         yield name, norm.weight

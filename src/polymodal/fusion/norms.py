@@ -46,19 +46,18 @@ class NormFusion(Fusion):
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The norms after which modalities meet: those chosen among all that have scales.
 
-        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, see
-        `polymodal.anatomy.blocks.spatial_norms`.
+        `"auto"` means the norm after the spatial convolution of every residual block of the encoder, and those before
+        attention and MLP in the blocks of transformers, see `polymodal.anatomy.blocks.sites`.
 
         Raises:
             FusionError: When nothing matches; the message lists the candidates.
         """
         anatomy = Anatomy(network)
         candidates = anatomy.scaled_norms
-        chosen = anatomy.spatial_norms if sites == "auto" else select(candidates, sites)
-        chosen = [name for name in chosen if name in candidates]
+        chosen = anatomy.sites if sites == "auto" else select(candidates, sites)
         if not chosen:
             raise FusionError(
-                'sites="auto" found no residual or inverted-residual block in the encoder: say where to exchange.'
+                'sites="auto" found no residual block or transformer block in the encoder: say where to exchange.'
                 + describe_candidates(candidates)
             )
         return tuple(chosen)
@@ -67,7 +66,8 @@ class NormFusion(Fusion):
         """What the modalities have after they met.
 
         Args:
-            x: Normalised features `(B, K, C, H, W)` of the K modalities that are present; not to be changed in place.
+            x: Normalised features `(B, K, C, ...)` of the K modalities that are present, channels first whatever the
+                norm's layout; not to be changed in place.
 
         Returns:
             A tensor of the same shape.
@@ -94,7 +94,7 @@ class Meet(nn.Module):
         self.roster = roster
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Normalised features, folded, `(B*K, C, H, W)`, to a tensor like it.
+        """Normalised features, folded, `(B*K, C, ...)`, to a tensor like it.
 
         Raises:
             FusionError: When `meet` returns something else.
@@ -108,7 +108,7 @@ class Meet(nn.Module):
             got = f"shape {tuple(after.shape)}" if isinstance(after, Tensor) else f"a {type(after).__name__}"
             raise FusionError(
                 f"{type(self.rule).__name__}.meet: expected a tensor of shape {tuple(before.shape)} (samples, "
-                f"modalities, channels, height, width) as it was given, got {got}."
+                f"modalities, channels, ...) as it was given, got {got}."
             )
         return after.flatten(0, 1)
 

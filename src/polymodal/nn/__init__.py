@@ -3,10 +3,12 @@
 from polymodal.nn.ensemble import Ensemble, OneStream, Prediction
 from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.low_rank import LowRankConv2d
-from polymodal.nn.norm import PrivateBatchNorm2d, PrivateFrozenNorm2d, PrivateInstanceNorm2d, PrivateNorm2d
+from polymodal.nn.norm import PrivateNorm
+from polymodal.nn.per_sample_norms import PrivateGroupNorm, PrivateLayerNorm, PrivateRMSNorm
 from polymodal.nn.roster import Roster
+from polymodal.nn.running_norms import PrivateBatchNorm, PrivateFrozenNorm, PrivateInstanceNorm, PrivateRunningNorm
 from polymodal.nn.slot import Attached, Exits, behind, stand_behind
-from polymodal.nn.stem import PrivateConv2d, Stem
+from polymodal.nn.stem import PrivateConv, Stem
 
 __all__ = [
     "Attached",
@@ -15,12 +17,16 @@ __all__ = [
     "LowRankConv2d",
     "OneStream",
     "Prediction",
-    "PrivateBatchNorm2d",
-    "PrivateConv2d",
-    "PrivateFrozenNorm2d",
-    "PrivateInstanceNorm2d",
+    "PrivateBatchNorm",
+    "PrivateConv",
+    "PrivateFrozenNorm",
+    "PrivateGroupNorm",
+    "PrivateInstanceNorm",
     "PrivateLayer",
-    "PrivateNorm2d",
+    "PrivateLayerNorm",
+    "PrivateNorm",
+    "PrivateRMSNorm",
+    "PrivateRunningNorm",
     "Roster",
     "Stem",
     "behind",

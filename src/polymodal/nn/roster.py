@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Roster:
@@ -20,6 +21,7 @@ class Roster:
         present: The indices of those that the forward pass carries.
         fusing: Whether fusion operations act.
         branching: Whether what merges the modalities keeps their own streams beside the merged one.
+        samples: B, how many samples of each modality the last forward pass carried; None before the first.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -27,6 +29,17 @@ class Roster:
         self.present: tuple[int, ...] = tuple(range(len(self.names)))
         self.fusing = True
         self.branching = False
+        self.samples: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the size of a batch, which may be a symbol of a graph."""
+        return {**vars(self), "samples": None}
+
+    def count(self, network: nn.Module, images: tuple[Any, ...]) -> None:
+        """Note how many samples a network is given, before it runs."""
+        del network
+        if images and isinstance(images[0], Tensor):
+            self.samples = images[0].shape[0] // len(self.present)
 
     @property
     def complete(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from polymodal.nn.ensemble import map_tensors
-from polymodal.nn.norm import PrivateNorm2d
+from polymodal.nn.norm import PrivateNorm
 
 
 def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
@@ -22,7 +22,7 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
     """
     layer = network.get_submodule(name)
     operation.train(layer.training)
-    if isinstance(layer, PrivateNorm2d):
+    if isinstance(layer, PrivateNorm):
         layer.fusion = operation
     else:
         network.set_submodule(name, Attached(layer, operation))

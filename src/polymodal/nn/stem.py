@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymodal.anatomy.convolutions import Convolution
 from polymodal.errors import FusionError
 from polymodal.functional import fold, unfold
 from polymodal.nn.roster import Roster
@@ -25,15 +26,22 @@ class Stem(nn.Module):
         channels: The channels C_m of each modality; None for those of the network, whatever they are.
         network_channels: The channels that the network's own first convolution takes.
         private: The modalities whose first convolution is their own.
+        axes: How many axes an image has beside its channels.
     """
 
     def __init__(
-        self, roster: Roster, channels: Mapping[str, int | None], network_channels: int, private: frozenset[str]
+        self,
+        roster: Roster,
+        channels: Mapping[str, int | None],
+        network_channels: int,
+        private: frozenset[str],
+        axes: int = 2,
     ) -> None:
         super().__init__()
         self.roster = roster
         self.channels = dict(channels)
         self.private = private
+        self.axes = axes
         self.tiles = {
             name: 1 if count is None or name in private else network_channels // count
             for name, count in channels.items()
@@ -51,13 +59,13 @@ class Stem(nn.Module):
         return ", ".join(f"{name}: {count or 'any'} ({way[name]})" for name, count in self.channels.items())
 
     def _widen(self, name: str, image: Tensor) -> Tensor:
-        tiled = image if self.tiles[name] == 1 else image.repeat(1, self.tiles[name], 1, 1)
+        tiled = image if self.tiles[name] == 1 else image.repeat(1, self.tiles[name], *(1,) * self.axes)
         missing = self.width - tiled.shape[1]
         # Without private stems nothing is filled up: the network itself says what it takes.
-        return F.pad(tiled, (0, 0, 0, 0, 0, missing)) if missing > 0 and self.private else tiled
+        return F.pad(tiled, (0, 0) * self.axes + (0, missing)) if missing > 0 and self.private else tiled
 
 
-class PrivateConv2d(nn.Module):
+class PrivateConv(nn.Module):
     """A network's first convolution, with a copy of its own for the modalities that asked for one.
 
     Args:
@@ -70,7 +78,7 @@ class PrivateConv2d(nn.Module):
 
     def __init__(
         self,
-        conv: nn.Conv2d,
+        conv: Convolution,
         roster: Roster,
         channels: Mapping[str, int],
         width: int,
@@ -86,7 +94,7 @@ class PrivateConv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B*K, width, H, W)` to `(B*K, C_out, H', W')`; each convolution reads the channels that are its own.
+        """`(B*K, width, ...)` to `(B*K, C_out, ...)`; each convolution reads the channels that are its own.
 
         Raises:
             FusionError: When it is given anything but the images.
@@ -100,14 +108,14 @@ class PrivateConv2d(nn.Module):
         convolutions = [self.of(self.roster.names[m]) for m in self.roster.present]
         return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
 
-    def of(self, name: str) -> nn.Conv2d:
+    def of(self, name: str) -> Convolution:
         """The convolution of a modality, its own or the shared one."""
         conv = dict(self.private).get(f"of_{name}", self.shared)
-        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(conv, Convolution)
         return conv
 
 
-def with_in_channels(conv: nn.Conv2d, channels: int, memo: dict[int, Any] | None = None) -> nn.Conv2d:
+def with_in_channels(conv: Convolution, channels: int, memo: dict[int, Any] | None = None) -> Convolution:
     """A copy of a convolution that takes another number of channels and starts from its filters.
 
     With fewer channels, each gets the mean filter; with more, the filters are repeated in turn. They are scaled so
@@ -128,10 +136,10 @@ def with_in_channels(conv: nn.Conv2d, channels: int, memo: dict[int, Any] | None
     if channels == before:
         return private
     if channels < before:
-        filters = filters.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
+        filters = filters.mean(1, keepdim=True).expand(-1, channels, *filters.shape[2:]) * (before / channels)
     else:
         source = torch.arange(channels) % before
-        repeated = source.bincount(minlength=before)[source].view(1, -1, 1, 1)
+        repeated = source.bincount(minlength=before)[source].view(1, -1, *(1,) * (filters.dim() - 2))
         filters = filters[:, source.to(filters.device)] / repeated.to(filters)
     private.in_channels = channels
     private.weight = nn.Parameter(filters.clone(), requires_grad=conv.weight.requires_grad)

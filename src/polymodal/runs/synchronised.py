@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from polymodal.errors import ConfigError
-from polymodal.nn.norm import PrivateBatchNorm2d
+from polymodal.nn import PrivateBatchNorm
 
 
 class SynchronisedNorms(LayerSync):
@@ -18,7 +18,7 @@ class SynchronisedNorms(LayerSync):
             ConfigError: There is a batch norm that fusing did not make.
         """
         for name, module in model.named_modules():
-            if isinstance(module, _BatchNorm) and not isinstance(module, PrivateBatchNorm2d):
+            if isinstance(module, _BatchNorm) and not isinstance(module, PrivateBatchNorm):
                 raise ConfigError(
                     "--trainer.sync_batchnorm true: the norms that fusing makes are synchronised, and "
                     f"'{name}' is not one. Leave it out."
@@ -31,6 +31,6 @@ class SynchronisedNorms(LayerSync):
 
     def _set(self, model: nn.Module, synchronised: bool) -> nn.Module:
         for module in model.modules():
-            if isinstance(module, PrivateBatchNorm2d):
+            if isinstance(module, PrivateBatchNorm):
                 module.synchronised = synchronised
         return model

@@ -1,0 +1,77 @@
+"""Whether the rows of what a norm is given belong to the samples of the batch, in their order."""
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymodal.anatomy.entrance import Entrance
+from polymodal.anatomy.meta import SIZES, ghost
+
+_BATCH = 11
+"""How many images are tried: a prime, of which no number of windows or patches is a multiple by chance."""
+
+_Seen = list[tuple[str, Tensor]]
+
+
+def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module]) -> tuple[str, tuple[int, ...]] | None:
+    """A norm that is given other rows than those of one sample after the other, and the shape of what it is given.
+
+    A pass on tensors without values shows shapes. Where a norm is given more rows than there are samples, such as the
+    windows of images, or no such pass is possible, a second one shows whose they are: of two samples one is not a
+    number, and whatever is made of it is none either.
+
+    Args:
+        network: A plain network. It is not changed.
+        way_in: Where images enter it.
+        norms: Its norms that may be private, by dotted name.
+
+    Returns:
+        The first such norm; None where there is none, or nothing could be seen.
+    """
+    seen = _first(lambda size: _given(ghost(network), way_in.image(size, batch=_BATCH), norms))
+    for name, x in seen or []:
+        if x.dim() < 2 or x.shape[0] % _BATCH:
+            return name, tuple(x.shape)
+    if seen is not None and all(x.shape[0] == _BATCH for _, x in seen):
+        return None
+    traced = _first(lambda size: _given(_copied(network), _half_not_a_number(way_in, size), norms))
+    for name, x in traced or []:
+        if x.shape[0] % 2 or x[: x.shape[0] // 2].isnan().any():
+            return name, tuple(x.shape)
+    return None
+
+
+def _first(attempt: Callable[[int], _Seen]) -> _Seen | None:
+    """What is seen at the first size at which a network runs; None when at none."""
+    for size in SIZES:
+        with suppress(Exception):  # whatever a network does on such images
+            return attempt(size)
+    return None
+
+
+def _given(network: nn.Module, images: Tensor, norms: dict[str, nn.Module]) -> _Seen:
+    """What a network gives its norms, call by call."""
+    seen: _Seen = []
+    for name in norms:
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: seen.append((name, given[0].detach()))
+        )
+    with torch.no_grad():
+        network(images)
+    return seen
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval()
+
+
+def _half_not_a_number(way_in: Entrance, size: int) -> Tensor:
+    """Two images, of which the second has no value that is a number."""
+    like: Any = way_in.conv.weight
+    images = torch.zeros_like(way_in.image(size, batch=2), device=like.device)
+    images[1] = torch.nan
+    return images
