@@ -267,6 +267,11 @@ REFUSED = {
         "first axis",
     ),
     "what no sample is in": (nn.LayerNorm(C), lambda y: torch.ones(4, C, dtype=y.dtype, device=y.device), "first axis"),
+    "an attention over the batch": (
+        nn.LayerNorm(C),
+        lambda y: (y.flatten(1) @ y.flatten(1).T).softmax(1).mm(y.flatten(1)).view_as(y).movedim(1, -1),
+        "mixed with each other",
+    ),
     "a computation of its own": (Odd(C), lambda y: y.movedim(1, -1), "axes that are not known"),
 }
 

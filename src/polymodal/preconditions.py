@@ -113,13 +113,14 @@ def check_norms(anatomy: Anatomy) -> None:
 
 
 def check_rows(anatomy: Anatomy) -> None:
-    """Refuse a network in which it is not seen which sample, and so which modality, a norm normalises."""
+    """Refuse a network in which a norm does not normalise one sample, and so one modality, after the other."""
     if anatomy.misplaced is not None:
         name, shape = anatomy.misplaced
         kind = type(anatomy.norms[name]).__name__
         raise FusionError(
-            f"The norm '{name}' ({kind}) is given features of shape {shape} whose first axis is not that of the "
-            "samples, one after the other, so each modality cannot have its own. Keep the batch in front there."
+            f"The norm '{name}' ({kind}) is given features of shape {shape} in whose first axis the samples are not "
+            "one after the other, or are mixed with each other, so each modality cannot have its own. Keep the batch "
+            "in front and its samples apart."
         )
 
 

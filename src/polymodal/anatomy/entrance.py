@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -55,13 +56,13 @@ def entrance(network: nn.Module) -> Entrance:
     if not convolutions:
         raise FusionError("The network has no convolution, so there is no way in for images.")
     held, conv = next(iter(convolutions.items()))
-    # With any number of channels the first convolution is reached, which tells how many there should have been.
+    # With most numbers of channels the first convolution is reached, which tells how many there should have been.
     guess = Entrance(held, conv, conv.in_channels)
-    for size in SIZES:
-        if (reached := _reached(network, guess.image(size), kind)) is not None:
+    for count, size in product(dict.fromkeys((conv.in_channels, 3, 1)), SIZES):
+        if (reached := _reached(network, guess.image(size, count), kind)) is not None:
             name, seen = reached
             conv = convolutions[name]
-            return Entrance(name, conv, conv.in_channels * guess.channels // seen, direct=seen == guess.channels)
+            return Entrance(name, conv, conv.in_channels * count // seen, direct=seen == count)
     return guess
 
 

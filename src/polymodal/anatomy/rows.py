@@ -1,4 +1,4 @@
-"""Whether the rows of what a norm is given belong to the samples of the batch, in their order."""
+"""Whether the rows of what a norm is given belong to the samples of the batch, in their order, each by itself."""
 
 import copy
 from collections.abc import Callable
@@ -20,9 +20,9 @@ _Seen = list[tuple[str, Tensor]]
 def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module]) -> tuple[str, tuple[int, ...]] | None:
     """A norm that is given other rows than those of one sample after the other, and the shape of what it is given.
 
-    A pass on tensors without values shows shapes. Where a norm is given more rows than there are samples, such as the
-    windows of images, or no such pass is possible, a second one shows whose they are: of two samples one is not a
-    number, and whatever is made of it is none either.
+    A pass on tensors without values shows shapes. A second one shows whose the rows are, be they the windows of images
+    or what an attention made of all samples: of two samples one is not a number, and whatever is made of it is none
+    either.
 
     Args:
         network: A plain network. It is not changed.
@@ -36,7 +36,7 @@ def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module])
     for name, x in seen or []:
         if x.dim() < 2 or x.shape[0] % _BATCH:
             return name, tuple(x.shape)
-    if seen is not None and all(x.shape[0] == _BATCH for _, x in seen):
+    if way_in.conv.weight.is_meta:
         return None
     traced = _first(lambda size: _given(_copied(network), _half_not_a_number(way_in, size), norms))
     for name, x in traced or []:
