@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -74,98 +74,95 @@ def _check(spec: DatasetSpec) -> "Findings":
     code = spec.target.code
     members = {split: set(listed) for split, listed in spec.splits.items()}
     classes = Histogram(code, {split: empty(code, len(listed)) for split, listed in members.items()})
-    first: dict[str, np.ndarray] = {}
-    ranges: dict[str, dict[str, Range]] = defaultdict(dict)
-    shapes: dict[str, tuple[int, ...]] = {}
-    remarks = Remarks()
+    seen = Seen(spec)
     defects = [*_repeated_keys(spec), *_truths(spec)]
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
-        defects += _sample(spec, key, first, ranges, shapes, counted, remarks)
-    notes = [Defect(file, note, note=True) for file, note in remarks]
-    found = Findings([*defects, *_sizes(spec, shapes), *_other_units(ranges), *notes, *_unused_files(spec, keys)])
+        defects += seen.sample(key, counted)
+    notes = [Defect(file, note, note=True) for file, note in seen.remarks]
+    found = Findings(
+        [*defects, *_sizes(spec, seen.shapes), *_other_units(seen.ranges), *notes, *_unused_files(spec, keys)]
+    )
     if spec.target.kind == "label":
         found.classes = classes
         found += _class_problems(classes)
     return found
 
 
-def _sample(
-    spec: DatasetSpec,
-    key: str,
-    first: dict[str, np.ndarray],
-    ranges: dict[str, dict[str, Range]],
-    shapes: dict[str, tuple[int, ...]],
-    counted: list[Counted],
-    remarks: Remarks,
-) -> Iterator[Defect]:
-    """The defects of one sample's files.
+@dataclass
+class Seen:
+    """What the files that were looked at have shown, against which the next ones are held.
 
-    By modality, `first` remembers a pixel of the first file, and `ranges` between which values each one lies; `shapes`
-    the size of each sample's target. Its labels are added to what is counted of its splits, and what files say of
-    themselves to `remarks`.
+    Attributes:
+        spec: The data set.
+        first: A pixel of the first file of each modality, and of the target under no name.
+        ranges: Between which values each file lies, likewise.
+        shapes: The size of each sample's target.
+        remarks: What files say of themselves.
     """
-    sizes: dict[str, tuple[int, int]] = {}
-    loose: dict[str, tuple[int, int]] = {}
-    claimed = spec.header_sizes(key, spec.modalities)
-    least = min(map(math.prod, claimed.values()), default=0)
-    for name, modality in _parts(spec):
-        try:
-            file = spec.file(modality, key)
-        except DataError as error:
-            yield Defect(f"{modality.folder}/{key}", _problem(error, spec.store.where(modality.folder)))
-            continue
-        try:
-            if file in claimed and math.prod(claimed[file]) > least:  # it may fill the memory
-                sizes[file] = claimed[file]
-                check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: sizes[file]})
+
+    spec: DatasetSpec
+    first: dict[str, np.ndarray] = field(default_factory=dict)
+    ranges: dict[str, dict[str, Range]] = field(default_factory=lambda: defaultdict(dict))
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
+
+    def sample(self, key: str, counted: list[Counted]) -> Iterator[Defect]:
+        """The defects of one sample's files; its labels are added to what is counted of its splits."""
+        spec = self.spec
+        sizes: dict[str, tuple[int, int]] = {}
+        loose: dict[str, tuple[int, int]] = {}
+        claimed = spec.header_sizes(key, spec.modalities)
+        least = min(map(math.prod, claimed.values()), default=0)
+        for name, part in _parts(spec):
+            try:
+                file = spec.file(part, key)
+            except DataError as error:
+                yield Defect(f"{part.folder}/{key}", _problem(error, spec.store.where(part.folder)))
                 continue
-            size = yield from _file(spec, name, modality, file, first, ranges, counted, remarks)
-            if isinstance(modality, ModalitySpec) and modality.resize:
-                loose[file] = size
-                continue
-            sizes[file] = size
-            check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: size})
-            if name is None:
-                shapes[key] = size
-        except DataError as error:
-            yield Defect(file, _problem(error, spec.store.where(file), file))
-    for file, size in loose.items() if sizes else ():
-        try:
-            check_ratio(size, next(iter(sizes.values())), file)
-        except DataError as error:
-            yield Defect(file, _problem(error, file))
+            try:
+                if file in claimed and math.prod(claimed[file]) > least:  # it may fill the memory
+                    sizes[file] = claimed[file]
+                    check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: sizes[file]})
+                    continue
+                size = yield from self._file(name, part, file, counted)
+                if isinstance(part, ModalitySpec) and part.resize:
+                    loose[file] = size
+                    continue
+                sizes[file] = size
+                check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: size})
+                if not name:
+                    self.shapes[key] = size
+            except DataError as error:
+                yield Defect(file, _problem(error, spec.store.where(file), file))
+        for file, size in loose.items() if sizes else ():
+            try:
+                check_ratio(size, next(iter(sizes.values())), file)
+            except DataError as error:
+                yield Defect(file, _problem(error, file))
+
+    def _file(
+        self, name: str, part: ModalitySpec | TargetSpec, file: str, counted: list[Counted]
+    ) -> Generator[Defect, None, tuple[int, int]]:
+        """The defects of what a file holds; its height and width. Its content is gone before the next is decoded."""
+        content = self.spec.content(part, file)
+        known = len(self.first[name]) if name in self.first else None
+        raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(part.kind, known), file)
+        if (held := self.remarks.add(file, content, raw, part)) is not None:
+            yield Defect(file, held)
+        if not name and part.kind == "label":
+            problems = _label_problems(raw, self.spec.target, file, counted)
+        else:
+            corner = self.first.setdefault(name, raw[:, :1, :1].copy())
+            problems = _image_problems(raw, honouring(part, content), corner, file, self.ranges[name])
+        yield from (Defect(file, problem) for problem in problems)
+        return raw.shape[1], raw.shape[2]
 
 
-def _file(
-    spec: DatasetSpec,
-    name: str | None,
-    part: ModalitySpec | TargetSpec,
-    file: str,
-    first: dict[str, np.ndarray],
-    ranges: dict[str, dict[str, Range]],
-    counted: list[Counted],
-    remarks: Remarks,
-) -> Generator[Defect, None, tuple[int, int]]:
-    """The defects of what a file holds; its height and width. Its content is gone before the next one is decoded."""
-    content = spec.content(part, file)
-    known = len(first[name or ""]) if (name or "") in first else None
-    raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(part.kind, known), file)
-    if (held := remarks.add(file, content, raw, part)) is not None:
-        yield Defect(file, held)
-    if name is None and part.kind == "label":
-        problems = _label_problems(raw, spec.target, file, counted)
-    else:
-        corner = first.setdefault(name or "", raw[:, :1, :1].copy())
-        problems = _image_problems(raw, honouring(part, content), corner, file, ranges[name or ""])
-    yield from (Defect(file, problem) for problem in problems)
-    return raw.shape[1], raw.shape[2]
-
-
-def _parts(spec: DatasetSpec) -> list[tuple[str | None, ModalitySpec | TargetSpec]]:
+def _parts(spec: DatasetSpec) -> list[tuple[str, ModalitySpec | TargetSpec]]:
     """The modalities by name, and the target without one."""
     inputs = [(name, part) for name, part in spec.modalities.items() if name != spec.target_name]
-    return [*inputs, (None, spec.target)]
+    return [*inputs, ("", spec.target)]
 
 
 def _image_problems(
