@@ -1,6 +1,6 @@
 """A data set folder for Lightning: what `data:` in a recipe configures."""
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -105,6 +105,15 @@ class FolderData(LightningDataModule):
         self._seed: int | None = None
         self._resumed: dict[str, Any] = {}
 
+    @cached_property
+    def description(self) -> DatasetSpec:
+        """What dataset.yaml says, read once.
+
+        Raises:
+            DataError: It is missing or wrong.
+        """
+        return DatasetSpec.load(self.root)
+
     @property
     def num_classes(self) -> int:
         """Number of classes, after `setup`.
@@ -128,7 +137,7 @@ class FolderData(LightningDataModule):
             DataError: When the data set is not what its description says, or lacks a split that the stage needs.
         """
         if self._spec is None:
-            spec = DatasetSpec.load(self.root)
+            spec = self.description
             if self.target_name is not None:
                 spec = spec.with_target(self.target_name)
             names = spec.select(self.modalities)

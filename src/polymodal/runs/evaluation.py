@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from polymodal import checkpoint
 from polymodal.costs import cost
-from polymodal.data import DatasetSpec, InputSpec, TargetSpec
+from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
 from polymodal.data.track import track
 from polymodal.documents import read_json
@@ -241,7 +241,7 @@ def split_of(data: Any, split: str) -> str:
 
 def name_of_split(data: Any, split: str) -> str:
     """The data set and the split, which tell whether a checkpoint was chosen on the scenes that it is scored on."""
-    return f"{DatasetSpec.load(data.root).name}/{split}"
+    return f"{data.description.name}/{split}"
 
 
 def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = None) -> None:

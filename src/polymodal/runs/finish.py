@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from polymodal.data import DatasetSpec
 from polymodal.run_folder import BEST, MODEL, REPORT
 from polymodal.runs.averaging import holds_average
 from polymodal.runs.checkpoints import read_checkpoint
@@ -48,7 +47,7 @@ def finish(cli: "RecipeCLI") -> None:
         "seconds": round(cli.recorder.seconds, 1),
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
-        "data_set": DatasetSpec.load(data.root).name,
+        "data_set": data.description.name,
         "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
         "selected_on": selected_on,
         "output": model.predicts.name,

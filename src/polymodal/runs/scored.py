@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from polymodal.data import DatasetSpec
 from polymodal.errors import ConfigError
 
 
@@ -42,7 +41,7 @@ def scored_splits(data: Any, trainer: Trainer) -> tuple[str, ...]:
     """
     limits = scored_parts(trainer)
     wanted = tuple(split for split, limit in limits.items() if limit > 0)
-    spec = DatasetSpec.load(data.root)
+    spec = data.description
     if data.test_split != "test":
         spec.keys(data.test_split)  # one that was named must be there
     if "test" not in wanted or data.test_split not in spec.splits:

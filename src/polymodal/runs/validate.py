@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal import checkpoint
-from polymodal.data import DatasetSpec, FolderData, InputSpec
+from polymodal.data import FolderData, InputSpec
 from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
@@ -107,7 +107,7 @@ def _scenes(
     own = split_of(data, split)
     identity = data.identity(own)
     known = metadata["training"].get("identities", {}).get(own) or _scored(run / scores_name(split, protocol), own)
-    name = DatasetSpec.load(data.root).name
+    name = data.description.name
     stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
     return data, f"{name}-{identity[:8]}" if stranger else ""
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
-from polymodal.data import DatasetSpec, TargetSpec
+from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError, DataError
 from polymodal.files import complete_file
 from polymodal.functional import fold
@@ -143,7 +143,7 @@ class Translation(Task):
         if type(depth) is not int:
             raise ConfigError(f"network_args.depth: expected a number of down blocks, got {depth!r}.")
         loaders = {"train": data.train_dataloader, data.val_split: data.val_dataloader}
-        if data.test_split in DatasetSpec.load(data.root).splits:
+        if data.test_split in data.description.splits:
             loaders[data.test_split] = data.test_dataloader
         for split, loader in loaders.items():
             height, width = next(iter(loader().dataset[0]["inputs"].values())).shape[-2:]
