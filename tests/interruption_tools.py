@@ -23,6 +23,9 @@ ENDED = 9
 """The status of a process that was stopped."""
 
 plain_open = builtins.open
+CHOSEN = re.compile(r"(before|after) (rename|replace|link) |amid ")
+"""The moments that `needed` chooses from."""
+
 _CALLS = ("open", "rename", "replace", "link", "unlink", "remove", "rmdir", "mkdir", "ftruncate", "pwrite", "fsync")
 
 
@@ -35,11 +38,13 @@ class Follower:
     Args:
         folder: Below which files count.
         shots: Where to keep what is on the disk in each moment, in folders by its number; None keeps nothing.
+        keeps: Which moments are kept, by their words.
         end_at: The moment in which the process ends, as a kill does: nothing is tidied up. None for none.
     """
 
     folder: Path
     shots: Path | None = None
+    keeps: re.Pattern[str] = re.compile("")
     end_at: int | None = None
     passed: list[str] = field(default_factory=list)
 
@@ -47,7 +52,7 @@ class Follower:
         if len(self.passed) == self.end_at:
             os._exit(ENDED)
         self.passed.append(what)
-        if self.shots is not None:
+        if self.shots is not None and self.keeps.match(what):
             # One process after the other, and by what is there already: forks count on.
             with plain_open(self.shots / "moments", "a+") as told:
                 fcntl.flock(told, fcntl.LOCK_EX)
@@ -217,18 +222,21 @@ def in_a_fork(work: Callable[[], object]) -> tuple[int, object]:
     return status, pickle.loads(answer) if answer else None
 
 
-def moments(folder: Path, command: Callable[[], object], shots: Path) -> list[str]:
+def moments(
+    folder: Path, command: Callable[[], object], shots: Path, keeps: re.Pattern[str] = re.compile("")
+) -> list[str]:
     """The moments of a command that is left alone, in a child; this process imports what it does, for the next ones.
 
     Args:
         folder: Below which files count.
         command: What is followed.
         shots: A new folder, for what is on the disk in each moment.
+        keeps: Which moments, by their words.
     """
     shots.mkdir()
 
     def work() -> list[str]:
-        with Follower(folder, shots).watching():
+        with Follower(folder, shots, keeps).watching():
             command()
         return list(sys.modules)
 
@@ -242,7 +250,7 @@ def moments(folder: Path, command: Callable[[], object], shots: Path) -> list[st
 
 def needed(found: list[str]) -> list[int]:
     """Of some moments those before and after every rename, and one in the middle of the writing of every file."""
-    renames = [number for number, what in enumerate(found) if re.match(r"(before|after) (rename|replace|link) ", what)]
+    renames = [number for number, what in enumerate(found) if CHOSEN.match(what) and not what.startswith("amid")]
     writes: dict[str, list[int]] = {}
     for number, what in enumerate(found):
         if what.startswith("amid"):

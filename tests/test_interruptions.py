@@ -17,7 +17,7 @@ import torch
 from fixtures_data import make_folder
 from fixtures_prepare import make_nyudv2
 from hostile_exports import sound
-from interruption_tools import content, in_a_fork, left, moments, needed, stop
+from interruption_tools import CHOSEN, content, in_a_fork, left, moments, needed, stop
 from polymodal import checkpoint, fuse, models
 from polymodal.child import _end_with_parent
 from polymodal.cli import main
@@ -46,6 +46,7 @@ class Case:
         least: So many moments before and after renames, and amid writes, it has at least.
         content: What is in a folder, without what differs from one undisturbed run to the next.
         most: So many of these are tried, drawn by lot; None for all of them.
+        others: So many of all other moments are tried, too.
     """
 
     prepare: Callable[[Path], object]
@@ -53,6 +54,7 @@ class Case:
     least: int
     content: Callable[[Path], dict[str, object]] = content
     most: int | None = None
+    others: int = 2
 
 
 def words(*given: object) -> Callable[[], object]:
@@ -184,6 +186,17 @@ CASES = {
 
 TRAINING = {
     "fit": Case(training_data, fit_as_advised, content=content_of_runs, least=30, most=12),
+    "compare": Case(
+        training_data,
+        lambda folder: words(
+            *("compare", "--config", recipe("folder"), "--out", folder / "out", "--methods", "penalty,rgb-alone"),
+            *("--seeds", 0, *tiny(folder), "--trainer.max_epochs=1"),
+        )(),
+        content=content_of_runs,
+        least=60,
+        most=3,
+        others=0,
+    ),
 }
 
 
@@ -204,7 +217,7 @@ def small_rooms(tmp_path_factory, monkeypatch):
     assert Store("rooms").path == archive
 
 
-def check(case: Case, folder: Path, others: int) -> str:
+def check(case: Case, folder: Path) -> str:
     """Give a command again after a kill at every rename, in every write, and in some other moments drawn by lot.
 
     Returns:
@@ -213,7 +226,8 @@ def check(case: Case, folder: Path, others: int) -> str:
     case.prepare(folder / "start")
     where, shots = folder / "place", folder / "shots"
     shutil.copytree(folder / "start", where)
-    found = moments(where, lambda: case.command(where), shots)
+    keeps = re.compile("") if case.others else CHOSEN
+    found = moments(where, lambda: case.command(where), shots, keeps)
     undisturbed = case.content(where)
     assert undisturbed != case.content(folder / "start")
     chosen = needed(found)
@@ -221,7 +235,7 @@ def check(case: Case, folder: Path, others: int) -> str:
     chosen = random.Random(0).sample(chosen, case.most or len(chosen))
     rest = [number for number in range(len(found)) if number not in chosen]
     seen = []
-    for number in sorted([*chosen, *random.Random(0).sample(rest, others)]):
+    for number in sorted([*chosen, *random.Random(0).sample(rest, case.others)]):
         if (state := left(shots / str(number))) in seen:
             continue  # two moments between which nothing has changed
         seen.append(state)
@@ -232,13 +246,13 @@ def check(case: Case, folder: Path, others: int) -> str:
         assert sorted(after) == sorted(undisturbed), f"{number}: {found[number]}"
         assert not [name for name in after if after[name] != undisturbed[name]], f"{number}: {found[number]}"
         assert not list(where.rglob(".*.partial")), f"{number}: {found[number]}"
-    return f"{len(chosen)} renames and writes and {others} other moments, {len(seen)} contents of the disk"
+    return f"{len(chosen)} renames and writes and {case.others} other moments, {len(seen)} contents of the disk"
 
 
 def test_killed_a_command_is_given_again(tmp_path):
     """If this breaks, a power cut leaves half a result, or a folder that its own command refuses."""
     case = CASES["data stats"]
-    check(case, tmp_path, 0)
+    check(case, tmp_path)
     found = (tmp_path / "shots" / "moments").read_text().splitlines()
     for number in needed(found):  # what is taken for the work of a kill
         shutil.rmtree(tmp_path / "place")
@@ -255,7 +269,7 @@ def test_all_commands_together_are_killed_often():
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_many_moments_a_command_is_given_again(name, tmp_path, capsys):
     """If this breaks, one of the moments in which a command changes files is not safe."""
-    told = check(CASES[name], tmp_path, 2)
+    told = check(CASES[name], tmp_path)
     with capsys.disabled():
         print(f"\n{name}: {told}")
 
@@ -281,7 +295,7 @@ def check_training(name: str, folder: Path) -> None:
     children.follow = forked
     torch.set_printoptions(threshold=10**9, precision=17)
     torch.set_num_threads(1)
-    (folder / "told").write_text(check(TRAINING[name], folder, 2))
+    (folder / "told").write_text(check(TRAINING[name], folder))
 
 
 @pytest.mark.slow
