@@ -63,6 +63,12 @@ def add(commands: Any) -> None:
         help="scale every method to have as many as the reference: parameters by its width, multiply-accumulates by "
         "the size of the images; if not given, methods have what they have",
     )
+    compare.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="train as tasks of the Ray cluster whose head is HOST:PORT, or of a local one; if not given, as processes "
+        "of this machine. pip install 'polymodal[ray]'",
+    )
     compare.set_defaults(run=_compare, takes_settings=True)
     _add_tune(commands)
 
@@ -132,6 +138,7 @@ def _compare(parsed: argparse.Namespace) -> None:
         overrides=parsed.settings,
         reference=parsed.reference,
         match=parsed.match,
+        ray=parsed.ray,
     )
 
 

@@ -21,6 +21,7 @@ from polymodal.report.comparison import Cell, Comparison, Row, apart, table
 from polymodal.report.differences import explanation
 from polymodal.run_folder import REPORT
 from polymodal.runs import children
+from polymodal.runs.cluster import Cluster, join
 from polymodal.runs.comparison_folder import RECORD, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.engine import Processes, SeededRun, check_own
@@ -44,6 +45,7 @@ def compare(
     overrides: Sequence[str] = (),
     reference: str | None = None,
     match: What | None = None,
+    ray: str | None = None,
 ) -> Comparison:
     """Train and score every method with every seed, or go on with that, and write the table after each run.
 
@@ -63,6 +65,7 @@ def compare(
             as it stands, and where none is, for the first of the table.
         match: What every method is scaled to have as much of as the reference, see `polymodal.runs.match`; None to
             leave the methods as they are.
+        ray: The cluster that trains, see `polymodal.runs.cluster`; None for processes of this machine.
 
     Returns:
         The comparison.
@@ -74,6 +77,9 @@ def compare(
     """
     quieten()
     _check(seeds, jobs, overrides)
+    if ray is not None:
+        join(ray)
+        out = out.resolve()
     prepared = Prepared(["--config", str(config), *overrides])
     prepared.datamodule.setup()
     splits = scored_splits(prepared.datamodule, prepared.trainer)
@@ -125,7 +131,7 @@ def compare(
             return comparison_of(record, modalities, known, runs, split, failures, held_against)
 
         write_tables(out, record, results())
-        for _ in _train(asked, pending, jobs, settings, split, failures):
+        for _ in _train(asked, pending, Processes if ray is None else Cluster, jobs, settings, split, failures):
             write_tables(out, record, results())
     comparison = results()
     _show(comparison)
@@ -190,6 +196,7 @@ def _check_networks(
 def _train(
     asked: Sequence[SeededRun],
     pending: Sequence[SeededRun],
+    engine_of: type[Processes] | type[Cluster],
     jobs: int | None,
     settings: Mapping[str, Any],
     split: str,
@@ -199,7 +206,7 @@ def _train(
     if not pending:
         print(f"all {len(asked)} runs are finished already")
         return
-    engine = Processes(settings["trainer"], jobs, len(pending))
+    engine = engine_of(settings["trainer"], jobs, len(pending))
     with Progress(asked, pending, engine.together) as progress:
 
         def train(run: SeededRun, started: list[children.Child]) -> None:

@@ -102,9 +102,14 @@ class Processes:
             self._places.put(place)
 
 
+def wants_gpu(trainer: Mapping[str, Any]) -> bool:
+    """Whether a run takes one GPU, where there are some."""
+    return trainer["accelerator"] in ("auto", "gpu", "cuda") and str(trainer["devices"]) in ("auto", "1")
+
+
 def usable_gpus(trainer: Mapping[str, Any]) -> list[str]:
     """The GPUs of which every run gets one; none when the recipe uses none, or asks for several itself."""
-    if trainer["accelerator"] not in ("auto", "gpu", "cuda") or str(trainer["devices"]) not in ("auto", "1"):
+    if not wants_gpu(trainer):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = [str(i) for i in range(torch.cuda.device_count())]
