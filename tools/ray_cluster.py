@@ -38,8 +38,10 @@ def data_set(folder: Path) -> Path:
         "name": "noise",
         "modalities": {"rgb": {"folder": "rgb", "kind": "image"}, "grey": {"folder": "grey", "kind": "image"}},
         "target": {"folder": "label", "kind": "label", "ignore": 255, "classes": ["a", "b"]},
-        "splits": {"train": keys[:8], "val": keys[8:]},
+        "splits": {"train": "train.txt", "val": "val.txt"},
     }
+    (folder / "train.txt").write_text("\n".join(keys[:8]))
+    (folder / "val.txt").write_text("\n".join(keys[8:]))
     (folder / "dataset.yaml").write_text(yaml.safe_dump(spec))
     return folder
 
@@ -69,9 +71,9 @@ def main() -> None:
         ]
         nodes = [node(home, "--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={home / 'ray'}")]
         try:
-            time.sleep(20)
-            nodes.append(node(home, f"--address=127.0.0.1:{PORT}"))
             time.sleep(15)
+            nodes.append(node(home, f"--address=127.0.0.1:{PORT}"))
+            time.sleep(10)
             words = ["--ray", f"127.0.0.1:{PORT}", "--jobs", "2"]
             command = [*COMPARE, *settings, *words, "--out", str(home / "ray-out")]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as comparing:

@@ -103,7 +103,7 @@ class Cluster:
         self.together = min(jobs or gpus or len(machines), runs)
         on_each = -(-self.together // len(machines))
         self._cores = max(1, int(min(found.get("CPU", 1) for found in machines)) // on_each)
-        self._task = ray.remote(_follow).options(num_cpus=self._cores, num_gpus=bool(gpus), max_retries=0)
+        self._task: Any = ray.remote(_follow).options(num_cpus=self._cores, num_gpus=bool(gpus), max_retries=0)
 
     def train(self, run: SeededRun, started: list[children.Child], on_epoch: Callable[[str], None]) -> None:
         """As of `Processes`; where its worker is lost, it goes on where it was on another one.
