@@ -78,9 +78,12 @@ def main() -> None:
             command = [*COMPARE, *settings, *words, "--out", str(home / "ray-out")]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as comparing:
                 assert comparing.stdout is not None
+                under_way = set()
                 for line in comparing.stdout:
                     print(line, end="", flush=True)
-                    if " epoch 20/60" in line and nodes[1].poll() is None:
+                    if " epoch 5/60" in line:
+                        under_way.add(line.partition("]")[0])
+                    if len(under_way) == 2 and nodes[1].poll() is None:  # one of them is on the second node
                         print("-- killing the second node", flush=True)
                         os.killpg(nodes[1].pid, signal.SIGKILL)
                         nodes[1].wait()
