@@ -306,6 +306,13 @@ def test_features_of_another_form_are_refused_by_the_norms_name():
         net.network.norm(torch.zeros(4, C, 5, 5, 5))
 
 
+def test_a_layer_of_other_axes_inside_does_not_make_volumes_of_images():
+    """If this breaks, a network of images with a gate or an attention over other axes takes no images any more."""
+    plain = nn.Sequential(nn.Conv2d(2, C, 1), nn.BatchNorm2d(C), nn.Conv2d(C, 2, 1))
+    net = fuse(plain.append(nn.Unflatten(1, (1, 2))).append(nn.Conv3d(1, 1, 1)), NAMES[:2], None)
+    assert net(images(NAMES[:2], 2, 2, 5, 5, dtype=torch.float32)).ensemble.shape == (2, 1, 2, 5, 5)
+
+
 def test_only_what_keeps_statistics_is_frozen():
     """If this breaks, `statistics: frozen` cannot be said to a network with layer norms beside its batch norms."""
     mixed = nn.Sequential(nn.Conv2d(2, C, 1), nn.BatchNorm2d(C), nn.GroupNorm(2, C))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from polymodal.anatomy.convolutions import Convolution, convolution_of
-from polymodal.anatomy.norms import can_be_private
+from polymodal.anatomy.norms import can_be_private, kind_of
 
 ENCODERS = ("encoder", "backbone")
 """What networks call their encoder."""
@@ -163,19 +163,25 @@ def _convolutional_blocks(modules: dict[str, nn.Module]) -> list[str]:
 
 
 def _own_norms(modules: dict[str, nn.Module], blocks: list[str]) -> list[str]:
-    """The norms that blocks hold themselves, not in some part of theirs."""
+    """The norms of one sample that blocks hold themselves, not in some part of theirs."""
     return [
         f"{block}.{name}"
         for block in blocks
         for name, child in modules[block].named_children()
-        if can_be_private(child)
+        if _of_one_sample(child)
     ]
 
 
+def _of_one_sample(module: nn.Module) -> bool:
+    """Whether a module is a layer, group or RMS norm that can be private."""
+    kind = kind_of(module)
+    return kind is not None and kind.per_sample and can_be_private(module)
+
+
 def _mixes(module: nn.Module) -> bool:
-    """Whether a module is a block of a transformer: one that holds an attention, or the like, and norms beside it."""
+    """Whether a module is a block of a transformer: it holds an attention, or the like, and layer norms beside it."""
     children = dict(module.named_children())
-    norms = sum(map(can_be_private, children.values()))
+    norms = sum(map(_of_one_sample, children.values()))
     mixers = [name for name, child in children.items() if _MIXES.search(f"{name} {type(child).__name__}")]
     return bool(mixers) and norms > 1
 

@@ -6,13 +6,13 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def convolution_of(network: nn.Module) -> type[Convolution]:
-    """The kind of convolution that sees a network's images: that of the most axes which the network holds.
+    """The kind of convolution that sees a network's images: that of which it holds most.
 
-    Those of fewer axes are parts of gates, such as one over the channels of a map. A network without convolutions is
+    Others are parts of gates and attentions, such as one over the channels of a map. A network without convolutions is
     taken to see images.
     """
-    held = {kind for module in network.modules() for kind in _KINDS if isinstance(module, kind)}
-    return next((kind for kind in _KINDS if kind in held), nn.Conv2d)
+    modules = list(network.modules())
+    return max(_KINDS, key=lambda kind: sum(isinstance(module, kind) for module in modules))
 
 
-_KINDS: tuple[type[Convolution], ...] = (nn.Conv3d, nn.Conv2d, nn.Conv1d)
+_KINDS: tuple[type[Convolution], ...] = (nn.Conv2d, nn.Conv3d, nn.Conv1d)

@@ -1,0 +1,1 @@
+"""What the sweep over networks looks at."""

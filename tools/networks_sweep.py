@@ -1,0 +1,166 @@
+"""Which networks of other libraries can be fused, and whether each modality then has the plain network's predictions.
+
+    python tools/networks_sweep.py --cache sweep.jsonl          # every network that is not in the file yet
+    python tools/networks_sweep.py --cache sweep.jsonl --page docs/networks.md
+    python tools/networks_sweep.py timm/swin_tiny_patch4_window7_224
+
+Each network is made as small as its library allows, with random weights, and fused for two modalities without exchange,
+whose norms are then given values of their own. Its predictions are held against those of the plain network with each
+modality's norms, in float64. About half an hour on one core. transformers and monai are used where they are installed.
+"""
+
+import argparse
+import copy
+import json
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from networks.catalogue import NETWORKS
+from polymodal import FusionError, fuse, inspect
+from polymodal.nn import PrivateNorm
+
+MODALITIES = ("one", "other")
+TOLERANCE = 1e-9
+
+
+@dataclass
+class Row:
+    """What was seen of one network.
+
+    Attributes:
+        network: Its name, the library first.
+        norms: The kinds of norms that become private.
+        sites: How many of how many norms are sites by default, and the first of them.
+        exact: The largest difference relative to the largest value; None where it was not fused.
+        refused: Why not; empty where it was.
+        seconds: What it took.
+    """
+
+    network: str
+    norms: str = ""
+    sites: str = ""
+    exact: float | None = None
+    refused: str = ""
+    seconds: float = 0.0
+
+
+def look(name: str) -> Row:
+    """Make a network, fuse it and hold it against the plain one."""
+    began = time.monotonic()
+    torch.manual_seed(0)
+    plain, shape = NETWORKS[name]()
+    plain = plain.double().eval()
+    try:
+        net = fuse(plain, MODALITIES, None)
+    except FusionError as error:
+        return Row(name, refused=str(error), seconds=time.monotonic() - began)
+    found = inspect(plain)
+    kinds = sorted({type(m).__name__ for m in plain.modules() if id(m) in _private(plain, found.norms)})
+    sites = f"{len(found.sites)} of {len(found.candidates)}" + (f", `{found.sites[0].name}`" if found.sites else "")
+    _tell_apart(net)
+    images = {modality: torch.randn(2, *shape, dtype=torch.float64) for modality in MODALITIES}
+    worst = 0.0
+    with torch.no_grad():
+        prediction = net(images)
+        for m, (modality, image) in enumerate(images.items()):
+            ours, theirs = tensors(prediction.per_modality[modality]), tensors(alone(net.network, plain, m)(image))
+            assert len(ours) == len(theirs), f"{len(ours)} outputs against {len(theirs)}"
+            for x, y in zip(ours, theirs, strict=True):
+                assert x.shape == y.shape, f"{x.shape} against {y.shape}"
+                assert bool(y.isfinite().all()), "the plain network's prediction is not finite"
+                worst = max(worst, float((x - y).abs().max() / y.abs().max().clamp(min=1e-30)))
+    return Row(name, ", ".join(kinds), sites, worst, "", time.monotonic() - began)
+
+
+def alone(fused: nn.Module, plain: nn.Module, m: int) -> nn.Module:
+    """The plain network with the m-th modality's norms."""
+    state, own = fused.state_dict(), copy.deepcopy(plain)
+    values = {k: state[k][m] if state[k].dim() == v.dim() + 1 else state[k] for k, v in own.state_dict().items()}
+    own.load_state_dict(values)
+    return own
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """All tensors of an output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    if output is None:
+        return []
+    return [t for value in (output.values() if isinstance(output, dict) else output) for t in tensors(value)]
+
+
+def page(rows: list[Row]) -> str:
+    """The table for people."""
+    lines = [
+        "# Networks",
+        "",
+        "What `polymodal.fuse` makes of networks of other libraries, written by `tools/networks_sweep.py`. Each is",
+        "made as small as its library allows, in float64, and fused for two modalities without exchange: *exact* is",
+        "the largest difference of a modality's prediction from that of the plain network with this modality's norms,",
+        "relative to its largest value.",
+        '*Sites* are those of `sites="auto"`, of all norms behind which channels can be exchanged.',
+    ]
+    for library in dict.fromkeys(row.network.partition("/")[0] for row in rows):
+        own = [row for row in rows if row.network.startswith(f"{library}/")]
+        fused = sum(row.exact is not None for row in own)
+        lines += [
+            "",
+            f"## {library}: {fused} of {len(own)}",
+            "",
+            "| network | norms | sites | exact |",
+            "|---|---|---|---|",
+        ]
+        for row in own:
+            said = f"refused: {row.refused.replace('|', '/')}" if row.exact is None else f"{row.exact:.0e}"
+            lines.append(f"| {row.network.partition('/')[2]} | {row.norms} | {row.sites} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Look at what is asked for, or at all that is not known yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", help="names such as timm/resnet18; all if none is given")
+    parser.add_argument("--cache", type=Path, help="a file with a line for each network, which is added to")
+    parser.add_argument("--page", type=Path, help="write the table of what the file knows, and look at nothing")
+    parsed = parser.parse_args()
+    lines = parsed.cache.read_text().splitlines() if parsed.cache is not None and parsed.cache.is_file() else []
+    known = {row.network: row for row in (Row(**json.loads(line)) for line in lines)}
+    if parsed.page is not None:
+        parsed.page.write_text(page([known[name] for name in NETWORKS if name in known]))
+        return
+    warnings.simplefilter("ignore")
+    for name in parsed.networks or [name for name in NETWORKS if name not in known]:
+        try:
+            row = look(name)
+        except Exception as error:  # to be looked at; not written
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            continue
+        print(row, flush=True)
+        if parsed.cache is not None:
+            with parsed.cache.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+
+
+def _private(plain: nn.Module, norms: list[str]) -> set[int]:
+    return {id(plain.get_submodule(name)) for name in norms}
+
+
+def _tell_apart(net: nn.Module) -> None:
+    """Give every modality's norms values of their own."""
+    with torch.no_grad():
+        for norm in (module for module in net.modules() if isinstance(module, PrivateNorm)):
+            for name, tensor in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
+                if name == "running_var":
+                    tensor.uniform_(0.8, 1.2)
+                elif tensor.dim():
+                    tensor.add_(0.1 * torch.randn_like(tensor))
+
+
+if __name__ == "__main__":
+    main()
