@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.decoders.upernet.decoder import LayerNorm2d as SmpLayerNorm2d
 from segmentation_models_pytorch.encoders.mix_transformer import LayerNorm as SmpLayerNorm
 from timm import layers as timm_layers
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ FIRST = {
     "frozen": lambda: FrozenBatchNorm2d(C),
     "layer over channels, torchvision": lambda: LayerNorm2d(C),
     "layer over channels, smp": lambda: SmpLayerNorm(C),
+    "layer over channels of a decoder, smp": lambda: SmpLayerNorm2d(C),
     "layer over all": lambda: nn.LayerNorm((C, 5, 5)),
     **{
         f"timm {name}": lambda name=name: getattr(timm_layers, name)(C)

@@ -48,7 +48,7 @@ _KINDS = {
         "RMSNorm": Kind("rms", -1),
     },
     "torchvision": {"FrozenBatchNorm2d": Kind("fixed"), "LayerNorm2d": _FIRST},
-    "segmentation_models_pytorch": {"LayerNorm": Kind("layer", -1, maps_first=True)},
+    "segmentation_models_pytorch": {"LayerNorm": Kind("layer", -1, maps_first=True), "LayerNorm2d": _FIRST},
     "timm": {
         **dict.fromkeys(("BatchNormAct2d", "SyncBatchNormAct"), Kind("batch")),
         "FrozenBatchNormAct2d": Kind("fixed"),
