@@ -1,7 +1,8 @@
 """TensorFlow's "SAME" padding as timm computes it, for a graph that takes images of many sizes.
 
 It depends on the size of the input, which for free sizes is an expression that grows from layer to layer, until tracing
-a network takes longer than anybody waits. Where the size is a multiple of the stride it is a number.
+a network takes longer than anybody waits. Where the size is a multiple of the stride, as behind smp's own padding to
+multiples of 32, it is a number.
 """
 
 import sys
