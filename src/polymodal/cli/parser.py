@@ -10,7 +10,7 @@ from polymodal.cli import bench, data, models, training
 from polymodal.errors import ConfigError
 from polymodal.near import meant
 
-DESCRIPTION = "Several aligned images of one scene in, one dense map out: any batch-norm CNN made multimodal."
+DESCRIPTION = "Several aligned images of one scene in, one dense map out: your network made multimodal."
 
 
 class Parser(argparse.ArgumentParser):
