@@ -16,7 +16,8 @@ from polymodal.runs.frames import as_stored
 from polymodal.runs.predict import predict
 from test_predict import save, write_scene
 
-RGB, DEPTH = InputSpec("image", 3), InputSpec("depth", 1, 0.001, "m", 0)
+RGB = InputSpec("image", channels=3)
+DEPTH = InputSpec("depth", channels=1, scale=0.001, unit="m", invalid=0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_palettes_are_colours_of_an_image_and_numbers_of_labels():
     image = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
     image.putpalette([9, 8, 7, 6, 5, 4])
     assert as_stored(image, RGB, "rgb")[:, 0, 1].tolist() == [6, 5, 4]
-    assert as_stored(image, InputSpec("label", 2, classes=("a", "b")), "sketch")[0, 0].tolist() == [0, 1]
+    assert as_stored(image, InputSpec("label", channels=2, classes=("a", "b")), "sketch")[0, 0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
