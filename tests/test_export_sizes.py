@@ -68,7 +68,8 @@ def assert_right_at_ten_random_sizes(net, folded, path) -> None:
     assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
 
 
-@pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [False, True])
 def test_pyramid_pooling_is_right_at_ten_random_sizes(folded, tmp_path):
     """If this breaks, the files of such networks are wrong by some percent, at most sizes and without a word."""
     assert_right_at_ten_random_sizes(fused(layered(Pyramid())), folded, tmp_path / "net.onnx")
