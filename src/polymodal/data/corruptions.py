@@ -107,7 +107,7 @@ def _quantised(frame: Frame) -> Result:
 
 
 def _range_noise(frame: Frame) -> Result:
-    """Noise that grows with the square of the distance, as of structured light (Khoshelham and Elberink 2012, eq. 8).
+    """Noise that grows with the square of the distance, as of structured light (Khoshelham and Elberink, Sensors 2012).
 
     The amount is its share of the distance at the median of what was measured.
     """
