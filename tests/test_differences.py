@@ -153,7 +153,7 @@ def test_ahead_and_behind_are_said_where_the_interval_excludes_0_and_nowhere_els
     for text in (to_markdown(found), to_html(found)):
         assert text.count(found.differences.scores["good", "ensemble", "mean_iou"].text(found.score)) == 1
         assert "fewer than five seeds" in text
-        assert "Less Base" in text
+        assert "Against Base" in text
     assert to_html(found).count("class by class") == 1
 
 

@@ -82,7 +82,7 @@ def titled(score: Score) -> str:
 def _apart_markdown(comparison: Comparison) -> list[str]:
     if comparison.differences is None or not (tables := apart(comparison)):
         return []
-    lines = [f"## Less {comparison.differences.title}", "", differences.explanation(comparison.differences), ""]
+    lines = [f"## Against {comparison.differences.title}", "", differences.explanation(comparison.differences), ""]
     for score, found in tables:
         rows, cells = [row for row, _ in found], [line for _, line in found]
         lines += [f"### {titled(score)}", "", *_markdown(rows, comparison.predictions, cells), ""]
