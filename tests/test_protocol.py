@@ -16,7 +16,8 @@ from polymodal.cli import main
 from polymodal.data import FolderData, InputSpec
 from polymodal.errors import ConfigError
 from polymodal.report import write_report
-from polymodal.runs.evaluation import name_of_split, save_model
+from polymodal.runs.evaluation import save_model
+from polymodal.runs.tested import name_of_split
 from polymodal.tasks.protocol import Protocol, in_windows, resized, view
 
 RGB = InputSpec("image", 3)

@@ -12,7 +12,8 @@ from PIL import Image
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse, models
 from polymodal.data import FolderData
-from polymodal.runs.evaluation import name_of_split, save_model, score_split
+from polymodal.runs.evaluation import save_model, score_split
+from polymodal.runs.tested import name_of_split
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
 

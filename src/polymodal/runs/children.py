@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from polymodal.errors import PolymodalError
-from polymodal.runs.evaluation import SCORES_ON
+from polymodal.runs.tested import SCORES_ON
 
 LAST_LINES = 12
 TOLD = ("epoch ", SCORES_ON)

@@ -7,17 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymodal import checkpoint
 from polymodal.data.corruptions import Corruption
 from polymodal.data.inputs import InputSpec
 from polymodal.names import ENSEMBLE
 from polymodal.run_folder import corruptions_file
 from polymodal.runs.console import print_table
-from polymodal.runs.evaluation import Scored, best_device, each_batch, facts_of, scores_name, trained
 from polymodal.runs.files import write_json
-from polymodal.scores import as_plain, from_plain, known_scores
-from polymodal.tasks.base import named_outputs
-from polymodal.tasks.outputs import output_of
+from polymodal.runs.tested import Scored, Tested, best_device
+from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
 
 
@@ -48,34 +45,23 @@ def score_corruptions(
     Raises:
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    config = checkpoint.read_config(model)
-    output = output_of(data.target, config["metadata"]["training"])
-    output.check_protocol(protocol)
-    net = trained(model)
+    tested = Tested(model, data, split, protocol, elsewhere)
     faults: list[Corruption | None] = [None, *corruptions]
-    counts = [output.scores([*net.branches, ENSEMBLE]).to(best_device()) for _ in faults]
+    counts = [tested.scores([*tested.net.branches, ENSEMBLE]) for _ in faults]
 
     def score(batch: Scored) -> None:
         for fault, counted in zip(faults, counts, strict=True):
             inputs = batch.inputs if fault is None else _corrupted(batch, fault, data.inputs)
-            predictions = protocol(
-                lambda views: named_outputs(net(views, per_modality=True)), inputs, data.inputs, batch.truth_size
-            )
-            for name, prediction in predictions.items():
+            for name, prediction in tested.predict(inputs, batch).items():
                 counted.update(name, prediction, *batch.truth)
 
-    keys = each_batch(score, data, split, output)
-    facts = {
-        **facts_of(config, net, data, split, protocol, elsewhere),
-        "samples": len(keys),
-        "scores": as_plain(counts[0].scored),
-        "predictions": counts[0].compute(),
-        "corruptions": [
-            {**vars(fault), "predictions": counted.compute()}
-            for fault, counted in zip(corruptions, counts[1:], strict=True)
-        ],
-    }
-    write_json(folder / corruptions_file(scores_name(split, protocol, elsewhere)), facts)
+    keys = tested.each_batch(score)
+    found = [
+        {**vars(fault), "predictions": counted.compute()}
+        for fault, counted in zip(corruptions, counts[1:], strict=True)
+    ]
+    facts = {**tested.facts(keys, counts[0]), "corruptions": found}
+    write_json(folder / corruptions_file(tested.file), facts)
     return facts
 
 
@@ -108,7 +94,7 @@ def show_corruptions(scores: Mapping[str, Any]) -> None:
 
 
 def _corrupted(batch: Scored, fault: Corruption, specs: Mapping[str, InputSpec]) -> dict[str, Tensor]:
-    images = batch.inputs[fault.modality].cpu()
+    images = batch.loaded[fault.modality]
     lying = [
         fault(image, valid, specs[fault.modality], key)
         for image, valid, key in zip(images, batch.valid[fault.modality], batch.keys, strict=True)

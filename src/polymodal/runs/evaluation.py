@@ -1,25 +1,19 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
-from polymodal.data.track import track
 from polymodal.documents import read_json
-from polymodal.errors import DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
 from polymodal.run_folder import (
@@ -31,37 +25,17 @@ from polymodal.run_folder import (
     PREDICTION,
     SCENES,
     images_file,
-    scores_file,
 )
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
-from polymodal.runs.scored import part
-from polymodal.scores import as_plain
-from polymodal.speed import accelerate
+from polymodal.runs.tested import Scored, Tested, best_device, naming, trained
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
-from polymodal.tasks.outputs import Output, output_of
+from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol, Size
-
-SCORES_ON = "scores on "
-"""How a line begins that says how far the scoring is, before the split."""
 
 SHOWN = 8
 """How many validation scenes a run shows."""
-
-
-def best_device() -> torch.device:
-    """Where evaluation and prediction run: a GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def trained(model: Path) -> Multimodal:
-    """The network of a model folder, ready to predict on the best device as fast as is known for it.
-
-    Raises:
-        CheckpointError: The folder holds no model.
-    """
-    return accelerate(checkpoint.load(model).to(best_device()))
 
 
 def score_split(
@@ -101,147 +75,30 @@ def score_split(
         ConfigError: The limit leaves nothing.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    config = checkpoint.read_config(model)
-    output = output_of(data.target, config["metadata"]["training"])
-    output.check_protocol(protocol)
-    net = net or trained(model)
-    counts = output.scores([*net.branches, ENSEMBLE]).to(best_device())
+    tested = Tested(model, data, split, protocol, elsewhere, net)
+    counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
     sizes: list[Size] = []
 
     def score(batch: Scored) -> None:
         sizes.append(batch.size)
-        predictions = protocol(
-            lambda views: named_outputs(net(views, per_modality=True)), batch.inputs, data.inputs, batch.truth_size
-        )
-        for name, prediction in predictions.items():
+        for name, prediction in tested.predict(batch.inputs, batch).items():
             counts.update(name, prediction, *batch.truth)
 
-    keys = each_batch(score, data, split, output, limit, lines)
+    keys = tested.each_batch(score, limit, lines)
+    net = tested.net
     facts = {
-        **facts_of(config, net, data, split, protocol, elsewhere),
-        "samples": len(keys),
-        "scores": as_plain(counts.scored),
-        "predictions": counts.compute(),
+        **tested.facts(keys, counts),
         "weights": net.weights(),
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
         **asdict(cost(net, sizes[0])),
     }
-    file = scores_name(split, protocol, elsewhere)
     arrays = {KEYS: np.array(keys)}
     for of, (above, below) in counts.of_samples().items():
         arrays |= {ABOVE + "/".join(of): above.numpy(), BELOW + "/".join(of): below.numpy()}
-    write_arrays(folder / images_file(file), arrays)
-    write_json(folder / file, facts)
+    write_arrays(folder / images_file(tested.file), arrays)
+    write_json(folder / tested.file, facts)
     return facts
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A batch to be predicted and scored, on the best device.
-
-    Attributes:
-        keys: Of its samples.
-        inputs: (B, C_m, H, W) by modality.
-        valid: Where something was measured, (B, 1, H, W) by modality, on the CPU.
-        truth: What predictions are held against, the target itself first.
-    """
-
-    keys: list[str]
-    inputs: dict[str, Tensor]
-    valid: dict[str, Tensor]
-    truth: list[Tensor]
-
-    @property
-    def size(self) -> Size:
-        """Height and width of the inputs."""
-        height, width = next(iter(self.inputs.values())).shape[-2:]
-        return height, width
-
-    @property
-    def truth_size(self) -> Size:
-        """Height and width at which predictions are scored."""
-        height, width = self.truth[0].shape[-2:]
-        return height, width
-
-
-def each_batch(
-    score: Callable[[Scored], None],
-    data: Any,
-    split: str,
-    output: Output,
-    limit: int | float = 1.0,
-    lines: bool = False,
-) -> list[str]:
-    """Score the batches of a split one after the other, without gradients.
-
-    Args:
-        score: What is done with each.
-        data: As for `score_split`, and so are the other arguments.
-        split: "val" or "test".
-        output: What is predicted.
-        limit: How many.
-        lines: Whether to print how far it is.
-
-    Returns:
-        The keys of the samples that were scored, in order.
-
-    Raises:
-        ConfigError: The limit leaves nothing.
-        DataError: As `score` raises it, with the keys of its batch.
-    """
-    data.setup("test" if split == "test" else "validate")
-    loader = _loader(data, split)
-    batches = part(len(loader), limit, split)
-    keys: list[str] = []
-    with torch.inference_mode():
-        for batch in track(islice(loader, batches), f"{SCORES_ON}{split}, batches", batches, lines):
-            inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
-            truth = output.truth(batch, next(iter(inputs.values())).shape[-2:])
-            with _naming(batch["key"]):
-                score(Scored(batch["key"], inputs, batch["valid"], [tensor.to(best_device()) for tensor in truth]))
-            keys += batch["key"]
-    return keys
-
-
-def _loader(data: Any, split: str) -> Any:
-    return data.test_dataloader() if split == "test" else data.val_dataloader()
-
-
-def facts_of(
-    config: Mapping[str, Any], net: Multimodal, data: Any, split: str, protocol: Protocol, elsewhere: str
-) -> dict[str, Any]:
-    """What a file of scores says of the model, the scenes and the way to test, whatever is scored."""
-    own = split_of(data, split)
-    return {
-        "split": split,
-        "model": config.get("weights"),
-        "scored_on": f"{elsewhere}/{own}" if elsewhere else name_of_split(data, own),
-        "identity": data.identity(own),
-        "protocol": protocol.as_dict(),
-        "split_samples": len(_loader(data, split).dataset),
-        "modalities": list(net.modalities),
-        "classes": list(data.target.classes),
-        **config["metadata"]["training"],
-        "network": config["network"]["name"],
-        "fusion": net.fusion.name,
-    }
-
-
-def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
-    """The file of scores in a run folder."""
-    return scores_file(split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
-
-
-def split_of(data: Any, split: str) -> str:
-    """What the data set calls the split "val" or "test"."""
-    name: str = data.test_split if split == "test" else data.val_split
-    return name
-
-
-def name_of_split(data: Any, split: str) -> str:
-    """The data set and the split, which tell whether a checkpoint was chosen on the scenes that it is scored on."""
-    return f"{data.description.name}/{split}"
 
 
 def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = None) -> None:
@@ -264,7 +121,7 @@ def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = 
             columns.setdefault(INPUT + name, []).append(resized.permute(1, 2, 0).numpy())
         for name, shown in output.shown_truth(scene, size).items():
             columns.setdefault(name, []).append(shown)
-        with torch.inference_mode(), _naming([scene["key"]]):
+        with torch.inference_mode(), naming([scene["key"]]):
             prediction = net(
                 {name: image[None].to(best_device()) for name, image in scene["inputs"].items()}, per_modality=True
             )
@@ -276,15 +133,6 @@ def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = 
         | {"keys": np.array([scene["key"] for scene in scenes])}
         | output.legend(),
     )
-
-
-@contextmanager
-def _naming(keys: Sequence[str]) -> Iterator[None]:
-    """Say of which samples an error speaks."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{', '.join(keys)}: {error}") from error
 
 
 def describe(data: Any) -> dict[str, Any]:

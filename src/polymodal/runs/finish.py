@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING
 from polymodal.run_folder import BEST, MODEL, REPORT
 from polymodal.runs.averaging import holds_average
 from polymodal.runs.checkpoints import read_checkpoint
-from polymodal.runs.evaluation import (
-    name_of_split,
-    remove_scores_of_others,
-    save_model,
-    score_split,
-    split_of,
-    trained,
-    write_scenes,
-)
+from polymodal.runs.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
 from polymodal.runs.loggers import log_scores
 from polymodal.runs.scored import scored_parts
+from polymodal.runs.tested import name_of_split, split_of, trained
 
 if TYPE_CHECKING:
     from polymodal.runs.training import RecipeCLI

@@ -13,7 +13,8 @@ from polymodal.data import InputSpec, TargetSpec
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import one_part
-from polymodal.runs.evaluation import best_device, described, trained
+from polymodal.runs.evaluation import described
+from polymodal.runs.tested import best_device, trained
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.outputs import output_of
 

@@ -1,6 +1,5 @@
 """A trained model as a function of images in memory: for cameras, notebooks and services."""
 
-import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from polymodal.anatomy.meta import ghost
 from polymodal.data import resize_inputs
 from polymodal.data.inputs import InputSpec
 from polymodal.data.resizing import aligned
@@ -172,6 +172,8 @@ class Predictor:
             images = {name: torch.empty(1, spec.channels, *near, device="meta") for name, spec in specs.items()}
             try:
                 self._ghost(images, subset=True)
+            except NotImplementedError:  # of an operation without values, nothing is known
+                return size
             except Exception as error:  # networks refuse sizes each by an error of its own
                 reason = reason or error
             else:
@@ -183,7 +185,7 @@ class Predictor:
     @cached_property
     def _ghost(self) -> torch.nn.Module:
         """The network without values, which says what it takes for the cost of looking."""
-        return copy.deepcopy(self._opened.network).to("meta")
+        return ghost(self._opened.network)
 
 
 def _shape(scene: tuple[dict[str, Tensor], np.ndarray]) -> tuple[Any, ...]:

@@ -5,16 +5,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from polymodal import checkpoint
 from polymodal.errors import ConfigError
-from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
 from polymodal.run_folder import WITH, subsets_file
-from polymodal.runs.evaluation import Scored, best_device, each_batch, facts_of, scores_name, trained
 from polymodal.runs.files import write_json
-from polymodal.scores import as_plain
-from polymodal.tasks.base import named_outputs
-from polymodal.tasks.outputs import output_of
+from polymodal.runs.tested import Scored, Tested
 from polymodal.tasks.protocol import Protocol
 
 EVERY = "all"
@@ -72,35 +67,22 @@ def score_subsets(
         FusionError: The fusion cannot do without one of its modalities.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    config = checkpoint.read_config(model)
-    output = output_of(data.target, config["metadata"]["training"])
-    output.check_protocol(protocol)
-    net = trained(model)
+    tested = Tested(model, data, split, protocol, elsewhere)
     named = {subset_name(subset): subset for subset in subsets}
-    counts = output.scores(list(named)).to(best_device())
+    counts = tested.scores(list(named))
 
     def score(batch: Scored) -> None:
         for name, subset in named.items():
             present = {modality: batch.inputs[modality] for modality in subset}
-            predictions = protocol(lambda views: _ensemble(net, views), present, data.inputs, batch.truth_size)
+            predictions = tested.predict(present, batch, subset=True, per_modality=False)
             counts.update(name, predictions[ENSEMBLE], *batch.truth)
 
-    keys = each_batch(score, data, split, output)
-    facts = {
-        **facts_of(config, net, data, split, protocol, elsewhere),
-        "samples": len(keys),
-        "subsets": {name: list(subset) for name, subset in named.items()},
-        "scores": as_plain(counts.scored),
-        "predictions": counts.compute(),
-    }
-    write_json(folder / subsets_file(scores_name(split, protocol, elsewhere)), facts)
+    keys = tested.each_batch(score)
+    facts = {**tested.facts(keys, counts), "subsets": {name: list(subset) for name, subset in named.items()}}
+    write_json(folder / subsets_file(tested.file), facts)
     return facts
 
 
 def subset_name(subset: Subset) -> str:
     """What the prediction from a set of modalities is called."""
     return WITH.join(subset)
-
-
-def _ensemble(net: Multimodal, views: dict[str, Any]) -> dict[str, Any]:
-    return {ENSEMBLE: named_outputs(net(views, subset=True, per_modality=False))[ENSEMBLE]}

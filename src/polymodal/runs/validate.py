@@ -14,9 +14,10 @@ from polymodal.locks import locked
 from polymodal.run_folder import CONFIG, corruptions_file, subsets_file
 from polymodal.runs.console import print_table
 from polymodal.runs.corrupted import score_corruptions, show_corruptions
-from polymodal.runs.evaluation import score_split, scores_name, split_of
+from polymodal.runs.evaluation import score_split
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets
+from polymodal.runs.tested import scores_name, split_of
 from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml

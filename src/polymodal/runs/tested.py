@@ -1,0 +1,202 @@
+"""A trained model on the scenes of a split: what every kind of score begins with, and what its file says of itself."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymodal import checkpoint
+from polymodal.data.track import track
+from polymodal.errors import DataError
+from polymodal.metrics import PredictionScores
+from polymodal.multimodal import Multimodal
+from polymodal.run_folder import scores_file
+from polymodal.runs.scored import part
+from polymodal.scores import as_plain
+from polymodal.speed import accelerate
+from polymodal.tasks.base import named_outputs
+from polymodal.tasks.outputs import output_of
+from polymodal.tasks.protocol import Protocol, Size
+
+SCORES_ON = "scores on "
+"""How a line begins that says how far the scoring is, before the split."""
+
+
+def best_device() -> torch.device:
+    """Where evaluation and prediction run: a GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def trained(model: Path) -> Multimodal:
+    """The network of a model folder, ready to predict on the best device as fast as is known for it.
+
+    Raises:
+        CheckpointError: The folder holds no model.
+    """
+    return accelerate(checkpoint.load(model).to(best_device()))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch to be predicted and scored.
+
+    Attributes:
+        keys: Of its samples.
+        loaded: (B, C_m, H, W) by modality, as they were loaded, on the CPU.
+        valid: Where something was measured, (B, 1, H, W) by modality, on the CPU.
+        inputs: Those that were loaded, on the best device.
+        truth: What predictions are held against, the target itself first, on the best device.
+    """
+
+    keys: list[str]
+    loaded: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    truth: list[Tensor]
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the inputs."""
+        height, width = next(iter(self.inputs.values())).shape[-2:]
+        return height, width
+
+
+class Tested:
+    """A model of a folder, and a split that it is scored on.
+
+    Args:
+        model: The model folder.
+        data: A data module that was set up with the model's modalities.
+        split: "val" or "test".
+        protocol: How it is tested.
+        elsewhere: What the data set is called when it is not the one that the model was trained with, a name that no
+            other has.
+        net: The folder's network, where it is loaded already.
+
+    Attributes:
+        net: The network.
+        file: What its file of scores is called.
+
+    Raises:
+        ConfigError: The protocol makes no sense for what is predicted.
+    """
+
+    def __init__(
+        self, model: Path, data: Any, split: str, protocol: Protocol, elsewhere: str, net: Multimodal | None = None
+    ) -> None:
+        self._config = checkpoint.read_config(model)
+        self._output = output_of(data.target, self._config["metadata"]["training"])
+        self._output.check_protocol(protocol)
+        self._data, self._split, self._protocol, self._elsewhere = data, split, protocol, elsewhere
+        self.net = net or trained(model)
+        self.file = scores_name(split, protocol, elsewhere)
+
+    def scores(self, names: Sequence[str]) -> PredictionScores:
+        """What counts predictions of these names, on the best device."""
+        return self._output.scores(names).to(best_device())
+
+    def predict(
+        self, inputs: Mapping[str, Tensor], batch: Scored, *, subset: bool = False, per_modality: bool = True
+    ) -> dict[str, Tensor]:
+        """Predictions by name, as the protocol makes them, at the size of the truth.
+
+        Args:
+            inputs: Those of the batch, or what became of them.
+            batch: Whose truth they are held against.
+            subset: Whether modalities may be absent.
+            per_modality: Whether each modality's own are wanted where they cost more.
+        """
+        return self._protocol(
+            lambda views: named_outputs(self.net(views, subset=subset, per_modality=per_modality)),
+            inputs,
+            self._data.inputs,
+            batch.truth[0].shape[-2:],
+        )
+
+    def each_batch(self, score: Callable[[Scored], None], limit: int | float = 1.0, lines: bool = False) -> list[str]:
+        """Score the batches one after the other, without gradients.
+
+        Args:
+            score: What is done with each.
+            limit: How many of the split's first batches, or what share of them; see `part`.
+            lines: Whether to print how far it is where no bar can be drawn.
+
+        Returns:
+            The keys of the samples that were scored, in order.
+
+        Raises:
+            ConfigError: The limit leaves nothing.
+            DataError: As `score` raises it, with the keys of its batch.
+        """
+        self._data.setup("test" if self._split == "test" else "validate")
+        loader = self._loader()
+        batches = part(len(loader), limit, self._split)
+        keys: list[str] = []
+        with torch.inference_mode():
+            for batch in track(islice(loader, batches), f"{SCORES_ON}{self._split}, batches", batches, lines):
+                inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
+                truth = self._output.truth(batch, next(iter(inputs.values())).shape[-2:])
+                with naming(batch["key"]):
+                    moved = [tensor.to(best_device()) for tensor in truth]
+                    score(Scored(batch["key"], batch["inputs"], batch["valid"], inputs, moved))
+                keys += batch["key"]
+        return keys
+
+    def facts(self, keys: Sequence[str], counts: PredictionScores) -> dict[str, Any]:
+        """What a file of scores says of the model, the scenes and the way to test, and the scores.
+
+        Args:
+            keys: Of the samples that were scored.
+            counts: What counted them.
+        """
+        data, own = self._data, split_of(self._data, self._split)
+        return {
+            "split": self._split,
+            "model": self._config.get("weights"),
+            "scored_on": f"{self._elsewhere}/{own}" if self._elsewhere else name_of_split(data, own),
+            "identity": data.identity(own),
+            "protocol": self._protocol.as_dict(),
+            "samples": len(keys),
+            "split_samples": len(self._loader().dataset),
+            "modalities": list(self.net.modalities),
+            "classes": list(data.target.classes),
+            "scores": as_plain(counts.scored),
+            "predictions": counts.compute(),
+            **self._config["metadata"]["training"],
+            "network": self._config["network"]["name"],
+            "fusion": self.net.fusion.name,
+        }
+
+    def _loader(self) -> Any:
+        return self._data.test_dataloader() if self._split == "test" else self._data.val_dataloader()
+
+
+def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
+    """The file of scores in a run folder."""
+    return scores_file(split, re.sub(r"[^\w-]+", "-", elsewhere), protocol.name)
+
+
+def split_of(data: Any, split: str) -> str:
+    """What the data set calls the split "val" or "test"."""
+    name: str = data.test_split if split == "test" else data.val_split
+    return name
+
+
+def name_of_split(data: Any, split: str) -> str:
+    """The data set and the split, which tell whether a checkpoint was chosen on the scenes that it is scored on."""
+    return f"{data.description.name}/{split}"
+
+
+@contextmanager
+def naming(keys: Sequence[str]) -> Iterator[None]:
+    """Say of which samples an error speaks."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{', '.join(keys)}: {error}") from error
