@@ -330,11 +330,13 @@ def test_files_of_others_are_refused(tmp_path, monkeypatch):
         export.Session(stamped(tmp_path / "foreign.onnx", None))
     with pytest.raises(CheckpointError, match="or it is damaged: 'step'"):
         export.Session(stamped(tmp_path / "short.onnx", json.dumps({"format": 1})))
-    with pytest.raises(CheckpointError, match=r"has format 3, .* up to 2: .*by a newer polymodal\. Update polymodal"):
-        export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 3})))
+    with pytest.raises(CheckpointError, match=r"has format 4, .* up to 3: .*by a newer polymodal\. Update polymodal"):
+        export.Session(stamped(tmp_path / "newer.onnx", json.dumps({"format": 4})))
+    said = {"format": 1, "modalities": {"x": 1}, "outputs": ["ensemble"], "step": 4, "folded": False, "metadata": {}}
+    stamped(tmp_path / "own.onnx", json.dumps(said))
     monkeypatch.setattr("onnxruntime.InferenceSession", Mock(side_effect=RuntimeError()))
     with pytest.raises(CheckpointError, match=r"or it is damaged: RuntimeError\(\)"):
-        export.Session(tmp_path / "newer.onnx")
+        export.Session(tmp_path / "own.onnx")
 
 
 def test_files_without_a_word_on_size_take_any(tmp_path):

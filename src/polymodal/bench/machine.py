@@ -3,11 +3,11 @@
 import os
 import platform
 import sys
-from pathlib import Path
 
 import torch
 
 import polymodal
+from polymodal import processor
 from polymodal.errors import ConfigError
 from polymodal.runs.children import cores
 
@@ -21,10 +21,12 @@ def machine(device: str) -> dict[str, str | int]:
     Returns:
         Facts by name, for people to read.
     """
-    facts: dict[str, str | int] = {"device": _processor()}
+    host = processor.name()
+    facts: dict[str, str | int] = {"device": host}
     if torch.device(device).type == "cuda":
-        facts = {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda), "host": _processor()}
+        facts = {"device": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda), "host": host}
     return facts | {
+        **({"instructions": there} if (there := processor.instructions()) else {}),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -44,11 +46,3 @@ def check_device(device: str) -> None:
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if device not in (*there, *(["cuda"] if len(there) > 1 else [])):
         raise ConfigError(f"--device: there is no device {device!r} here; there are {', '.join(there)}.")
-
-
-def _processor() -> str:
-    """The processor's name: of Linux from /proc/cpuinfo, elsewhere as the system calls it."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

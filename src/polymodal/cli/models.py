@@ -54,6 +54,16 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="for images of this height and width alone (any size)"
     )
+    export.add_argument("--int8", action="store_true", help="compute with 8 bits; onnx, and with --calibrate alone")
+    export.add_argument(
+        "--calibrate",
+        metavar="DIR|SPLIT",
+        help="for --int8: train or val of the run's data, or the folder of another",
+    )
+    export.add_argument("--images", type=int, metavar="N", help="for --int8: to calibrate with (64, or all of fewer)")
+    export.add_argument(
+        "--max-drop", type=float, metavar="D", help="for --int8: how much worse scores may be (0.5 points of mean IoU)"
+    )
     export.set_defaults(run=_export)
 
     import_cen = commands.add_parser("import-cen", help="turn a released checkpoint of CEN or AsymFusion into a model")
@@ -101,10 +111,26 @@ def _predict(parsed: argparse.Namespace) -> None:
 
 
 def _export(parsed: argparse.Namespace) -> None:
+    from polymodal.errors import ConfigError
     from polymodal.runs.export import export_model
+    from polymodal.runs.quantised import Quantisation
 
+    quantisation = None
+    if parsed.int8:
+        if parsed.calibrate is None:
+            raise ConfigError(
+                "--int8: ranges are taken from data; give --calibrate train, or --calibrate DIR for another data set."
+            )
+        quantisation = Quantisation(parsed.calibrate, parsed.images, parsed.max_drop)
+    for option in ("calibrate", "images", "max_drop"):
+        if not parsed.int8 and getattr(parsed, option) is not None:
+            raise ConfigError(f"--{option.replace('_', '-')}: belongs to --int8; give both, or leave it out.")
     size = None if parsed.size is None else (parsed.size[0], parsed.size[1])
-    print(export_model(parsed.model, parsed.out, parsed.format, absorbed=parsed.fold, size=size))
+    print(
+        export_model(
+            parsed.model, parsed.out, parsed.format, absorbed=parsed.fold, size=size, quantisation=quantisation
+        )
+    )
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ MEMORY = (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os
 """Bytes that all networks of a process may hold between their layers: half of the machine's."""
 
 
-def check_operators(onnx: ModuleType, path: str | os.PathLike[str]) -> None:
+def check_operators(onnx: ModuleType, path: str | os.PathLike[str]) -> Any:
     """Refuse a graph that may compute without end: one with graphs within it, such as loops, or words of its own.
 
     Functions are such words, of which each may stand for twice the one before.
@@ -25,6 +25,9 @@ def check_operators(onnx: ModuleType, path: str | os.PathLike[str]) -> None:
     Args:
         onnx: The package.
         path: The file.
+
+    Returns:
+        The file as the package reads it, without weights that lie beside it.
 
     Raises:
         CheckpointError: With what it holds.
@@ -45,6 +48,7 @@ def check_operators(onnx: ModuleType, path: str | os.PathLike[str]) -> None:
             f"{path}: its graph has {found[0][:80]!r}, and it is run with plain operators alone: others may compute "
             "without end. Predict with the model folder that it was made of."
         )
+    return model
 
 
 def session_options(runtime: ModuleType, threads: int | None) -> Any:

@@ -23,7 +23,7 @@ from polymodal.export.inputs import check_axes
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.reason import first_line
-from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, Session, needed_package, output_name
+from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, needed_package, output_name
 from polymodal.export.settled import settled
 from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
@@ -91,7 +91,7 @@ def save(
 
     found = captured(module, example, ({name: {0: Dim.DYNAMIC} for name in channels},), size)
     description = {
-        "format": DESCRIPTION_FORMAT,
+        "format": FLOAT_FORMAT,
         "modalities": channels,
         "outputs": [*net.outputs, ENSEMBLE],
         "step": found.step,

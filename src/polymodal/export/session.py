@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from polymodal import processor
 from polymodal.documents import parse_json
 from polymodal.errors import CheckpointError, DataError, ExportError
 from polymodal.export.bounds import MEMORY, beyond_memory, check_operators, session_options
@@ -21,8 +22,17 @@ from polymodal.names import one_part, twins
 DESCRIPTION = "polymodal"
 """The key under which an exported file describes itself, in JSON."""
 
-DESCRIPTION_FORMAT = 2
-"""Which keys the description has; a newer polymodal may write others, under a higher number."""
+DESCRIPTION_FORMAT = 3
+"""Which keys the description may have; a newer polymodal may write others, under a higher number."""
+
+FLOAT_FORMAT = 2
+"""That of a network in float, which an earlier polymodal reads, too."""
+
+INT8 = "int8"
+"""The key of what is said of a quantised network: the bits that its weights use, and how it came about."""
+
+SAFE_BITS = 7
+"""So many bits of weights cannot overflow on any processor, see `processor.adds_int8_exactly`."""
 
 
 def output_name(prediction: str) -> str:
@@ -43,12 +53,13 @@ class Session:
         step: What height and width must be multiples of.
         size: Height and width where they are fixed; else None.
         absorbed: Whether the network was absorbed.
+        quantised: Whether it computes with 8 bits.
         metadata: What `save` was given.
 
     Raises:
         ExportError: ONNX Runtime is not installed.
-        CheckpointError: The file is not there, is no network of polymodal, may compute without end, or was written by
-            a newer one.
+        CheckpointError: The file is not there, is no network of polymodal, may compute without end, was written by
+            a newer one, or was quantised for other processors than this one.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
@@ -57,10 +68,11 @@ class Session:
             raise CheckpointError(f"{path}: there is no such file.")
         self._path = path
         try:
-            check_operators(onnx, path)
+            model = check_operators(onnx, path)
+            described = _description({entry.key: entry.value for entry in model.metadata_props}, path)
+            self.quantised: bool = _quantised(described, path)
             options = session_options(runtime, threads)
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-            described = _description(self._session.get_modelmeta().custom_metadata_map, path)
             self.modalities: dict[str, int] = {name: _count(n) for name, n in described["modalities"].items()}
             self.outputs: tuple[str, ...] = _outputs(described)
             self.step: int = _count(described["step"])
@@ -183,6 +195,23 @@ def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
     if twins(names) or set(names) not in ({*described["modalities"], "ensemble"}, {"ensemble"}):
         raise ValueError(f"its predictions are {names}, expected 'ensemble', alone or with one of each modality")
     return names
+
+
+def _quantised(described: Mapping[str, Any], path: str | os.PathLike[str]) -> bool:
+    """Whether a network computes with 8 bits.
+
+    Raises:
+        CheckpointError: Its sums would overflow on this processor, which nothing would show.
+    """
+    if INT8 not in described:
+        return False
+    if _count(described[INT8]["weight_bits"]) > SAFE_BITS and not processor.adds_int8_exactly():
+        raise CheckpointError(
+            f"{path} was quantised for processors that add products of 8 bits exactly ({' or '.join(processor.VNNI)}), "
+            "and this one does not: sums would overflow and predictions be worse without a word. Export it here, where "
+            f"weights have {SAFE_BITS} bits, which every processor can add."
+        )
+    return True
 
 
 def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:

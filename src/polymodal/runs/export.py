@@ -4,14 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polymodal import checkpoint, export
-from polymodal.export.formats import format_for
+from polymodal.errors import ExportError
+from polymodal.export.formats import Onnx, format_for
 from polymodal.files import half_published, require_new
+from polymodal.runs.quantised import Calibration, Quantisation, write_quantised
 
 REFERENCE_SIZE = (480, 640)
 """Height and width that savings are told for where a model has no size of its own, or the next that it takes."""
 
 
-def export_model(model: Path, out: Path, format: str, *, absorbed: bool, size: tuple[int, int] | None = None) -> str:
+def export_model(
+    model: Path,
+    out: Path,
+    format: str,
+    *,
+    absorbed: bool,
+    size: tuple[int, int] | None = None,
+    quantisation: Quantisation | None = None,
+) -> str:
     """Export a trained network with all that `predict` must know of it.
 
     Args:
@@ -20,30 +30,38 @@ def export_model(model: Path, out: Path, format: str, *, absorbed: bool, size: t
         format: One of `polymodal.export.FORMATS`.
         absorbed: Whether to absorb norms and exchange into the convolutions first.
         size: Height and width, for a file for images of this size alone.
+        quantisation: How it is quantised; not at all if not given.
 
     Returns:
         What was written, a sentence for people.
 
     Raises:
         CheckpointError: The model cannot be read.
-        ConfigError: There is such a file already.
+        ConfigError: There is such a file already, or there are no data to quantise with.
+        DataError: These data cannot be used.
         ExportError: The network or the format does not allow it; nothing is written then.
         OSError: The file cannot be written.
     """
+    if quantisation is not None and format != Onnx.name:
+        raise ExportError(f"--int8: format {format} is written in float alone. Give --format {Onnx.name} for 8 bits.")
     kind = format_for(format, out)
     for ending in (kind.ending, *kind.beside):
         if not half_published(out):
             require_new(out.with_suffix(ending))
     folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
+    calibration = None if quantisation is None else Calibration(model, quantisation)
     net = checkpoint.load(folder)
-    if not absorbed:
-        return _written(export.save(net, out, format=format, size=size, metadata=metadata))
-    plain = export.absorb(net, size=size)
+    plain = export.absorb(net, size=size) if absorbed else net
+    if calibration is None:
+        written = _written(export.save(plain, out, format=format, size=size, metadata=metadata))
+    else:
+        said = write_quantised(plain, out, calibration, size, metadata)
+        written = f"{_written([out])}, {said}"
+    if not isinstance(plain, export.Absorbed):
+        return written
     height, width = size or metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
-    saved = export.saving(net, plain, (height, width))
-    written = _written(export.save(plain, out, format=format, metadata=metadata))
-    return f"{written}, absorbed; for {width}x{height} (width x height) {saved}"
+    return f"{written}, absorbed; for {width}x{height} (width x height) {export.saving(net, plain, (height, width))}"
 
 
 def _written(files: Sequence[Path]) -> str:

@@ -58,10 +58,10 @@ def validate(
     if subsets is not None and corrupt is not None:
         raise ConfigError("--subsets and --corrupt: expected one of them; their scores stand in files of their own.")
     model = checkpoint.model_folder(run)
-    settings = {} if root is not None and model == run else _data_settings(run)
+    settings = {} if root is not None and model == run else data_settings(run)
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
     with locked(run):
-        data, elsewhere = _scenes(run, model, settings, split, root, protocol)
+        data, elsewhere = scenes_of(run, model, settings, split, root, protocol)
         file = scores_name(split, protocol, elsewhere)
         if corrupt is not None:
             faults = chosen_corruptions(corrupt, data.inputs)
@@ -84,10 +84,23 @@ def validate(
     return scores
 
 
-def _scenes(
+def scenes_of(
     run: Path, model: Path, settings: Mapping[str, Any], split: str, root: str | None, protocol: Protocol
 ) -> tuple[FolderData, str]:
-    """The data set to score a model on, and what it is called if it is not the run's own."""
+    """The data set to score a model on, and what it is called if it is not the run's own.
+
+    Args:
+        run: The run folder, or the model folder.
+        model: The model folder.
+        settings: Of the data, as the run has them; see `data_settings`.
+        split: "val" or "test".
+        root: Another data set than the run's.
+        protocol: How the model is tested.
+
+    Raises:
+        ConfigError: It has other classes, or modalities of another kind, than the model.
+        DataError: It cannot be read.
+    """
     metadata: Any = checkpoint.read_config(model).get("metadata")
     inputs, target, size = read_model_description(metadata, model)
     keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
@@ -147,7 +160,12 @@ def _as_trained(here: InputSpec, trained: InputSpec, where: str) -> InputSpec:
     return replace(here, mean=trained.mean, std=trained.std)
 
 
-def _data_settings(run: Path) -> dict[str, Any]:
+def data_settings(run: Path) -> dict[str, Any]:
+    """The settings of the data that a run was trained on, from its configuration.
+
+    Raises:
+        ConfigError: It is no run folder, or was not trained on a data set folder.
+    """
     file = run / CONFIG
     if not file.is_file():
         raise ConfigError(
