@@ -44,7 +44,7 @@ def test_the_groups_are_those_of_the_papers():
     assert choose(["extensions"], KNOWN) == extensions
     shared = [f"{name}-shared" for name in BASELINES if name.startswith(("concat", "average", "attention"))]
     assert choose(["shared-aggregation"], KNOWN) == shared
-    assert set(KNOWN) == {*ABLATION, *BASELINES, *shared, *extensions}
+    assert set(KNOWN) == {*ABLATION, *BASELINES, *shared, *extensions, *choose(["exchanges"], KNOWN)}
 
 
 def test_choosing_twice_trains_once_and_in_the_order_of_the_table():

@@ -7,7 +7,7 @@ import importlib
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,9 @@ def released_network(code: Path, depth: int, classes: int, threshold: float | No
         ConfigError: The folder does not hold that code, or the code breaks.
     """
     arguments = {} if threshold is None else {"bn_threshold": threshold}
-    with _importable(code):
+    helpers = types.ModuleType("utils.helpers")
+    helpers.maybe_download = None  # type: ignore[attr-defined]
+    with importable(code, {"utils": types.ModuleType("utils"), "utils.helpers": helpers}):
         try:
             network = importlib.import_module("models.model").refinenet(depth, classes, 2, **arguments)
         except Exception as error:
@@ -167,20 +169,24 @@ def released_network(code: Path, depth: int, classes: int, threshold: float | No
 
 
 @contextmanager
-def _importable(code: Path) -> Iterator[None]:
-    """Within the context, the modules of the released code can be imported; later ones of that name are others."""
-    helpers = types.ModuleType("utils.helpers")
-    helpers.maybe_download = None  # type: ignore[attr-defined]
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("models", "utils")}
+def importable(code: Path, stand_ins: Mapping[str, types.ModuleType]) -> Iterator[None]:
+    """Within the context, the modules of a released code can be imported; later ones of that name are others.
+
+    Args:
+        code: The folder with its `models`.
+        stand_ins: Modules that it imports and that are not needed, by name.
+    """
+    theirs = {"models", "utils", *(name.partition(".")[0] for name in stand_ins)}
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in theirs}
     for name in before:
         del sys.modules[name]
-    sys.modules |= {"utils": types.ModuleType("utils"), "utils.helpers": helpers}
+    sys.modules |= stand_ins
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(code))
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("models", "utils")]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
             del sys.modules[name]
         sys.modules |= before

@@ -5,7 +5,8 @@ Shapes use B samples, M modalities, C channels. *Folded* tensors are `(B*M, C, .
 
 Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005);
     AsymFusion is Wang et al., "Learning Deep Multimodal Feature Representation with Asymmetric Multi-layer Fusion",
-    ACM Multimedia 2020 (arXiv 2108.05009).
+    ACM Multimedia 2020 (arXiv 2108.05009); TokenFusion is Wang et al., "Multimodal Token Fusion for Vision
+    Transformers", CVPR 2022 (arXiv 2204.08721).
 """
 
 from collections.abc import Sequence
@@ -146,6 +147,21 @@ def exchange(x: Tensor, keep: Tensor) -> Tensor:
     keep = keep.reshape(*keep.shape, *(1,) * (x.dim() - 3))
     # Exact for the weights 0 and 1; on a CPU its backward pass takes half the time of a selection's.
     return torch.lerp(mean_of_others(x), x, keep.to(x.dtype))
+
+
+def exchange_tokens(x: Tensor, others: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Replace every token whose score is below the threshold by the others' at the same place (TokenFusion eq. 6).
+
+    Args:
+        x: Tokens of one modality or of several, `(..., C)`.
+        others: What stands in for each of them, of the same shape.
+        scores: s, of the shape of `x` but for one channel.
+        threshold: θ ≥ 0. A token is exchanged where s < θ, so 0 exchanges nothing.
+
+    Returns:
+        A tensor like `x`.
+    """
+    return torch.where(scores >= threshold, x, others)
 
 
 def scale_penalty(scale: Tensor, part: Tensor) -> Tensor:

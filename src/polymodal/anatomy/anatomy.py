@@ -8,6 +8,7 @@ from polymodal.anatomy import blocks
 from polymodal.anatomy.blocks import SpatialConvolution
 from polymodal.anatomy.dry_run import DryRun, dry_run
 from polymodal.anatomy.entrance import Entrance, entrance
+from polymodal.anatomy.mixing import Mixings, mixings
 from polymodal.anatomy.norms import axes_of, can_be_private, has_scales
 from polymodal.anatomy.rows import misplaced
 
@@ -69,6 +70,15 @@ class Anatomy:
     def run(self) -> DryRun:
         """What runs when, and what the encoder returns."""
         return dry_run(self.network, self.entrance)
+
+    @cached_property
+    def mixings(self) -> Mixings:
+        """Where the encoder's blocks mix tokens, see `mixing.mixings`.
+
+        Raises:
+            FusionError: When the network runs on no image that was tried.
+        """
+        return mixings(self.network, self.entrance)
 
     @cached_property
     def misplaced(self) -> tuple[str, tuple[int, ...]] | None:

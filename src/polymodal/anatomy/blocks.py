@@ -86,10 +86,24 @@ def sites(network: nn.Module) -> list[str]:
         Dotted names in the network's order; empty when no block is recognised.
     """
     encoder = _encoder(network)
-    blocks = _innermost_blocks(encoder)
-    chosen = {*spatial_norms(network), *_own_norms(encoder, [name for name in blocks if _mixes(encoder[name])])}
-    chosen = chosen or {*_own_norms(encoder, blocks)}
+    chosen = {*spatial_norms(network), *_own_norms(encoder, transformer_blocks(network))}
+    chosen = chosen or {*_own_norms(encoder, _innermost_blocks(encoder))}
     return [name for name, _ in network.named_modules() if name in chosen]
+
+
+def transformer_blocks(network: nn.Module) -> list[str]:
+    """The blocks of the encoder that hold an attention, or the like, and layer norms beside it, in order.
+
+    Args:
+        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
+    """
+    encoder = _encoder(network)
+    return [name for name in _innermost_blocks(encoder) if _mixes(encoder[name])]
+
+
+def is_mixer(name: str, block: nn.Module) -> bool:
+    """Whether a layer that a block holds is an attention, or mixes tokens in another way, by its name or class."""
+    return bool(_MIXES.search(f"{name} {type(block.get_submodule(name)).__name__}"))
 
 
 def spatial_norms(network: nn.Module) -> list[str]:
@@ -168,11 +182,11 @@ def _own_norms(modules: dict[str, nn.Module], blocks: list[str]) -> list[str]:
         f"{block}.{name}"
         for block in blocks
         for name, child in modules[block].named_children()
-        if _of_one_sample(child)
+        if is_of_one_sample(child)
     ]
 
 
-def _of_one_sample(module: nn.Module) -> bool:
+def is_of_one_sample(module: nn.Module) -> bool:
     """Whether a module is a layer, group or RMS norm that can be private."""
     kind = kind_of(module)
     return kind is not None and kind.per_sample and can_be_private(module)
@@ -181,9 +195,8 @@ def _of_one_sample(module: nn.Module) -> bool:
 def _mixes(module: nn.Module) -> bool:
     """Whether a module is a block of a transformer: it holds an attention, or the like, and layer norms beside it."""
     children = dict(module.named_children())
-    norms = sum(map(_of_one_sample, children.values()))
-    mixers = [name for name, child in children.items() if _MIXES.search(f"{name} {type(child).__name__}")]
-    return bool(mixers) and norms > 1
+    norms = sum(map(is_of_one_sample, children.values()))
+    return norms > 1 and any(is_mixer(name, module) for name in children)
 
 
 def _whole_blocks(modules: dict[str, nn.Module]) -> list[str]:

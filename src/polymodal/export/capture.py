@@ -154,7 +154,7 @@ class _Plain:
         self.roster = roster
         self.places: list[Place] = []
         self.private: dict[int, list[Tensor]] = {}
-        self._hooked: dict[int, Any] = {}
+        self._static_forms: dict[int, Any] = {}
         self._done: dict[int, nn.Module] = {}
         self.network = self._plain("", network)
 
@@ -203,13 +203,16 @@ class _Plain:
         return layers[0]
 
     def _static(self, name: str, owner: Any) -> Any:
-        """What stands for a fusion's module, or for the owner of its hooks."""
+        """What stands for a fusion's module and for the owner of its hooks, which may be the same."""
+        if id(owner) in self._static_forms:
+            return self._static_forms[id(owner)]
         if not hasattr(owner, "static"):
             raise ExportError(
                 f"At '{name}' a {type(owner).__name__} makes the modalities meet in a way that has no static form, so "
                 "the network cannot be absorbed. Export it as it is."
             )
-        return owner.static(self._mark)
+        self._static_forms[id(owner)] = owner.static(self._mark)
+        return self._static_forms[id(owner)]
 
     def _mark_hooks(self, name: str, module: nn.Module) -> None:
         """Let marks stand for what hooks of a fusion do."""
@@ -217,9 +220,7 @@ class _Plain:
             for key, hook in list(hooks.items()):
                 owner = getattr(hook, "__self__", None)
                 if owner is not None and _knows_modalities(owner):
-                    if id(owner) not in self._hooked:
-                        self._hooked[id(owner)] = self._static(name, owner)
-                    hooks[key] = getattr(self._hooked[id(owner)], hook.__name__)
+                    hooks[key] = getattr(self._static(name, owner), hook.__name__)
 
 
 class _ChannelsFirst(nn.Module):

@@ -12,6 +12,7 @@ from polymodal.fusion.base import class_path as path_of
 from polymodal.fusion.decode_once import DecodeOnce
 from polymodal.fusion.exchange import Exchange, RandomExchange
 from polymodal.fusion.norms import NormFusion
+from polymodal.fusion.tokens import TokenExchange
 
 FUSIONS: dict[str, type[Fusion]] = {fusion.name: fusion for fusion in known_fusions()}
 """This package's own by their names in configurations; there is no other class yet."""
@@ -88,5 +89,6 @@ __all__ = [
     "RandomExchange",
     "SiteState",
     "Sites",
+    "TokenExchange",
     "make_fusion",
 ]

@@ -14,6 +14,7 @@ ABLATION = "ablation"
 BASELINES = "baselines"
 SHARED_AGGREGATION = "shared-aggregation"
 EXTENSIONS = "extensions"
+EXCHANGES = "exchanges"
 OWN = "own"
 ALL = "all"
 SHARE = 0.5
@@ -24,6 +25,7 @@ RANK = 8
 
 CEN = "Wang et al. 2020, arXiv 2011.05005"
 ASYMFUSION = "Wang et al. 2020, arXiv 2108.05009"
+TOKENFUSION = "Wang et al. 2022, arXiv 2204.08721"
 
 AGGREGATIONS = {
     "concat": "Features are concatenated and brought back to one stream by a 1×1 convolution",
@@ -72,7 +74,8 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
         raise ConfigError(
             f"data.modalities: expected two or more to compare how they are fused, got {', '.join(modalities)}."
         )
-    rows = _ablation(modalities) | _asymmetric() | _aggregation() | _alignment() | _extensions() | _controls(modalities)
+    rows = _ablation(modalities) | _exchanges() | _asymmetric() | _aggregation() | _alignment() | _extensions()
+    rows |= _controls(modalities)
     own = _own()
     if taken := sorted(own.keys() & rows.keys()):
         raise ConfigError(
@@ -149,6 +152,20 @@ def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
     return {
         name: Method(title, about, overrides, (ABLATION, BASELINES) if name == "exchange" else (ABLATION,))
         for name, (title, about, overrides) in rows.items()
+    }
+
+
+def _exchanges() -> dict[str, Method]:
+    """Other exchanges than that of channels by their scales."""
+    alone = {"model.norms": "private", "model.convolutions": "shared", "model.sites": "auto"}
+    return {
+        "token-exchange": Method(
+            "exchange of tokens",
+            f"Behind attention, tokens with a low learned score come from the others ({TOKENFUSION}), with λ of its "
+            "code; for transformers.",
+            alone | {"model.fusion": _fusion("TokenExchange", penalty=6e-6)},
+            (EXCHANGES,),
+        ),
     }
 
 
