@@ -52,8 +52,15 @@ def test_every_set_is_scored_as_if_the_others_had_never_been_there(root, tmp_pat
                 said = net({m: scene["inputs"][m][None] for m in present}, subset=True)
             counts.update(name, said.ensemble, scene["target"][None])
         assert scores["predictions"][name]["mean_iou"] == pytest.approx(counts.compute()[name]["mean_iou"], abs=0.3)
+    values = [figures["mean_iou"] for figures in scores["predictions"].values()]
+    chances = [0.1**2 * 0.9] * 3 + [0.1 * 0.9**2] * 3 + [0.9**3]  # of one, two and three that are there
+    expected = sum(chance * value for chance, value in zip(chances, values, strict=True)) / (1 - 0.1**3)
+    assert scores["entire_missing"]["p=0.1"] == pytest.approx(expected)
+    assert scores["entire_missing"]["average"] == pytest.approx(sum(values) / 7)
     assert len({round(figures["mean_iou"]) for figures in scores["predictions"].values()}) > 3
-    assert "rgb + depth" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rgb + depth" in said
+    assert f"p=0.1 {expected:.1f}" in said
     (file,) = tmp_path.glob("scores.*.json")
     assert file.name.endswith(".subsets.json")
     assert json.loads(file.read_text())["predictions"] == scores["predictions"]
@@ -94,3 +101,7 @@ def test_the_page_shows_who_matters(tmp_path):
     section = page[page.index("Without some of the modalities") :]
     assert "-18.8" in section or "−18.8" in section
     assert "The ensemble on val, 150 scenes" in section
+    assert 'class="stat"><dt>p=0.2</dt><dd>' in section
+    del figures["rgb"]
+    (run / "scores.val.subsets.json").write_text(json.dumps(scores | {"predictions": figures}))
+    assert "p=0.2" not in write_report([run], tmp_path / "report.html").read_text()  # of some sets, nothing is expected

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
-from polymodal.files import publish, workplace
+from polymodal.files import publish, workplace, write_file
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
@@ -122,6 +122,25 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
         ) from error
     _load_tensors(net, folder / _WEIGHTS, config.get("weights"))
     return net.eval()
+
+
+def annotate(folder: str | os.PathLike[str], **metadata: Any) -> None:
+    """Write something into the metadata of a saved model, in the place of what it had under the same keys.
+
+    Args:
+        folder: A model folder, or the run folder that holds one.
+        **metadata: In types that JSON knows.
+
+    Raises:
+        CheckpointError: The folder is no model.
+        ConfigError: JSON knows no such type; nothing is written.
+        OSError: The folder cannot be written.
+    """
+    config = read_config(folder)
+    config["metadata"] = {**(config.get("metadata") or {}), **metadata}
+    text = _json(config)
+    _parsed(text)
+    write_file(model_folder(folder) / _CONFIG, text.encode())
 
 
 def model_folder(folder: str | os.PathLike[str]) -> Path:

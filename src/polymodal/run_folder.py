@@ -39,6 +39,9 @@ def scores_file(split: str, *how: str) -> str:
     return ".".join(("scores", split, *filter(None, how), "json"))
 
 
+RELIABILITY = "reliability"
+"""The key under which a file of scores says whether each prediction's confidence can be believed."""
+
 WITH = " + "
 """What stands between modalities in the name of a set of them."""
 

@@ -97,6 +97,31 @@ SCORES = (*OF_LABELS, *OF_PIXELS, *OF_FEATURES)
 """Those of this package, for files that do not say what their scores are; of each kind the first one counts."""
 
 
+def entire_missing(values: Mapping[tuple[str, ...], float], modalities: int) -> dict[str, float]:
+    """A score when modalities are missing entirely, by the measures of Liao et al. 2025 (arXiv 2503.18445).
+
+    As their released code computes them: "average" is the mean over all sets of modalities that are there, that of all
+    of them among these; "p=0.2", "p=0.1" and "p=0.05" are what is expected when each modality is missing with that
+    probability, independently of the others, and not all of them are.
+
+    Args:
+        values: The score by the modalities that are there.
+        modalities: How many the model has.
+
+    Returns:
+        Nothing where a set has no score.
+    """
+    sizes = [len(present) for present in values]
+    if len(values) < 2**modalities - 1:
+        return {}
+    expected = {"average": sum(values.values()) / len(values)}
+    for p in (0.2, 0.1, 0.05):
+        weights = [p ** (modalities - size) * (1 - p) ** size for size in sizes]
+        total = sum(weight * value for weight, value in zip(weights, values.values(), strict=True))
+        expected[f"p={p}"] = total / sum(weights)
+    return expected
+
+
 def known_scores(predictions: Iterable[Mapping[str, Any]], described: Iterable[Score] = ()) -> list[Score]:
     """The scores that any of some predictions has, the one that counts first; mean IoU where there are none.
 

@@ -1,4 +1,4 @@
-"""Commands on what was trained: validate, predict, export, import-cen, inspect, report."""
+"""Commands on what was trained: validate, predict, calibrate, export, import-cen, inspect, report."""
 
 import argparse
 from pathlib import Path
@@ -44,7 +44,20 @@ def add(commands: Any) -> None:
     )
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
     predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
+    predict.add_argument(
+        "--certainty", action="store_true", help="write maps of confidence, entropy and disagreement, too"
+    )
     predict.set_defaults(run=_predict)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit on the validation split how sure a run's model may be of itself",
+        description="Fit a temperature for each prediction on the validation split and keep it with the model. No "
+        "class map changes; the confidence of predict, Predictor and validate does.",
+    )
+    calibrate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
+    calibrate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
+    calibrate.set_defaults(run=_calibrate)
 
     export = commands.add_parser("export", help="write a run's network as a file that runs without polymodal")
     export.add_argument("model", type=Path, metavar="RUN", help="run folder or model folder")
@@ -106,8 +119,14 @@ def _predict(parsed: argparse.Namespace) -> None:
     from polymodal.runs.predict import predict
 
     paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
-    written = predict(parsed.model, paths, parsed.out, subset=parsed.subset)
+    written = predict(parsed.model, paths, parsed.out, subset=parsed.subset, certainty=parsed.certainty)
     print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _calibrate(parsed: argparse.Namespace) -> None:
+    from polymodal.runs.calibrate import calibrate
+
+    calibrate(parsed.folder, parsed.root)
 
 
 def _export(parsed: argparse.Namespace) -> None:

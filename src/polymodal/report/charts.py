@@ -1,4 +1,4 @@
-"""Three small charts as inline SVG in one hand: lines over epochs, a histogram on a log axis, a strip of channels.
+"""Four small charts as inline SVG in one hand: lines over epochs, a histogram on a log axis, channels, reliability.
 
 Colours are CSS variables, so a chart follows the page's light or dark scheme; text is escaped by `Markup.format`.
 """
@@ -121,6 +121,55 @@ def scale_histogram(
             ).format(x(threshold), TOP, axis + depth, x(threshold) + 5, TOP + 10, threshold)
         )
     return _svg(f"Histogram of the scales of {name}: {int(own.sum() + rest.sum())} channels", parts)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pixels of about one confidence; its mean and their accuracy in per cent, None where there are no pixels."""
+
+    pixels: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability_diagram(name: str, color: str, bins: Sequence[Bin]) -> Markup | None:
+    """Accuracy over confidence, both in per cent, with the diagonal of a confidence that can be believed.
+
+    The area of a dot is the share of the pixels. None where there are no pixels.
+    """
+    total = sum(b.pixels for b in bins)
+    found = [(b.pixels / total, b.confidence, b.accuracy) for b in bins if b.pixels]
+    dots = [(share, sure, right) for share, sure, right in found if sure is not None and right is not None]
+    if not dots:
+        return None
+    right_margin = 20
+    plot_width, plot_height = WIDTH - LEFT - right_margin, HEIGHT - TOP - BOTTOM
+
+    def x(per_cent: float) -> float:
+        return LEFT + plot_width * per_cent / 100
+
+    def y(per_cent: float) -> float:
+        return TOP + plot_height * (1 - per_cent / 100)
+
+    ticks = (0, 25, 50, 75, 100)
+    parts = [_grid(y(t), f"{t:g}", WIDTH - right_margin) for t in ticks]
+    parts += [_x_label(x(t), f"{t:g}") for t in ticks]
+    parts.append(_x_title("confidence, %", x(50)))
+    parts.append(
+        Markup('<line class="theta" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            x(0), y(0), x(100), y(100)
+        )
+    )
+    path = " ".join(f"{x(sure):.1f},{y(right):.1f}" for _, sure, right in dots)
+    parts.append(Markup('<polyline class="line" points="{}" stroke="{}"/>').format(path, color))
+    parts += [
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" fill="{}"/>').format(
+            x(sure), y(right), 1.5 + 9 * math.sqrt(share), color
+        )
+        for share, sure, right in dots
+    ]
+    said = ", ".join(f"{right:.0f} % right at {sure:.0f} %" for _, sure, right in dots)
+    return _svg(f"Reliability of {name}: {said}", parts)
 
 
 def channel_strip(alt: str, keep: np.ndarray, part: np.ndarray, own: str, others: str, columns: int) -> Markup:

@@ -12,6 +12,7 @@ from polymodal.documents import MAX_LIST, DocumentError, read_bytes, read_json
 from polymodal.errors import ConfigError
 from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales, Scenes, broken, read_scales, read_scenes
+from polymodal.report.reliability import Trust
 from polymodal.report.render import counted
 from polymodal.run_folder import (
     CONFIG,
@@ -19,6 +20,7 @@ from polymodal.run_folder import (
     METRICS,
     MODEL,
     MODEL_CONFIG,
+    RELIABILITY,
     SCALES,
     SCENES,
     scores_file,
@@ -52,6 +54,7 @@ class Scores:
     fusion: str | None
     selected_here: bool
     described: tuple[Score, ...]
+    reliability: dict[str, Trust]
 
     @property
     def known(self) -> list[Score]:
@@ -139,7 +142,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("modalities", "classes"), list),
-    **dict.fromkeys(("weights", "exchanged"), dict),
+    **dict.fromkeys(("weights", "exchanged", RELIABILITY), dict),
     **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
     **dict.fromkeys(("network", "fusion"), str),
     "seconds": (int, float),
@@ -170,6 +173,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
             raise _unwritten(file, key, value)
     try:
         described = from_plain(content.get("scores"))
+        reliability = {name: Trust.from_plain(plain) for name, plain in (content.get(RELIABILITY) or {}).items()}
     except (TypeError, ValueError) as error:
         raise broken(file, error) from error
     lists = {score.per_class for score in (*SCORES, *described) if score.per_class}
@@ -201,6 +205,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         fusion=content.get("fusion"),
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
         described=described,
+        reliability=reliability,
     )
 
 

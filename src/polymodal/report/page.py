@@ -14,11 +14,12 @@ from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales
 from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
 from polymodal.report.load import Run, Scores, load_run
+from polymodal.report.reliability import trust_rows
 from polymodal.report.render import hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
 from polymodal.report.subsets import subset_rows
-from polymodal.run_folder import EXCHANGED, VAL, WEIGHT, score_column
-from polymodal.scores import Score, headlines, known_scores
+from polymodal.run_folder import EXCHANGED, VAL, WEIGHT, WITH, score_column
+from polymodal.scores import Score, entire_missing, headlines, known_scores
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 TITLED = 3  # runs; the names of more would fill the screen as a title
@@ -105,6 +106,7 @@ def _view(run: Run) -> dict[str, Any]:
         "scores": scores,
         "directions": _directions(scores),
         "subsets": _without(run.subsets) if run.subsets else None,
+        "trust": trust_rows(main.reliability, modalities),
         "classes": _class_bars(run, scores[0].per_class) if scores[0].per_class else None,
         "legend": run.scenes.legend if run.scenes else [],
         "pictured": bool(run.scenes and run.scenes.pictured),
@@ -144,6 +146,7 @@ def _class_bars(run: Run, key: str) -> list[Bars]:
 def _without(scored: Scores) -> dict[str, Any]:
     """What the ensemble is worth by the modalities that are there."""
     rows, main = subset_rows(scored), scored.known[0]
+    values = {tuple(row.name.split(WITH)): row.value for row in rows if row.value is not None}
     bars = [
         Bars(row.name, None, [("", row.hues[0] if len(row.hues) == 1 else "var(--ink)", row.value)]) for row in rows
     ]
@@ -151,6 +154,7 @@ def _without(scored: Scores) -> dict[str, Any]:
         "scored": scored,
         "rows": rows,
         "bars": bars if main.unit == "per cent" else None,
+        "missing": entire_missing(values, len(scored.modalities)),
         "directions": _directions(scored.known),
     }
 

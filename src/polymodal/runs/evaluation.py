@@ -23,6 +23,7 @@ from polymodal.run_folder import (
     INPUT,
     KEYS,
     PREDICTION,
+    RELIABILITY,
     SCENES,
     images_file,
 )
@@ -78,12 +79,16 @@ def score_split(
     tested = Tested(model, data, split, protocol, elsewhere, net)
     counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
+    reliability = tested.reliability(counts.names)
     sizes: list[Size] = []
 
     def score(batch: Scored) -> None:
         sizes.append(batch.size)
-        for name, prediction in tested.predict(batch.inputs, batch).items():
+        predictions = tested.predict(batch.inputs, batch)
+        for name, prediction in predictions.items():
             counts.update(name, prediction, *batch.truth)
+        if reliability is not None:
+            reliability.update(predictions, *batch.truth)
 
     keys = tested.each_batch(score, limit, lines)
     net = tested.net
@@ -93,6 +98,8 @@ def score_split(
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
         **asdict(cost(net, sizes[0])),
     }
+    if reliability is not None:
+        facts[RELIABILITY] = reliability.compute()
     arrays = {KEYS: np.array(keys)}
     for of, (above, below) in counts.of_samples().items():
         arrays |= {ABOVE + "/".join(of): above.numpy(), BELOW + "/".join(of): below.numpy()}

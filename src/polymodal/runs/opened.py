@@ -14,7 +14,7 @@ from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import one_part
 from polymodal.runs.evaluation import described
-from polymodal.runs.tested import best_device, trained
+from polymodal.runs.tested import best_device, temperatures_of, trained
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.outputs import output_of
 
@@ -35,6 +35,7 @@ class Opened:
         specs: What the inputs mean, by modality.
         size: Height and width that inputs are resized to; None for their own.
         output: How predictions are shown and written.
+        temperatures: Those that their confidence is taken at, by prediction.
 
     Raises:
         CheckpointError: The model cannot be used.
@@ -56,6 +57,7 @@ class Opened:
         taken = None if self.session is None else self.session.modalities
         self.specs, target, self.size = read_model_description(metadata, self.source, taken)
         self.output = output_of(target, metadata.get("training") or {})
+        self.temperatures = temperatures_of(metadata, self.source)
 
     @cached_property
     def network(self) -> Multimodal:

@@ -17,7 +17,7 @@ from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.data.track import track
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError
 from polymodal.files import complete_file, new_folder
 from polymodal.names import ENSEMBLE
 from polymodal.runs.opened import Opened
@@ -25,7 +25,9 @@ from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures,
 from polymodal.tasks.images import viewable
 
 
-def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False) -> list[Path]:
+def predict(
+    model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False, certainty: bool = False
+) -> list[Path]:
     """Predict every scene by every modality and by all of them together.
 
     Writes at the size of the files, of a class map, `<stem>_<prediction>.png`, the class numbers with 8 bits (16 for
@@ -41,6 +43,9 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         out: The folder for the pictures, new or empty, and in none that is read; scenes in folders below those given
             have their pictures in folders of the same names.
         subset: Whether modalities of the model may be absent, of all scenes or of some.
+        certainty: Whether to write how sure each class map is, too: `<stem>_<prediction>_confidence.png`,
+            `<stem>_<prediction>_entropy.png`, and, where several modalities predict,
+            `<stem>_ensemble_disagreement.png`; grey with 16 bits, 0 to 65535 for 0 to 1.
 
     Returns:
         The files that were written.
@@ -48,7 +53,8 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     Raises:
         CheckpointError: The model cannot be used.
         ExportError: A package that runs exported files is missing.
-        ConfigError: The model has no such modality, or one is missing, or `out` holds something or is read from.
+        ConfigError: The model has no such modality, or one is missing, or `out` holds something or is read from, or
+            there is no certainty of what it predicts.
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with, or two pictures
             would have one name.
         OSError: A picture cannot be written.
@@ -63,7 +69,12 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     )
     specs = {name: spec for name, spec in opened.specs.items() if name in inputs}
     scenes = find_scenes({name: inputs[name] for name in specs}, specs, subset=subset and not whole, whole=whole)
-    check_pictures(scenes, [ENSEMBLE], opened.output.endings, whole=whole)
+    if certainty and not opened.output.maps:
+        raise ConfigError(
+            f"--certainty: the model predicts {opened.output.name}, which have none; leave the option out."
+        )
+    maps = [f"_{what}" for what in opened.output.maps if certainty]
+    check_pictures(scenes, [ENSEMBLE], [*opened.output.endings, *maps], whole=whole)
     for scene in track(scenes, "checking"):
         raw, meanings = _read(scene, specs)
         tensors = _tensors(raw, meanings, scene, opened.size)
@@ -71,7 +82,7 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
         with _naming(scene):
             opened.check({name: image[None] for name, image in tensors.items()})
 
-    with new_folder(out, _work(model, scenes)):
+    with new_folder(out, _work(model, scenes, maps)):
         written: list[Path] = []
         for scene in track(scenes, "predicting"):
             raw, meanings = _read(scene, specs)
@@ -83,6 +94,11 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
             for name, logits in predictions.items():
                 for ending, image in opened.output.files(logits, picture, title=name).items():
                     written.append(_write(image, out / picture_name(scene, name, ending)))
+            if certainty:
+                own = {name: logits[0] for name, logits in predictions.items()}
+                for name, said in opened.output.certainty(own, opened.temperatures).items():
+                    for what, values in said.items():
+                        written.append(_write(_grey(values), out / picture_name(scene, name, f"_{what}")))
     for name in specs:
         if absent := [scene.stem for scene in scenes if name not in scene.files]:
             print(
@@ -92,10 +108,16 @@ def predict(model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool 
     return written
 
 
-def _work(model: Path, scenes: Sequence[Scene]) -> str:
+def _grey(values: np.ndarray) -> Image.Image:
+    """Values in 0..1 with 16 bits."""
+    return Image.fromarray((values * 65535).round().astype(np.uint16))
+
+
+def _work(model: Path, scenes: Sequence[Scene], maps: Sequence[str]) -> str:
     """What is predicted, in one line: pictures of anything else do not belong among these."""
     files = [str(file.resolve()) for scene in scenes for file in scene.files.values()]
-    return f"predict --model {model.resolve()}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
+    what = f"predict {'--certainty ' if maps else ''}--model {model.resolve()}"
+    return f"{what}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
 
 
 def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:

@@ -43,15 +43,19 @@ class Predicted:
     scores: Mapping[str, Tensor]
     picture: np.ndarray
     _output: Output
+    _temperatures: Mapping[str, float]
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """By prediction and by what it is.
 
-        Of classes: "labels", class numbers (H, W); "confidence", float32 (H, W), the probability of that class;
-        "colors", uint8 (H, W, 3). Of an image: "values", (H, W, C) in the target's units; "colors".
+        Of classes: "labels", class numbers (H, W); "colors", uint8 (H, W, 3); and float32 (H, W) in 0..1
+        "confidence", the probability of that class, at the temperature that `polymodal calibrate` fitted, "entropy",
+        and for the ensemble "disagreement", how far the modalities are apart, where there are several; see
+        `polymodal.metrics.certainty`. Of an image: "values", (H, W, C) in the target's units; "colors".
         """
-        return {name: self._output.arrays(scores) for name, scores in self.scores.items()}
+        sure = self._output.certainty(self.scores, self._temperatures)
+        return {name: self._output.arrays(scores) | sure.get(name, {}) for name, scores in self.scores.items()}
 
     def __getitem__(self, what: str) -> np.ndarray:
         """An array of the ensemble, such as `predicted["labels"]`."""
@@ -149,7 +153,8 @@ class Predictor:
         images = {name: torch.stack([inputs[name] for inputs, _ in scenes]) for name in scenes[0][0]}
         found = self._opened.predict(images, scenes[0][1].shape[:2], subset=True)
         for i, (_, picture) in enumerate(scenes):
-            yield Predicted({name: scores[i] for name, scores in found.items()}, picture, self._opened.output)
+            own = {name: scores[i] for name, scores in found.items()}
+            yield Predicted(own, picture, self._opened.output, self._opened.temperatures)
 
     def _takes(self, specs: Mapping[str, InputSpec], size: Size) -> Size:
         """The nearest size that the network takes, asked once for every size and every set of modalities.

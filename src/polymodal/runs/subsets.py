@@ -1,6 +1,6 @@
 """What a model is worth without some of its modalities: its scores by every set of those that are there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from polymodal.names import ENSEMBLE
 from polymodal.run_folder import WITH, subsets_file
 from polymodal.runs.files import write_json
 from polymodal.runs.tested import Scored, Tested
+from polymodal.scores import Score, entire_missing
 from polymodal.tasks.protocol import Protocol
 
 EVERY = "all"
@@ -61,7 +62,8 @@ def score_subsets(
         elsewhere: As for `score_split`.
 
     Returns:
-        What was written: a file of scores, whose predictions are called as `subset_name` says.
+        What was written: a file of scores, whose predictions are called as `subset_name` says, and under
+        "entire_missing" what `entire_missing` makes of the score that counts.
 
     Raises:
         FusionError: The fusion cannot do without one of its modalities.
@@ -79,8 +81,18 @@ def score_subsets(
 
     keys = tested.each_batch(score)
     facts = {**tested.facts(keys, counts), "subsets": {name: list(subset) for name, subset in named.items()}}
+    main = counts.scored[0].key
+    values = {subset: facts["predictions"][name][main] for name, subset in named.items()}
+    facts["entire_missing"] = entire_missing(values, len(tested.net.modalities))
     write_json(folder / subsets_file(tested.file), facts)
     return facts
+
+
+def show_entire_missing(expected: Mapping[str, float], score: Score) -> None:
+    """Print what is left of a score on the mean, where every set was scored."""
+    if expected:
+        said = ", ".join(f"{what} {score.text(value)}" for what, value in expected.items())
+        print(f"{score.name} with modalities entirely missing, each with probability p (Liao et al. 2025): {said}")
 
 
 def subset_name(subset: Subset) -> str:

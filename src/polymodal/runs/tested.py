@@ -1,5 +1,6 @@
 """A trained model on the scenes of a split: what every kind of score begins with, and what its file says of itself."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data.track import track
-from polymodal.errors import DataError
-from polymodal.metrics import PredictionScores
+from polymodal.errors import CheckpointError, DataError
+from polymodal.metrics import PredictionScores, Reliability
 from polymodal.multimodal import Multimodal
+from polymodal.names import ENSEMBLE
 from polymodal.run_folder import scores_file
 from polymodal.runs.scored import part
 from polymodal.scores import as_plain
@@ -23,6 +25,9 @@ from polymodal.speed import accelerate
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol, Size
+
+TEMPERATURES = "temperatures"
+"""What a model's metadata call those that `polymodal calibrate` fitted, by prediction."""
 
 SCORES_ON = "scores on "
 """How a line begins that says how far the scoring is, before the split."""
@@ -40,6 +45,28 @@ def trained(model: Path) -> Multimodal:
         CheckpointError: The folder holds no model.
     """
     return accelerate(checkpoint.load(model).to(best_device()))
+
+
+def temperatures_of(metadata: Mapping[str, Any], source: Path) -> dict[str, float]:
+    """The temperatures that a model's confidence is taken at, by prediction; none where nobody fitted any.
+
+    Args:
+        metadata: What the model says of itself.
+        source: Where that stands.
+
+    Raises:
+        CheckpointError: They are none.
+    """
+    found, names = metadata.get(TEMPERATURES) or {}, (*metadata["inputs"], ENSEMBLE)
+    known = isinstance(found, Mapping) and all(
+        name in names and type(value) in (int, float) and 0 < value < math.inf for name, value in found.items()
+    )
+    if not known:
+        raise CheckpointError(
+            f"{source}: {TEMPERATURES}: expected numbers above 0 for {', '.join(names)}, got {str(found)[:60]}. Fit "
+            "them again with polymodal calibrate."
+        )
+    return dict(found)
 
 
 @dataclass(frozen=True)
@@ -94,12 +121,25 @@ class Tested:
         self._output = output_of(data.target, self._config["metadata"]["training"])
         self._output.check_protocol(protocol)
         self._data, self._split, self._protocol, self._elsewhere = data, split, protocol, elsewhere
+        self._temperatures = temperatures_of(self._config["metadata"], model)
         self.net = net or trained(model)
         self.file = scores_name(split, protocol, elsewhere)
 
     def scores(self, names: Sequence[str]) -> PredictionScores:
         """What counts predictions of these names, on the best device."""
         return self._output.scores(names).to(best_device())
+
+    def reliability(self, names: Sequence[str], temperatures: Mapping[str, float] | None = None) -> Reliability | None:
+        """What counts whether the confidence of these predictions can be believed, on the best device.
+
+        None where they have none, or where the protocol averages probabilities, for which no temperature is fitted.
+
+        Args:
+            names: The predictions.
+            temperatures: By prediction; the model's if not given.
+        """
+        counts = self._output.reliability(names, self._temperatures if temperatures is None else temperatures)
+        return None if counts is None or self._protocol.averages else counts.to(best_device())
 
     def predict(
         self, inputs: Mapping[str, Tensor], batch: Scored, *, subset: bool = False, per_modality: bool = True

@@ -16,7 +16,7 @@ from polymodal.runs.console import print_table
 from polymodal.runs.corrupted import score_corruptions, show_corruptions
 from polymodal.runs.evaluation import score_split
 from polymodal.runs.opened import read_model_description
-from polymodal.runs.subsets import chosen_subsets, score_subsets
+from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
 from polymodal.runs.tested import scores_name, split_of
 from polymodal.scores import from_plain, known_scores
 from polymodal.tasks.protocol import Protocol
@@ -77,6 +77,9 @@ def validate(
         _show(scores, protocol)
     else:
         show_corruptions(scores)
+    if subsets is not None:
+        score = known_scores(scores["predictions"].values(), from_plain(scores["scores"]))[0]
+        show_entire_missing(scores["entire_missing"], score)
     if subsets is not None and not elsewhere and not protocol.name:
         print(f"polymodal report {run} shows them on the run's page")
     if elsewhere:

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from polymodal.data import TargetSpec
 from polymodal.data.target import restore_target
 from polymodal.errors import CheckpointError, ConfigError
-from polymodal.metrics import ImageScores, PredictionScores, SegmentationScores, feature_extractor
+from polymodal.metrics import ImageScores, PredictionScores, Reliability, SegmentationScores, feature_extractor
+from polymodal.metrics.certainty import confidence, disagreement, entropy, log_probabilities
+from polymodal.names import ENSEMBLE
 from polymodal.tasks.images import as_file, as_picture, truth_at
 from polymodal.tasks.overlay import overlay
 from polymodal.tasks.protocol import Protocol
@@ -86,6 +88,26 @@ class Output(ABC):
         """One prediction (C, H, W) for programs, by what it is; as "values" (H, W, C) if not overridden."""
         return {"values": scores.float().permute(1, 2, 0).cpu().numpy()}
 
+    maps: ClassVar[tuple[str, ...]] = ()
+    """What `certainty` can say of a pixel; nothing if not overridden."""
+
+    def certainty(
+        self, scores: Mapping[str, Tensor], temperatures: Mapping[str, float]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """How sure the predictions of a scene are, by prediction and by what it is, float32 (H, W) in 0..1.
+
+        Args:
+            scores: (C, H, W) by name.
+            temperatures: By name, see `polymodal.metrics.certainty`; 1 where none is given.
+        """
+        del scores, temperatures
+        return {}
+
+    def reliability(self, names: Sequence[str], temperatures: Mapping[str, float]) -> Reliability | None:
+        """What counts whether the certainty of named predictions can be believed; nothing if they have none."""
+        del names, temperatures
+        return None
+
     @abstractmethod
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """One prediction (1, C, H, W) as files.
@@ -104,6 +126,7 @@ class Labels(Output):
     """Class maps."""
 
     name = "labels"
+    maps = ("confidence", "entropy", "disagreement")
 
     def scores(self, names: Sequence[str]) -> PredictionScores:
         """A confusion matrix for each prediction."""
@@ -142,10 +165,24 @@ class Labels(Output):
         return "", "_overlay"
 
     def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
-        """Class numbers "labels", their probabilities "confidence" (H, W), and "colors" (H, W, 3)."""
-        confidence, labels = (part.cpu().numpy() for part in scores.float().softmax(0).max(0))
-        small = labels.astype(self._stored)
-        return {"labels": small, "confidence": confidence, "colors": np.array(self.target.colors, np.uint8)[labels]}
+        """Class numbers "labels" (H, W), and "colors" (H, W, 3)."""
+        labels = scores.argmax(0).cpu().numpy()
+        return {"labels": labels.astype(self._stored), "colors": np.array(self.target.colors, np.uint8)[labels]}
+
+    def certainty(
+        self, scores: Mapping[str, Tensor], temperatures: Mapping[str, float]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Each prediction's "confidence" and "entropy", and the modalities' "disagreement", with the ensemble's."""
+        logarithms = {name: log_probabilities(one[None], temperatures.get(name, 1.0)) for name, one in scores.items()}
+        found = {name: {"confidence": confidence(one), "entropy": entropy(one)} for name, one in logarithms.items()}
+        modalities = [one for name, one in logarithms.items() if name != ENSEMBLE]
+        if len(modalities) > 1:
+            found[ENSEMBLE]["disagreement"] = disagreement(modalities)
+        return {name: {what: one[0].cpu().numpy() for what, one in own.items()} for name, own in found.items()}
+
+    def reliability(self, names: Sequence[str], temperatures: Mapping[str, float]) -> Reliability:
+        """Bins of confidence, and the signs of an error, for each prediction."""
+        return Reliability(names, self.channels, self.target.ignore, temperatures)
 
     def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
         """The class numbers with 8 bits, 16 for more than 256 classes, and an overlay for people."""

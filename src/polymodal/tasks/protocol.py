@@ -82,15 +82,24 @@ class Protocol:
         """
         if self.window is not None:
             predict = in_windows(predict, self.window, self.stride or _two_thirds(self.window), self.resize)
-        views = [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
+        views = self._views
         total: dict[str, Tensor] = {}
         for scale, mirrored in views:
             for name, logits in predict(view(inputs, specs, scale, mirrored)).items():
                 scores = resized(logits.flip(-1) if mirrored else logits, size, self.resize)
-                if len(views) > 1:
+                if self.averages:
                     scores = scores.softmax(1)
                 total[name] = total[name] + scores if name in total else scores
         return {name: scores / len(views) for name, scores in total.items()}
+
+    @property
+    def averages(self) -> bool:
+        """Whether there are several views, so that scores are probabilities and no logits."""
+        return len(self._views) > 1
+
+    @property
+    def _views(self) -> list[tuple[float, bool]]:
+        return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
