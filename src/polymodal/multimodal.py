@@ -1,6 +1,6 @@
 """The multimodal network: one network, several modalities, a prediction from each and from all of them together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from polymodal.errors import DataError, FusionError
 from polymodal.fusion import Fusion, SiteState
 from polymodal.nn import Ensemble, OneStream, Prediction, Stem
+from polymodal.nn.roster import Pattern, patterns_of
 from polymodal.settings import FuseSettings
 
 _SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -78,7 +79,12 @@ class Multimodal(nn.Module):
         return dict(self.settings.modalities)
 
     def forward(
-        self, inputs: Mapping[str, Tensor], *, subset: bool = False, per_modality: bool | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        subset: bool = False,
+        per_modality: bool | None = None,
+        present: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
         """Predict from every modality, and from all of them together.
 
@@ -90,21 +96,62 @@ class Multimodal(nn.Module):
                 again when all modalities are present again.
             per_modality: Whether to predict from every modality by itself, too, where the fusion makes one stream and
                 this costs more (`DecodeOnce`); None does so in training alone, whose loss needs it.
+            present: Which samples have a modality, boolean `(B,)`, by modality; all have those that it does not name.
+                The image of a sample without it is not looked at. Each sample gives what it would in a batch of those
+                that have the same modalities; only statistics that norms take of a batch are those of all samples
+                together that have the modality.
 
         Returns:
             The predictions of the modalities that are present, their ensemble and its weights.
 
         Raises:
-            DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
+            DataError: When a modality is unknown or missing, an image does not fit, or a sample has no modality; the
+                message names it.
+            FusionError: When the samples differ in their modalities and the fusion cannot do with that.
         """
-        present = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
+        given = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
+        patterns = () if present is None else self._patterns(inputs, given, present)
+        if len(patterns) == 1:  # all samples have the same: the others cost nothing
+            given, patterns = patterns[0].present, ()
+        elif patterns:
+            given = tuple(sorted({m for pattern in patterns for m in pattern.present}))
         branching = self.fusion.branches and (self.training if per_modality is None else per_modality)
-        if len(present) == len(self.modalities) and not branching:
+        if len(given) == len(self.modalities) and not branching and not patterns:
             return self.ensemble(self.network(self.stem(inputs)))
-        with self.roster.only(present, branching=branching):
+        with self.roster.only(given, branching=branching, patterns=patterns):
             return self.ensemble(self.network(self.stem(inputs)))
+
+    def _patterns(
+        self, inputs: Mapping[str, Tensor], given: Sequence[int], present: Mapping[str, Tensor]
+    ) -> tuple[Pattern, ...]:
+        """How the samples differ in their modalities; one pattern where they do not."""
+        names = [self.modalities[m] for m in given]
+        first = inputs[names[0]]
+        flags = torch.zeros(len(first), len(self.modalities), dtype=torch.bool)
+        flags[:, list(given)] = True
+        for name, has in present.items():
+            if name not in names:
+                raise DataError(f"present: {name!r} is none of the modalities that were given, {', '.join(names)}.")
+            if not isinstance(has, Tensor) or has.dtype != torch.bool or has.shape != first.shape[:1]:
+                got = f"{has.dtype} {tuple(has.shape)}" if isinstance(has, Tensor) else repr(has)
+                raise DataError(
+                    f"present: expected for {name!r} a boolean tensor ({len(first)},), one for each sample, got {got}."
+                )
+            flags[:, self.modalities.index(name)] = has.cpu()
+        if not flags.any(1).all():
+            sample = int(flags.any(1).logical_not().nonzero()[0])
+            raise DataError(f"present: sample {sample} has no modality. Leave it out of the batch.")
+        patterns = tuple(patterns_of(flags))
+        if not flags.all() and self.fusion.needs_all:
+            raise FusionError(f"present: samples lack modalities, and {self.fusion.needs_all}.")
+        if len(patterns) > 1 and not self.fusion.takes_gaps:
+            raise FusionError(
+                f"present: the samples differ in their modalities, and the fusion {self.fusion.name!r} does not say "
+                "that it can work on such a batch (`takes_gaps`). Give samples with the same modalities at a time."
+            )
+        return tuple(Pattern(p.present, p.samples.to(first.device)) for p in patterns)
 
     def fusion_loss(self) -> Tensor:
         """What the fusion adds to the loss of the last forward pass in training, weighted: a scalar (CEN eq. 4)."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from polymodal.data.content import Content, honouring
+from polymodal.data.dropout import ModalityDropout
 from polymodal.data.inputs import InputSpec, check_sizes, settled
 from polymodal.data.labels import class_numbers
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.resizing import aligned
+from polymodal.data.sampler import Draw
 from polymodal.data.sizes import header_size
 from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import input_specs
@@ -34,6 +36,8 @@ class Sample(TypedDict):
     """int64 (H, W), `target.ignore` where none counts; of an image, float32 (C, H, W) from -1 to 1, 0 without truth."""
     target_valid: NotRequired[Tensor]
     """bool (1, H, W), of an image alone: where there is truth."""
+    present: NotRequired[dict[str, bool]]
+    """Whether the sample has a modality, where samples may lack some; 0 and not measured where it has not."""
     key: str
 
 
@@ -52,6 +56,7 @@ class FolderDataset(Dataset[Sample]):
         inputs: What each modality's values mean; None to find out from dataset.yaml, statistics and files.
         size: Height and width of the inputs; None for those of the files.
         augment: Random changes for training.
+        dropout: Which modalities training samples lose at random.
         substitute: Modalities that are noise or copies instead, as a control; see `check_substitute`.
         cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
         target: Which of the targets of dataset.yaml is read where there are several; or a modality that is the target
@@ -74,6 +79,7 @@ class FolderDataset(Dataset[Sample]):
         size: Size | None = None,
         augment: Augment | None = None,
         substitute: Mapping[str, str] | None = None,
+        dropout: ModalityDropout | None = None,
         cache: bool = False,
         target: str | None = None,
     ) -> None:
@@ -87,18 +93,20 @@ class FolderDataset(Dataset[Sample]):
         self.inputs = substituted_specs(known, self.substitute, self.modalities)
         self.size = size
         self.augment = augment
+        self.dropout = dropout or ModalityDropout()
+        self.dropout.check_names(self.modalities)
         self._cache: dict[tuple[str, str], Content] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
-        """The sample at an index, or at (index, seed of its augmentation).
+    def __getitem__(self, index: int | tuple[int, int] | Draw) -> Sample:
+        """The sample at an index; for training at (index, seed of all that is drawn for it), or a `Draw`.
 
         Raises:
             DataError: When a file is missing, damaged, of another size or holds values that it should not.
         """
-        index, seed = index if isinstance(index, tuple) else (index, None)
+        index, seed, epoch = Draw(*index) if isinstance(index, tuple) else (index, None, 0)
         key = self.keys[index]
         raw: dict[str, np.ndarray] = {}
         specs: dict[str, InputSpec] = {}
@@ -131,7 +139,12 @@ class FolderDataset(Dataset[Sample]):
             truth = {"target": image, "target_valid": known}
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
-        return {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
+        sample: Any = {"inputs": tensors, "valid": valid, "key": key, **truth}
+        if self.dropout and seed is not None:
+            sample["present"] = self.dropout.draw(dict.fromkeys(tensors, True), epoch, seed)
+            for name in (name for name, there in sample["present"].items() if not there):
+                tensors[name], valid[name] = torch.zeros_like(tensors[name]), torch.zeros_like(valid[name])
+        return sample  # type: ignore[no-any-return]
 
     def has_truth(self) -> bool:
         """Whether any pixel of any sample counts; that of images is taken for granted.

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from polymodal.data.dropout import ModalityDropout
 from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.histogram import Counted, Histogram, count
@@ -58,6 +59,7 @@ class FolderData(LightningDataModule):
         test_split: Split for test.
         target: Which of the targets of dataset.yaml is learned where there are several; or a modality that is predicted
             instead, and is then no input.
+        dropout: Which modalities training samples lose at random; see `ModalityDropout`.
         substitute: Controls for comparisons, by modality: "noise" puts standard normal noise in its place, the name of
             another modality a copy of that.
 
@@ -83,6 +85,7 @@ class FolderData(LightningDataModule):
         test_split: str = "test",
         target: str | None = None,
         substitute: dict[str, str] | None = None,
+        dropout: ModalityDropout = ModalityDropout(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         given = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "workers": workers}
@@ -99,6 +102,7 @@ class FolderData(LightningDataModule):
         self.test_split = test_split
         self.target_name = target
         self.substitute = substitute or {}
+        self.dropout = dropout
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
         self._counted: dict[str, Counted] = {}
@@ -126,6 +130,11 @@ class FolderData(LightningDataModule):
         return len(self.target.classes)
 
     @property
+    def gaps(self) -> bool:
+        """Whether training samples may lack modalities."""
+        return bool(self.dropout)
+
+    @property
     def channels(self) -> dict[str, int]:
         """Channels of each input, after `setup`."""
         return {name: spec.channels for name, spec in self.inputs.items()}
@@ -142,6 +151,7 @@ class FolderData(LightningDataModule):
                 spec = spec.with_target(self.target_name)
             names = spec.select(self.modalities)
             check_substitute(self.substitute, names)
+            self.dropout.check_names(names)
             self.inputs = substituted_specs(input_specs(spec, names), self.substitute, names)
             self.target = settle_target(spec)
             self._spec = spec
@@ -289,6 +299,7 @@ class FolderData(LightningDataModule):
                 size=self.size,
                 augment=self.augment if augmented else None,
                 substitute=self.substitute,
+                dropout=self.dropout if augmented else None,
                 cache=self.cache,
             )
         return self._datasets[split, augmented]

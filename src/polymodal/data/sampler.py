@@ -4,6 +4,7 @@ Both samplers are PyTorch's kind for several processes, which a trainer leaves a
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DistributedSampler
@@ -11,7 +12,21 @@ from torch.utils.data import DistributedSampler
 from polymodal.processes import Place
 
 
-class SeededSampler(DistributedSampler[tuple[int, int]]):
+class Draw(NamedTuple):
+    """A sample of a training.
+
+    Attributes:
+        index: Its place in the data set.
+        seed: Of all that is drawn for it.
+        epoch: Counted from 0.
+    """
+
+    index: int
+    seed: int
+    epoch: int = 0
+
+
+class SeededSampler(DistributedSampler[Draw]):
     """Shuffles anew every epoch and gives each sample its own augmentation seed.
 
     Nothing else draws from these numbers, so training sees the same samples whatever the number of loader workers, and
@@ -46,16 +61,16 @@ class SeededSampler(DistributedSampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.taken // self.num_replicas
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Draw]:
         # Neighbouring seeds give unrelated streams only after mixing: one generator draws a seed for every epoch.
         epochs = torch.Generator().manual_seed(self.seed)
         epoch_seed = int(torch.randint(2**62, (self.epoch + 1,), generator=epochs)[-1])
-        done = self._resumed.get(self.epoch, 0)
+        done, epoch = self._resumed.get(self.epoch, 0), self.epoch
         self.epoch += 1
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(self.length, generator=generator).tolist()
         seeds = torch.randint(2**62, (self.length,), generator=generator).tolist()
-        samples = list(zip(order, seeds, strict=True))[: self.taken]
+        samples = [Draw(index, seed, epoch) for index, seed in zip(order, seeds, strict=True)][: self.taken]
         yield from (samples[done:] + samples[:done])[self.rank :: self.num_replicas]
 
 

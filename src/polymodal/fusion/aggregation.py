@@ -56,6 +56,11 @@ class Aggregation(Fusion):
             return ""
         return f'operation={self.operation!r} weighs channels of every modality, only "average" works on some'
 
+    @property
+    def takes_gaps(self) -> bool:
+        """An average is one of those that are there."""
+        return self.operation == "average"
+
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The last blocks of the chosen stages.
 
@@ -132,7 +137,7 @@ class Average(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, C, H, W)` to `(B, C, H, W)`."""
-        return unfold(x, len(self.roster.present)).mean(1)
+        return self.roster.each(lambda part: unfold(part, len(self.roster.present)).mean(1), x)
 
 
 class Concat(Aggregate):
@@ -196,6 +201,9 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, C, H, W)` to the same shape."""
+        return self.roster.each(self._mixed, x)
+
+    def _mixed(self, x: Tensor) -> Tensor:
         fused: Tensor = self.aggregate(x)
         return (unfold(x, len(self.roster.present)) + fused.unsqueeze(1)).flatten(0, 1)
 

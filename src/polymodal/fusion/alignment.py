@@ -46,6 +46,11 @@ class Alignment(Fusion):
     def __post_init__(self) -> None:
         check(vars(self), {"weight": FROM_0}, kind=FusionError)
 
+    @property
+    def takes_gaps(self) -> bool:
+        """The features of two modalities need not be of the same samples."""
+        return True
+
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The last blocks of the chosen stages.
 
@@ -78,18 +83,18 @@ class Watch(nn.Module):
     def __init__(self, roster: Roster) -> None:
         super().__init__()
         self.roster = roster
-        self._seen: Tensor | None = None
+        self._seen: list[Tensor] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # What was noted belongs to a graph, which can be neither copied nor saved.
-        return {**super().__getstate__(), "_seen": None}
+        return {**super().__getstate__(), "_seen": []}
 
     def forward(self, x: Tensor) -> Tensor:
         """Folded features `(B*K, C, H, W)`, as they are."""
-        self._seen = None
+        self._seen = []
         if self.training and self.roster.fusing and torch.is_grad_enabled():
             size = (min(GRID, x.shape[2]), min(GRID, x.shape[3]))
-            self._seen = functional.unfold(F.adaptive_avg_pool2d(x.float(), size), len(self.roster.present))
+            self._seen = self.roster.apart(F.adaptive_avg_pool2d(x.float(), size))
         return x
 
     def static(self, mark: Mark) -> nn.Module:
@@ -99,6 +104,4 @@ class Watch(nn.Module):
 
     def seen(self) -> list[Tensor]:
         """The features of each present modality, `(B * places, C)`; none after a forward pass that was no training."""
-        if self._seen is None:
-            return []
-        return [modality.movedim(1, -1).flatten(0, 2) for modality in self._seen.unbind(1)]
+        return [modality.movedim(1, -1).flatten(0, 2) for modality in self._seen]

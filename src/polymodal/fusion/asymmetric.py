@@ -5,8 +5,9 @@ Source: Wang et al., "Learning Deep Multimodal Feature Representation with Asymm
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -51,6 +52,11 @@ class Asymmetric(Fusion):
     def __post_init__(self) -> None:
         if not (self.shuffle or self.shift):
             raise FusionError("shuffle, shift: expected at least one of them, got neither. For no fusion, use None.")
+
+    @property
+    def takes_gaps(self) -> bool:
+        """A modality alone meets nobody."""
+        return True
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The norms of the spatial convolutions around which the modalities meet.
@@ -123,20 +129,23 @@ class Meeting:
         del conv
         if not self.acts:
             return None
-        x = functional.unfold(inputs[0], len(self.roster.present))
         if self.rule.shift:
-            self.shifted = functional.pixel_shift(x)
-        return functional.channel_shuffle(x).flatten(0, 1) if self.rule.shuffle else None
+            self.shifted = self._streams(functional.pixel_shift, inputs[0])
+        return self._streams(functional.channel_shuffle, inputs[0]) if self.rule.shuffle else None
 
     def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         """Add what was kept to the features `(B*K, C, H, W)`, and shuffle them back."""
         del conv
         if not self.acts:
             return None
-        x = functional.unfold(inputs[0], len(self.roster.present))
+        x = inputs[0]
         if self.shifted is not None:
             x = x + self.shifted
-        return (functional.channel_shuffle(x, reverse=True) if self.rule.shuffle else x).flatten(0, 1)
+        return self._streams(partial(functional.channel_shuffle, reverse=True), x) if self.rule.shuffle else x
+
+    def _streams(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What an operation on streams `(B, K, C, H, W)` makes of folded features."""
+        return self.roster.each(lambda part: operation(functional.unfold(part, len(self.roster.present))).flatten(0, 1), x)
 
     def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
         """Hold no features once the block is done, even if an error ended it."""

@@ -78,6 +78,15 @@ class Fusion(ABC):
         """Why it cannot work on some of the modalities, in a sentence without its end; empty where it can."""
         return ""
 
+    @property
+    def takes_gaps(self) -> bool:
+        """Whether the samples of a batch may differ in the modalities that they have.
+
+        Its modules then see folded features through `Roster.each`, `apart` and `together` alone. What stands behind
+        private norms is called for the samples of one pattern at a time, and needs nothing.
+        """
+        return False
+
     @abstractmethod
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The dotted names of the modules of a plain network at which this fusion would act.
@@ -233,6 +242,11 @@ class NoFusion(Fusion):
     """Modalities share what is shared and never meet before the ensemble."""
 
     name: ClassVar[str] = "none"
+
+    @property
+    def takes_gaps(self) -> bool:
+        """It does nothing."""
+        return True
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """Nowhere."""

@@ -67,6 +67,11 @@ class DecodeOnce(Fusion):
         """As the fusion inside the encoder."""
         return self.within.needs_all
 
+    @property
+    def takes_gaps(self) -> bool:
+        """As the fusion inside the encoder."""
+        return self.within.takes_gaps
+
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """Those of the fusion inside the encoder.
 
@@ -160,6 +165,9 @@ class Gather(nn.Module):
             `(B, C, H, W)`; or, where the roster says that the branches go on, `(B*(1+K), C, H, W)` with the map of all
             before the modalities' own.
         """
+        return self.roster.each(self._gathered, x)
+
+    def _gathered(self, x: Tensor) -> Tensor:
         streams = unfold(x, len(self.roster.present))
         merged = weighted_mean(streams, self.roster.select(self.logits).softmax(0))
         if not self.roster.branching:

@@ -32,6 +32,11 @@ class NormFusion(Fusion):
         """It acts there alone."""
         return True
 
+    @property
+    def takes_gaps(self) -> bool:
+        """It acts behind private norms."""
+        return True
+
     def __new__(cls, *settings: Any, **named: Any) -> Self:
         """Refuse a fusion that says nowhere what it does.
 

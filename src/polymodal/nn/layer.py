@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polymodal.functional import fold, unfold
 from polymodal.nn.roster import Roster
 
 
@@ -28,5 +27,5 @@ class PrivateLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, ...)` to `(B*K, ...)`; each of the K present modalities goes through its own copy."""
-        images = unfold(x, len(self.roster.present)).unbind(1)
-        return fold([self.layers[m](image) for m, image in zip(self.roster.present, images, strict=True)])
+        images = zip(self.roster.present, self.roster.apart(x), strict=True)
+        return self.roster.together([self.layers[m](image) for m, image in images])

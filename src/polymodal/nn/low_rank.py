@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from polymodal.functional import fold, unfold
 from polymodal.nn.layer import PrivateLayer
 from polymodal.nn.roster import Roster
 
@@ -46,11 +45,10 @@ class LowRankConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, ...)` to `(B*K, ...)`; each of the K present modalities goes through its own convolution."""
-        images = unfold(x, len(self.roster.present)).unbind(1)
-        return fold(
+        return self.roster.together(
             [
                 functional_call(self.shared, {"weight": self.weight_of(m)}, (image,))
-                for m, image in zip(self.roster.present, images, strict=True)
+                for m, image in zip(self.roster.present, self.roster.apart(x), strict=True)
             ]
         )
 

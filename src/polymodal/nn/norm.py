@@ -2,6 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -83,7 +85,10 @@ class PrivateNorm(nn.Module, ABC):
                 f"the shape {tuple(x.shape)}. Give the network images of the form that it was made for."
             )
         inner = self._inner(x)
-        y = self._fused(x) if inner == 1 else self._folded_back(self._fused(self._samples_apart(x, inner)), inner)
+        if self.roster is not None and self.roster.patterns:
+            y = self._of_patterns(x, self.roster)
+        else:
+            y = self._fused(x) if inner == 1 else self._folded_back(self._fused(self._samples_apart(x, inner)), inner)
         return self.act(self.drop(y))
 
     def alone(self, m: int) -> Self:
@@ -111,13 +116,39 @@ class PrivateNorm(nn.Module, ABC):
         """The number of channels, for people."""
         return ", ".join(map(str, self.weight.shape[1:])) if self.weight is not None else "no scales"
 
+    def normalise_together(self, x: Tensor, roster: Roster) -> Tensor | None:
+        """As `normalise`, where samples differ in their modalities and statistics are those of all that have one.
+
+        Returns:
+            None where every sample is normalised by itself.
+        """
+        del x, roster
+        return None
+
     def _fused(self, x: Tensor) -> Tensor:
-        y = self.normalise(x, 1 if self.roster is None else len(self.roster.present))
+        return self._met(self.normalise(x, 1 if self.roster is None else len(self.roster.present)))
+
+    def _met(self, y: Tensor) -> Tensor:
+        """What the fusion makes of normalised features."""
         if self.fusion is None:
             return y
-        if self.kind.axis_in(x) == 1:
+        if self.kind.axis_in(y) == 1:
             return self.fusion(y, self._present(self.weight))
         return self.fusion(y.movedim(-1, 1), self._present(self.weight)).movedim(1, -1)
+
+    def _of_patterns(self, x: Tensor, roster: Roster) -> Tensor:
+        """Normalise and fuse samples that differ in their modalities."""
+
+        def apart(operation: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
+            inner = self._inner(part)
+            if inner == 1:
+                return operation(part)
+            return self._folded_back(operation(self._samples_apart(part, inner)), inner)
+
+        y = self.normalise_together(x, roster)
+        if y is None:
+            return roster.each(partial(apart, self._fused), x)
+        return y if self.fusion is None else roster.each(partial(apart, self._met), y)
 
     def _present(self, per_modality: Tensor | None) -> Tensor | None:
         return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)
@@ -130,8 +161,8 @@ class PrivateNorm(nn.Module, ABC):
         """
         if self.roster is None:
             return 1
-        images = len(self.roster.present) * (self.roster.samples or 1)
-        if self.roster.samples is None and x.shape[0] % images == 0:
+        images = self.roster.rows or len(self.roster.present)
+        if self.roster.rows is None and x.shape[0] % images == 0:
             return 1
         if x.shape[0] % images:
             raise FusionError(

@@ -60,6 +60,29 @@ class PrivateRunningNorm(PrivateNorm):
                 stored[list(self.roster.present)] = updated
         return y
 
+    def normalise_together(self, x: Tensor, roster: Roster) -> Tensor | None:
+        """As `normalise`, each modality by the statistics of the samples that have it; None where it takes none."""
+        if not self.from_input:
+            return None
+        streams = roster.apart(x)
+        for stream in streams:
+            self._refuse_single_value(stream, 1)
+        factor = self._update_factor() if self.tracking else 0.0
+        rows = (self.running_mean, self.running_var, self.weight, self.bias)
+        return roster.together(
+            [
+                self._function()(
+                    stream,
+                    1,
+                    *(None if row is None else row[m : m + 1] for row in rows),
+                    training=True,
+                    momentum=factor,
+                    eps=self.eps,
+                )
+                for m, stream in zip(roster.present, streams, strict=True)
+            ]
+        )
+
     def _kept(self) -> tuple[str, ...]:
         return ("running_mean", "running_var", "num_batches_tracked")
 
@@ -114,12 +137,19 @@ class PrivateBatchNorm(PrivateRunningNorm):
 
     def _function(self) -> Callable[..., Tensor]:
         if self.synchronised and self.training and processes(self.process_group) > 1:
+            if self.roster is not None and self.roster.patterns:
+                raise FusionError(
+                    f"The norm '{self.name}' takes its statistics from all processes together, which is not possible "
+                    "where samples lack modalities: processes may differ in the modalities that they have. Train "
+                    "without trainer.sync_batchnorm."
+                )
             return self._normalise_across_processes
         return private_batch_norm
 
     def _update_factor(self) -> float:
         if self.num_batches_tracked is not None:
-            if self.momentum is None and self.roster is not None and not self.roster.complete:
+            partial = self.roster is not None and (self.roster.patterns or not self.roster.complete)
+            if self.momentum is None and partial:
                 raise FusionError(
                     f"The norm '{self.name}' averages over all batches (momentum=None) and counts them for all "
                     "modalities together, so it cannot be trained on some of them. Give it a momentum, such as 0.1, "

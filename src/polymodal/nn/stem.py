@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from polymodal.anatomy.convolutions import Convolution
 from polymodal.errors import FusionError
-from polymodal.functional import fold, unfold
+from polymodal.functional import fold
 from polymodal.nn.roster import Roster
 
 
@@ -50,8 +50,19 @@ class Stem(nn.Module):
         self.width = max((count or network_channels) * self.tiles[name] for name, count in channels.items())
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """`{name: (B, C_m, H, W)}` of the K present modalities to the folded tensor `(B*K, width, H, W)`."""
-        return fold([self._widen(name, inputs[name]) for name in (self.roster.names[m] for m in self.roster.present)])
+        """`{name: (B, C_m, H, W)}` of the K present modalities to the folded tensor `(B*K, width, H, W)`.
+
+        Where samples differ in what they have, it holds the images that are there.
+        """
+        names = self.roster.names
+        if not self.roster.patterns:
+            return fold([self._widen(names[m], inputs[names[m]]) for m in self.roster.present])
+        return torch.cat(
+            [
+                fold([self._widen(names[m], inputs[names[m]][pattern.samples]) for m in pattern.present])
+                for pattern in self.roster.patterns
+            ]
+        )
 
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
@@ -104,9 +115,10 @@ class PrivateConv(nn.Module):
                 f"A private stem takes the images themselves, with {self.width} channels, and was given {x.shape[1]}: "
                 'the network makes something else of them first. Use stems="repeat".'
             )
-        images = unfold(x, len(self.roster.present)).unbind(1)
+        images = self.roster.apart(x)
         convolutions = [self.of(self.roster.names[m]) for m in self.roster.present]
-        return fold([conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)])
+        made = [conv(image[:, : conv.in_channels]) for conv, image in zip(convolutions, images, strict=True)]
+        return self.roster.together(made)
 
     def of(self, name: str) -> Convolution:
         """The convolution of a modality, its own or the shared one."""

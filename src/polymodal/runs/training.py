@@ -152,7 +152,8 @@ class RecipeCLI(LightningCLI):
         with while_made(partial(blamed, settings)):
             # A list of its own for each: Lightning adds to it.
             trainer = build(**kwargs, callbacks=list(given))
-            if trainer.world_size > 1 and settings["strategy"] == "auto" and self.model.alternates:
+            some = self.model.alternates or self.datamodule.gaps  # a step may reach only some of the parameters
+            if trainer.world_size > 1 and settings["strategy"] == "auto" and some:
                 trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
         check_processes(trainer, self.datamodule)
         hint_at_precision(trainer)

@@ -63,6 +63,18 @@ def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> 
     return {name: output_at(output, size) for name, output in named.items()}
 
 
+def of_those_with(name: str, present: Mapping[str, Tensor] | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows of a batch that count for a prediction: of a modality's, those of the samples that have it.
+
+    Args:
+        name: The prediction's.
+        present: Which samples have a modality, boolean (B,), by modality; None for all.
+        tensors: Each (B, ...).
+    """
+    rows = (present or {}).get(name)
+    return tensors if rows is None else tuple(tensor[rows] for tensor in tensors)
+
+
 @dataclass(frozen=True)
 class LossOfBatch:
     """What a training needs to know to say which batch spoilt it.
@@ -166,9 +178,9 @@ class Task(LightningModule):
         assert self.net is not None, "the network is built when a trainer starts"
         return self.net
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Prediction:
-        """Predict from every modality, each (B, C_m, H, W)."""
-        return self.fused(inputs, per_modality=True)
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Prediction:
+        """Predict from every modality, each (B, C_m, H, W), of the samples that have it, boolean (B,) by modality."""
+        return self.fused(inputs, per_modality=True, present=present)
 
     def mean(self, name: str) -> Mean:
         """The mean of a name, from now on if it is new."""

@@ -17,7 +17,7 @@ from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import in_turn, mean_of_all
 from polymodal.run_folder import PENALTY, TRAIN_LOSS, VAL_LOSS
-from polymodal.tasks.base import Task, check_arguments, named_outputs, output_at
+from polymodal.tasks.base import Task, check_arguments, named_outputs, of_those_with, output_at
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Labels
@@ -113,12 +113,17 @@ class Segmentation(Task):
             )
         return torch.tensor(self.class_weights, dtype=torch.float32)
 
-    def segmentation_loss(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def segmentation_loss(
+        self, prediction: Prediction, target: Tensor, present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Σ_m CE(prediction_m) + CE(ensemble), without what the fusion adds; CE(prediction) where there is one alone.
+
+        Each CE is the sum over the samples that have a modality, divided by the weights of all labelled pixels.
 
         Args:
             prediction: Logits at any size; they are resized to the target's.
             target: (B, H, W) with the ignored value where there is no truth.
+            present: Which samples have a modality, boolean (B,), by modality; None for all.
 
         Returns:
             A scalar, 0 when every pixel is ignored.
@@ -126,11 +131,14 @@ class Segmentation(Task):
         size = target.shape[-2:]
         # The gradients of several processes are averaged: this makes them those of all their labelled pixels together.
         total = mean_of_all(self._weight_of(target)).clamp(min=1e-6)
-        losses = [self._cross_entropy(logits, target, total) for logits in named_outputs(prediction, size).values()]
-        for output in prediction.per_modality.values() if prediction.per_modality else [prediction.ensemble]:
+        losses = [
+            self._cross_entropy(*of_those_with(name, present, logits, target), total)
+            for name, logits in named_outputs(prediction, size).items()
+        ]
+        for name, output in (prediction.per_modality or {ENSEMBLE: prediction.ensemble}).items():
             if isinstance(output, Mapping) and "aux" in output:
-                auxiliary = self._cross_entropy(output_at(output["aux"], size), target, total)
-                losses.append(AUXILIARY_WEIGHT * auxiliary)
+                logits, truth = of_those_with(name, present, output_at(output["aux"], size), target)
+                losses.append(AUXILIARY_WEIGHT * self._cross_entropy(logits, truth, total))
         return torch.stack(losses).sum()
 
     def _weight_of(self, target: Tensor) -> Tensor:
@@ -148,7 +156,8 @@ class Segmentation(Task):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One batch: forward, loss, the check that it is finite."""
         del batch_idx
-        loss = self.segmentation_loss(self(batch["inputs"]), batch["target"])
+        present = batch.get("present")
+        loss = self.segmentation_loss(self(batch["inputs"], present), batch["target"], present)
         penalty = self.fused.fusion_loss()
         loss = loss + penalty
         self.check_finite(loss, batch)
