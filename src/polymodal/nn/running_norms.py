@@ -61,12 +61,18 @@ class PrivateRunningNorm(PrivateNorm):
         return y
 
     def normalise_together(self, x: Tensor, roster: Roster) -> Tensor | None:
-        """As `normalise`, each modality by the statistics of the samples that have it; None where it takes none."""
+        """As `normalise`, each modality by the statistics of the samples that have it; None where it takes none.
+
+        A modality that by chance is left with a single value per channel is normalised by the running statistics, and
+        teaches them nothing.
+        """
         if not self.from_input:
             return None
         streams = roster.apart(x)
-        for stream in streams:
-            self._refuse_single_value(stream, 1)
+        few = [math.prod(stream.shape[2:]) * len(stream) == 1 for stream in streams]
+        if self.running_mean is None or all(few):
+            for stream in streams:
+                self._refuse_single_value(stream, 1)
         factor = self._update_factor() if self.tracking else 0.0
         rows = (self.running_mean, self.running_var, self.weight, self.bias)
         return roster.together(
@@ -75,11 +81,11 @@ class PrivateRunningNorm(PrivateNorm):
                     stream,
                     1,
                     *(None if row is None else row[m : m + 1] for row in rows),
-                    training=True,
+                    training=not alone,
                     momentum=factor,
                     eps=self.eps,
                 )
-                for m, stream in zip(roster.present, streams, strict=True)
+                for m, stream, alone in zip(roster.present, streams, few, strict=True)
             ]
         )
 
