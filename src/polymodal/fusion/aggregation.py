@@ -137,7 +137,7 @@ class Average(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, C, H, W)` to `(B, C, H, W)`."""
-        return self.roster.each(lambda part: unfold(part, len(self.roster.present)).mean(1), x)
+        return self.roster.merged(lambda part: unfold(part, len(self.roster.present)).mean(1), x)
 
 
 class Concat(Aggregate):

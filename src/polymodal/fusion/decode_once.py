@@ -165,14 +165,16 @@ class Gather(nn.Module):
             `(B, C, H, W)`; or, where the roster says that the branches go on, `(B*(1+K), C, H, W)` with the map of all
             before the modalities' own.
         """
-        return self.roster.each(self._gathered, x)
-
-    def _gathered(self, x: Tensor) -> Tensor:
-        streams = unfold(x, len(self.roster.present))
-        merged = weighted_mean(streams, self.roster.select(self.logits).softmax(0))
+        merged = self.roster.merged(self._weighed, x)
         if not self.roster.branching:
             return merged
-        return torch.cat([merged.unsqueeze(1), streams], dim=1).flatten(0, 1)
+        if self.roster.patterns:
+            return torch.cat([merged, x])
+        return torch.cat([merged.unsqueeze(1), unfold(x, len(self.roster.present))], dim=1).flatten(0, 1)
+
+    def _weighed(self, x: Tensor) -> Tensor:
+        weights = self.roster.select(self.logits).softmax(0)
+        return weighted_mean(unfold(x, len(self.roster.present)), weights)
 
     def static(self, mark: Mark) -> nn.Module:
         """One map of all streams."""

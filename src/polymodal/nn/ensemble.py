@@ -1,10 +1,8 @@
 """The learned ensemble of the modalities' predictions, and what a multimodal network returns."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -63,9 +61,9 @@ class Ensemble(nn.Module):
             FusionError: When something in the output is no tensor, or a scalar.
         """
         if self.roster.patterns:
-            return _of_patterns(self, output, lambda modalities: modalities)
+            return self._of_gaps(output)
         weights = self.roster.select(self.alpha).softmax(0)
-        present = [self.roster.names[m] for m in self.roster.present]
+        present = self._names()
 
         def weighted(x: Tensor) -> Tensor:
             if x.dim() == 0:
@@ -77,6 +75,24 @@ class Ensemble(nn.Module):
 
         mean = map_tensors(weighted, output)
         return Prediction(dict(zip(present, _apart(output, len(present)), strict=True)), mean, weights)
+
+
+    def _of_gaps(self, output: Any) -> Prediction:
+        """As `forward`, where samples differ in their modalities."""
+        there = self.roster.there()
+        weights = self.roster.select(self.alpha).expand(there.shape).masked_fill(~there, -math.inf).softmax(1)
+
+        def weighted(x: Tensor) -> Tensor:
+            form = (*there.shape, *(1,) * (x.dim() - 1))
+            streams = unfold(x.detach(), there.shape[1])
+            return (torch.where(there.view(form), streams, 0) * weights.to(x.dtype).view(form)).sum(1)
+
+        spread = map_tensors(self.roster.spread, output)
+        own = dict(zip(self._names(), _apart(spread, there.shape[1]), strict=True))
+        return Prediction(own, map_tensors(weighted, spread), weights)
+
+    def _names(self) -> list[str]:
+        return [self.roster.names[m] for m in self.roster.present]
 
 
 class OneStream(nn.Module):
@@ -92,66 +108,20 @@ class OneStream(nn.Module):
 
     def forward(self, output: Any) -> Prediction:
         """A network's output `(B, ...)` as it is; where branches went on, `(B*(1+K), ...)` with the main one first."""
-        if self.roster.patterns:
-            return _of_patterns(self, output, lambda modalities: 1 + modalities if self.roster.branching else 1)
         if not self.roster.branching:
-            return Prediction({}, map_tensors(lambda x: x, output), torch.empty(0))
+            return Prediction({}, map_tensors(self.roster.in_order, output), torch.empty(0))
+        if self.roster.patterns:
+            output = map_tensors(self._spread, output)
         main, *own = _apart(output, 1 + len(self.roster.present))
         names = [self.roster.names[m] for m in self.roster.present]
         return Prediction(dict(zip(names, own, strict=True)), main, torch.empty(0))
 
-
-def _of_patterns(ensemble: Ensemble | OneStream, output: Any, streams: Callable[[int], int]) -> Prediction:
-    """The predictions of a batch whose samples differ in the modalities that they have.
-
-    Args:
-        ensemble: What makes the predictions of samples that have the same.
-        output: A network's output, the rows of the patterns one behind the other.
-        streams: How many rows a sample of so many modalities has.
-    """
-    roster = ensemble.roster
-    patterns, sizes = roster.patterns, [streams(len(p.present)) * len(p.samples) for p in roster.patterns]
-    ends = list(accumulate(sizes))
-    parts = []
-    for pattern, size, end in zip(patterns, sizes, ends, strict=True):
-        with roster.at(pattern):
-            parts.append(ensemble(map_tensors(lambda x, rows=slice(end - size, end): x[rows], output)))
-    samples = torch.cat([p.samples for p in patterns])
-    order = samples.argsort()
-
-    def in_order(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat(tuple(tensors))[order]
-
-    def with_gaps(tensors: Sequence[Tensor], where: Tensor) -> Tensor:
-        found = torch.cat(tuple(tensors))
-        gaps = found.new_full((len(order), *found.shape[1:]), math.nan)
-        return gaps.index_copy(0, where, found)
-
-    own = {}
-    for name in (roster.names[m] for m in roster.present):
-        have = [(part.per_modality[name], p) for part, p in zip(parts, patterns, strict=True) if name in part.per_modality]
-        if have:
-            where = torch.cat([p.samples for _, p in have])
-            own[name] = _merged(partial(with_gaps, where=where), [output for output, _ in have])
-    weights = torch.empty(0)
-    if parts[0].weights.numel():
-        weights = parts[0].weights.new_zeros(len(order), len(roster.present))
-        for part, p in zip(parts, patterns, strict=True):
-            columns = torch.tensor([roster.present.index(m) for m in p.present], device=order.device)
-            weights = weights.index_put((p.samples[:, None], columns), part.weights)
-    return Prediction(own, _merged(in_order, [part.ensemble for part in parts]), weights)
-
-
-def _merged(function: Callable[[Sequence[Tensor]], Tensor], outputs: Sequence[Any]) -> Any:
-    """One output of several of the same form, each tensor made of theirs."""
-    first = outputs[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return function(outputs)
-    if isinstance(first, dict):
-        return {key: _merged(function, [output[key] for output in outputs]) for key in first}
-    return [_merged(function, parts) for parts in zip(*outputs, strict=True)]
+    def _spread(self, x: Tensor) -> Tensor:
+        """The rows of the one stream, then those of every modality, to `(B*(1+K), ...)`."""
+        batch, modalities = self.roster.there().shape
+        main, own = x.tensor_split([batch])
+        streams = [self.roster.in_order(main).unsqueeze(1), unfold(self.roster.spread(own), modalities)]
+        return torch.cat(streams, 1).flatten(0, 1)
 
 
 def _apart(output: Any, modalities: int) -> list[Any]:

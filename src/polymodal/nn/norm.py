@@ -2,15 +2,13 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from polymodal.anatomy.norms import Kind, axes_of, has_activation, kind_of
 from polymodal.errors import FusionError
-from polymodal.nn.roster import Roster
+from polymodal.nn.roster import Pattern, Roster
 
 
 class PrivateNorm(nn.Module, ABC):
@@ -86,7 +84,8 @@ class PrivateNorm(nn.Module, ABC):
             )
         inner = self._inner(x)
         if self.roster is not None and self.roster.patterns:
-            y = self._of_patterns(x, self.roster)
+            y = self.normalise_apart(x, self.roster)
+            y = y if self.fusion is None else self.roster.each(self._met, y)
         else:
             y = self._fused(x) if inner == 1 else self._folded_back(self._fused(self._samples_apart(x, inner)), inner)
         return self.act(self.drop(y))
@@ -116,14 +115,13 @@ class PrivateNorm(nn.Module, ABC):
         """The number of channels, for people."""
         return ", ".join(map(str, self.weight.shape[1:])) if self.weight is not None else "no scales"
 
-    def normalise_together(self, x: Tensor, roster: Roster) -> Tensor | None:
-        """As `normalise`, where samples differ in their modalities and statistics are those of all that have one.
-
-        Returns:
-            None where every sample is normalised by itself.
-        """
-        del x, roster
-        return None
+    def normalise_apart(self, x: Tensor, roster: Roster) -> Tensor:
+        """As `normalise`, where samples differ in their modalities: each modality's rows by themselves."""
+        made = []
+        for m, stream in zip(roster.present, roster.apart(x), strict=True):
+            with roster.at(Pattern((m,), roster.samples_of(m)), stream):
+                made.append(self.normalise(stream, 1))
+        return roster.together(made)
 
     def _fused(self, x: Tensor) -> Tensor:
         return self._met(self.normalise(x, 1 if self.roster is None else len(self.roster.present)))
@@ -135,20 +133,6 @@ class PrivateNorm(nn.Module, ABC):
         if self.kind.axis_in(y) == 1:
             return self.fusion(y, self._present(self.weight))
         return self.fusion(y.movedim(-1, 1), self._present(self.weight)).movedim(1, -1)
-
-    def _of_patterns(self, x: Tensor, roster: Roster) -> Tensor:
-        """Normalise and fuse samples that differ in their modalities."""
-
-        def apart(operation: Callable[[Tensor], Tensor], part: Tensor) -> Tensor:
-            inner = self._inner(part)
-            if inner == 1:
-                return operation(part)
-            return self._folded_back(operation(self._samples_apart(part, inner)), inner)
-
-        y = self.normalise_together(x, roster)
-        if y is None:
-            return roster.each(partial(apart, self._fused), x)
-        return y if self.fusion is None else roster.each(partial(apart, self._met), y)
 
     def _present(self, per_modality: Tensor | None) -> Tensor | None:
         return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)

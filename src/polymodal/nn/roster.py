@@ -1,5 +1,6 @@
 """Who is there: the one fact that every module which knows of modalities shares."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ class Roster:
     on a subset of the modalities, with the fusion switched off, or with a prediction from every modality beside that of
     one stream, is said once.
 
-    Where samples differ in the modalities that they have, the folded batch holds the patterns one behind the other,
-    each folded by itself: what is absent has no row. `each` runs an operation on one pattern after the other, in which
-    `present` is the pattern's; `apart` and `together` see the rows of each modality.
+    Where samples differ in the modalities that they have, what is absent has no row: the folded batch holds the rows of
+    one modality behind those of the other, each in the order of the patterns. Whoever goes through `apart`, `together`,
+    `each` and `merged` need not know. In the latter two, `present` is the pattern's.
 
     Args:
         names: The modalities, in the order of the folded axis.
@@ -73,47 +74,75 @@ class Roster:
         """The rows of a tensor `(M, ...)` that belong to the K present modalities, `(K, ...)`; no copy when all are."""
         return per_modality if self.complete else per_modality[list(self.present)]
 
-    def each(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply an operation on folded features to them, the samples of one pattern after the other.
-
-        Args:
-            operation: It; what it makes of a sample does not depend on others.
-            x: Folded features, `(B*K, ...)`, or the rows of the patterns one behind the other.
-        """
-        if not self.patterns:
-            return operation(x)
-        parts = []
-        for pattern, part in zip(self.patterns, self._parts(x), strict=True):
-            with self.at(pattern):
-                parts.append(operation(part))
-        return torch.cat(parts)
-
-    def apart(self, x: Tensor) -> list[Tensor]:
+    def apart(self, x: Tensor) -> Sequence[Tensor]:
         """The rows of each of the K present modalities, from folded features `(B*K, ...)`."""
         if not self.patterns:
-            return list(unfold(x, len(self.present)).unbind(1))
-        rows: dict[int, list[Tensor]] = {m: [] for m in self.present}
-        for pattern, part in zip(self.patterns, self._parts(x), strict=True):
-            streams = part.unflatten(0, (len(pattern.samples), len(pattern.present), -1)).unbind(1)
-            for m, stream in zip(pattern.present, streams, strict=True):
-                rows[m].append(stream.flatten(0, 1))
-        return [torch.cat(parts) for parts in rows.values()]
+            # Not one index after the other: the backward pass of each would fill a whole folded tensor with zeros.
+            return unfold(x, len(self.present)).unbind(1)
+        samples = [self.count_of(m) for m in self.present]
+        inner = x.shape[0] // sum(samples)  # rows of an image, such as its windows
+        return x.split([count * inner for count in samples])
 
     def together(self, streams: Sequence[Tensor]) -> Tensor:
         """The reverse of `apart`: folded features from the rows of each of the K present modalities."""
+        return torch.cat(tuple(streams)) if self.patterns else fold(streams)
+
+    def each(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply an operation to folded features, the samples of one pattern after the other.
+
+        Args:
+            operation: Takes folded features `(B*K, ...)` and returns such; what it makes of a sample does not depend on
+                others. Where an image has several rows, they count as further samples.
+            x: Folded features.
+        """
         if not self.patterns:
-            return fold(streams)
-        inner = sum(map(len, streams)) // self._images()
-        rows = {
-            m: iter(stream.split([len(p.samples) * inner for p in self.patterns if m in p.present]))
-            for m, stream in zip(self.present, streams, strict=True)
-        }
-        return torch.cat(
-            [
-                torch.stack([next(rows[m]).unflatten(0, (-1, inner)) for m in p.present], 1).flatten(0, 2)
-                for p in self.patterns
-            ]
-        )
+            return operation(x)
+        made: dict[int, list[Tensor]] = {m: [] for m in self.present}
+        for pattern, part in self._by_pattern(x):
+            with self.at(pattern, part):
+                streams = unfold(operation(part), len(pattern.present)).unbind(1)
+            for m, stream in zip(pattern.present, streams, strict=True):
+                made[m].append(stream)
+        return torch.cat([stream for streams in made.values() for stream in streams])
+
+    def merged(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply an operation that makes one map of all modalities' `(B*K, ...)`, likewise.
+
+        Returns:
+            `(B, ...)`; where samples differ, the patterns one behind the other, see `in_order`.
+        """
+        if not self.patterns:
+            return operation(x)
+        made = []
+        for pattern, part in self._by_pattern(x):
+            with self.at(pattern, part):
+                made.append(operation(part))
+        return torch.cat(made)
+
+    def in_order(self, x: Tensor) -> Tensor:
+        """Rows `(B, ...)` of the patterns one behind the other in the order of the samples."""
+        return x[torch.cat([p.samples for p in self.patterns]).argsort()] if self.patterns else x
+
+    def samples_of(self, m: int) -> Tensor:
+        """Which samples the rows of a modality are, where samples differ."""
+        return torch.cat([p.samples for p in self.patterns if m in p.present])
+
+    def there(self) -> Tensor:
+        """Which samples have which of the K present modalities, where samples differ: boolean `(B, K)`."""
+        samples = [self.samples_of(m) for m in self.present]
+        batch = sum(len(p.samples) for p in self.patterns)
+        none = torch.zeros(batch, dtype=torch.bool, device=samples[0].device)
+        return torch.stack([none.index_fill(0, rows, True) for rows in samples], 1)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Where samples differ, the rows of each modality as folded `(B*K, ...)`, NaN for what is absent."""
+        batch, modalities = self.there().shape
+        rows = torch.cat([self.samples_of(m) * modalities + column for column, m in enumerate(self.present)])
+        return x.new_full((batch * modalities, *x.shape[1:]), math.nan).index_copy(0, rows, x)
+
+    def count_of(self, m: int) -> int:
+        """How many samples have a modality, where samples differ."""
+        return sum(len(p.samples) for p in self.patterns if m in p.present)
 
     @contextmanager
     def only(
@@ -128,10 +157,10 @@ class Roster:
             self.present, self.branching, self.patterns = tuple(range(len(self.names))), False, ()
 
     @contextmanager
-    def at(self, pattern: Pattern) -> Iterator[None]:
-        """Within the context the batch is the samples of one pattern."""
+    def at(self, pattern: Pattern, x: Tensor) -> Iterator[None]:
+        """Within the context the batch is the samples of one pattern, with these features."""
         before = self.present, self.patterns, self.rows
-        self.present, self.patterns, self.rows = pattern.present, (), len(pattern.samples) * len(pattern.present)
+        self.present, self.patterns, self.rows = pattern.present, (), x.shape[0]
         try:
             yield
         finally:
@@ -146,13 +175,15 @@ class Roster:
         finally:
             self.fusing = before
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The rows of each pattern; of every image there may be several, such as its windows."""
-        inner = x.shape[0] // self._images()
-        return x.split([len(p.samples) * len(p.present) * inner for p in self.patterns])
-
-    def _images(self) -> int:
-        return sum(len(p.samples) * len(p.present) for p in self.patterns)
+    def _by_pattern(self, x: Tensor) -> Iterator[tuple[Pattern, Tensor]]:
+        """The folded features of the samples of each pattern."""
+        inner = x.shape[0] // sum(map(self.count_of, self.present))
+        rows = {
+            m: iter(stream.split([len(p.samples) * inner for p in self.patterns if m in p.present]))
+            for m, stream in zip(self.present, self.apart(x), strict=True)
+        }
+        for pattern in self.patterns:
+            yield pattern, fold([next(rows[m]) for m in pattern.present])
 
 
 def patterns_of(present: Tensor) -> list[Pattern]:

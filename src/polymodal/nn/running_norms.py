@@ -60,14 +60,14 @@ class PrivateRunningNorm(PrivateNorm):
                 stored[list(self.roster.present)] = updated
         return y
 
-    def normalise_together(self, x: Tensor, roster: Roster) -> Tensor | None:
-        """As `normalise`, each modality by the statistics of the samples that have it; None where it takes none.
+    def normalise_apart(self, x: Tensor, roster: Roster) -> Tensor:
+        """As `normalise`, where samples differ: each modality by the statistics of the samples that have it.
 
         A modality that by chance is left with a single value per channel is normalised by the running statistics, and
         teaches them nothing.
         """
         if not self.from_input:
-            return None
+            return super().normalise_apart(x, roster)
         streams = roster.apart(x)
         few = [math.prod(stream.shape[2:]) * len(stream) == 1 for stream in streams]
         if self.running_mean is None or all(few):

@@ -57,12 +57,8 @@ class Stem(nn.Module):
         names = self.roster.names
         if not self.roster.patterns:
             return fold([self._widen(names[m], inputs[names[m]]) for m in self.roster.present])
-        return torch.cat(
-            [
-                fold([self._widen(names[m], inputs[names[m]][pattern.samples]) for m in pattern.present])
-                for pattern in self.roster.patterns
-            ]
-        )
+        rows = ((names[m], self.roster.samples_of(m)) for m in self.roster.present)
+        return self.roster.together([self._widen(name, inputs[name][samples]) for name, samples in rows])
 
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
