@@ -211,8 +211,8 @@ def test_seed_decides_every_batch_whatever_the_workers_and_breaks(tmp_path):
 def test_sampler_visits_every_sample_once_an_epoch():
     sampler = SeededSampler(10, seed=0)
     first, second = list(sampler), list(sampler)
-    assert sorted(index for index, _ in first) == sorted(index for index, _ in second) == list(range(10))
-    assert [index for index, _ in first] != [index for index, _ in second]
-    assert not {seed for _, seed in first} & {seed for _, seed in second}
+    assert sorted(draw.number for draw in first) == sorted(draw.number for draw in second) == list(range(10))
+    assert [draw.number for draw in first] != [draw.number for draw in second]
+    assert not {draw.seed for draw in first} & {draw.seed for draw in second}
     sampler.set_epoch(0)
     assert list(sampler) == first

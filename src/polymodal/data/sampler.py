@@ -16,12 +16,12 @@ class Draw(NamedTuple):
     """A sample of a training.
 
     Attributes:
-        index: Its place in the data set.
+        number: Its place in the data set.
         seed: Of all that is drawn for it.
         epoch: Counted from 0.
     """
 
-    index: int
+    number: int
     seed: int
     epoch: int = 0
 

@@ -83,15 +83,15 @@ class Watch(nn.Module):
     def __init__(self, roster: Roster) -> None:
         super().__init__()
         self.roster = roster
-        self._seen: list[Tensor] = []
+        self._seen: Sequence[Tensor] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         # What was noted belongs to a graph, which can be neither copied nor saved.
-        return {**super().__getstate__(), "_seen": []}
+        return {**super().__getstate__(), "_seen": ()}
 
     def forward(self, x: Tensor) -> Tensor:
         """Folded features `(B*K, C, H, W)`, as they are."""
-        self._seen = []
+        self._seen = ()
         if self.training and self.roster.fusing and torch.is_grad_enabled():
             size = (min(GRID, x.shape[2]), min(GRID, x.shape[3]))
             self._seen = self.roster.apart(F.adaptive_avg_pool2d(x.float(), size))

@@ -145,7 +145,11 @@ class Meeting:
 
     def _streams(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """What an operation on streams `(B, K, C, H, W)` makes of folded features."""
-        return self.roster.each(lambda part: operation(functional.unfold(part, len(self.roster.present))).flatten(0, 1), x)
+
+        def folded(part: Tensor) -> Tensor:
+            return operation(functional.unfold(part, len(self.roster.present))).flatten(0, 1)
+
+        return self.roster.each(folded, x)
 
     def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
         """Hold no features once the block is done, even if an error ended it."""

@@ -82,8 +82,8 @@ class Fusion(ABC):
     def takes_gaps(self) -> bool:
         """Whether the samples of a batch may differ in the modalities that they have.
 
-        Its modules then see folded features through `Roster.each`, `merged`, `apart` and `together` alone. What stands behind
-        private norms is called for the samples of one pattern at a time, and needs nothing.
+        Its modules then see folded features through `Roster.each`, `merged`, `apart` and `together` alone. What stands
+        behind private norms is called for the samples of one pattern at a time, and needs nothing.
         """
         return False
 

@@ -76,7 +76,6 @@ class Ensemble(nn.Module):
         mean = map_tensors(weighted, output)
         return Prediction(dict(zip(present, _apart(output, len(present)), strict=True)), mean, weights)
 
-
     def _of_gaps(self, output: Any) -> Prediction:
         """As `forward`, where samples differ in their modalities."""
         there = self.roster.there()

@@ -63,16 +63,19 @@ def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> 
     return {name: output_at(output, size) for name, output in named.items()}
 
 
-def of_those_with(name: str, present: Mapping[str, Tensor] | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+def of_those_with(
+    name: str, present: Mapping[str, Tensor] | None, output: Tensor, truth: Tensor
+) -> tuple[Tensor, Tensor]:
     """The rows of a batch that count for a prediction: of a modality's, those of the samples that have it.
 
     Args:
         name: The prediction's.
         present: Which samples have a modality, boolean (B,), by modality; None for all.
-        tensors: Each (B, ...).
+        output: What is predicted, (B, ...).
+        truth: What it is held against, (B, ...).
     """
     rows = (present or {}).get(name)
-    return tensors if rows is None else tuple(tensor[rows] for tensor in tensors)
+    return (output, truth) if rows is None else (output[rows], truth[rows])
 
 
 @dataclass(frozen=True)

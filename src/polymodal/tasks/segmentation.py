@@ -131,14 +131,14 @@ class Segmentation(Task):
         size = target.shape[-2:]
         # The gradients of several processes are averaged: this makes them those of all their labelled pixels together.
         total = mean_of_all(self._weight_of(target)).clamp(min=1e-6)
-        losses = [
-            self._cross_entropy(*of_those_with(name, present, logits, target), total)
-            for name, logits in named_outputs(prediction, size).items()
-        ]
+
+        def loss(name: str, logits: Tensor) -> Tensor:
+            return self._cross_entropy(*of_those_with(name, present, logits, target), total)
+
+        losses = [loss(name, logits) for name, logits in named_outputs(prediction, size).items()]
         for name, output in (prediction.per_modality or {ENSEMBLE: prediction.ensemble}).items():
             if isinstance(output, Mapping) and "aux" in output:
-                logits, truth = of_those_with(name, present, output_at(output["aux"], size), target)
-                losses.append(AUXILIARY_WEIGHT * self._cross_entropy(logits, truth, total))
+                losses.append(AUXILIARY_WEIGHT * loss(name, output_at(output["aux"], size)))
         return torch.stack(losses).sum()
 
     def _weight_of(self, target: Tensor) -> Tensor:
