@@ -21,7 +21,9 @@ def test_every_recipe_is_tried_here():
     assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == tried
 
 
-@pytest.mark.parametrize("name", ["rooms", "rooms-translation", "folder", "nyudv2-39", "nyudv2-lite0", "papers/taskonomy-rgb"])
+@pytest.mark.parametrize(
+    "name", ["rooms", "rooms-translation", "folder", "nyudv2-39", "nyudv2-lite0", "papers/taskonomy-rgb"]
+)
 def test_a_recipe_can_be_read(name, capsys):
     with pytest.raises(SystemExit) as ended:
         fit([f"--config={recipe(name)}", "--print_config"])
