@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test slow docs docs-test lint clean
 
 help:
 	@echo "make demo   install, train on the embedded rooms with and without exchange, write runs/demo/report.html"
 	@echo "make test   install and run the tests"
 	@echo "make lint   ruff, mypy and the floors of imports"
-	@echo "make clean  remove the environment, runs and caches"
+	@echo "make docs   the documentation as a site, build/site/index.html"
+	@echo "make docs-test  run every block of code and every notebook of the documentation"
+	@echo "make clean  remove the environment, runs, the site and caches"
 
 install: $(INSTALLED)
 
@@ -26,6 +28,15 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+docs-test: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'slow or not slow' --numprocesses auto tests/test_docs.py tests/test_docs_run.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

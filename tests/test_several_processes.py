@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -163,11 +164,16 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
 
 
-@pytest.mark.slow
-def test_two_processes_with_frozen_norms_are_one(data, tmp_path):
-    """If this breaks, results depend on how many processes trained; validation does not, to the last digit."""
-    more = ("--model.statistics=frozen", "--trainer.max_epochs=2")
-    one, two = (train(data, tmp_path / str(count), count, *more) for count in (1, 2))
+FROZEN = ("--model.statistics=frozen", "--trainer.max_epochs=2")
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    """The run of one process."""
+    return train(data, tmp_path_factory.mktemp("alone") / "run", 1, *FROZEN)
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
     ours, theirs = weights(one), weights(two)
     assert max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours) < 1e-6
     for row, other in zip(rows(one), rows(two), strict=True):
@@ -175,6 +181,34 @@ def test_two_processes_with_frozen_norms_are_one(data, tmp_path):
         assert [row[key] for key in row if "pixel" in key] == [other[key] for key in row if "pixel" in key]
     scores = [(run / "scores.val.json").read_text().count('"samples": 5') for run in (one, two)]
     assert scores == [1, 1], "the finished model is scored on all samples"
+
+
+@pytest.mark.slow
+def test_two_processes_with_frozen_norms_are_one(data, alone, tmp_path):
+    """If this breaks, results depend on how many processes trained; validation does not, to the last digit."""
+    assert_equal_runs(alone, train(data, tmp_path / "run", 2, *FROZEN))
+
+
+@pytest.mark.slow
+def test_two_nodes_with_frozen_norms_are_one_process(data, alone, tmp_path):
+    """Two agents of torchrun that meet on the loopback. If this breaks, a run over several machines is another one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _, *words = command(data, tmp_path / "run", 2, *FROZEN, "--trainer.num_nodes=2", "--trainer.devices=1")
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    agent += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        nodes = [
+            subprocess.Popen([*agent, f"--node-rank={rank}", *words], stdout=said, stderr=said) for rank in range(2)
+        ]
+        try:
+            assert [node.wait(timeout=300) for node in nodes] == [0, 0], log.read_text()
+        finally:
+            for node in nodes:
+                node.kill()
+    assert_equal_runs(alone, tmp_path / "run")
 
 
 @pytest.mark.slow

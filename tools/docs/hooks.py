@@ -1,0 +1,30 @@
+"""Pages of the documentation that are made from the code and from files of the repository, for MkDocs.
+
+Nothing is written beside the sources: every page goes from here to the site.
+"""
+
+from collections.abc import Iterator
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import api
+import commands
+import dataset
+import notebooks
+import repository
+
+
+def generated() -> Iterator[tuple[str, str]]:
+    """Every made file, by its place in the site's sources."""
+    for maker in (repository, api, commands, dataset, notebooks):
+        yield from maker.pages()
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the made pages; of a notebook's source its pages are shown alone."""
+    for source in [file for file in files if file.src_uri.startswith("notebooks/")]:
+        files.remove(source)
+    for place, content in generated():
+        files.append(File.generated(config, place, content=content))
+    return files
