@@ -36,7 +36,8 @@ def randomize_norms(network: nn.Module) -> nn.Module:
 
 def plain_of(net: Multimodal, plain: nn.Module, m: int) -> nn.Module:
     """The plain network as modality m sees it: shared weights as they are, of the norms the m-th row."""
-    state = net.network.state_dict()
+    # What stands behind a layer is a layer around it.
+    state = {key.replace(".layer.", "."): value for key, value in net.network.state_dict().items()}
     own = copy.deepcopy(plain)
     values = {
         key: state[key][m] if state[key].dim() == value.dim() + 1 else state[key]

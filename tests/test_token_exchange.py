@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core_tools import NAMES, assert_equal, difference, images, randomize_norms
+from core_tools import NAMES, assert_equal, difference, images, plain_of, randomize_norms
 from polymodal import FusionError, Multimodal, checkpoint, functional, fuse
 from polymodal.export import absorb
 from polymodal.fusion import DecodeOnce, TokenExchange, make_fusion
 from polymodal.nn import PrivateLayerNorm
 from reference.plain import plain_segmenter
-from reference.tokens import Attention, Block, Transformer, run_lists, transformer
+from reference.tokens import Attention, Block, run_lists, transformer
 
 THRESHOLD, PENALTY = 0.5, 0.01
 PLACES = ("stage1.0.attn", "stage1.1.attn", "stage2.0.attn", "stage2.1.attn")
@@ -45,17 +45,9 @@ def plain_name(name: str) -> str:
     return name.replace(".attn.layer.", ".attn.")
 
 
-def alone(net: Multimodal, m: int) -> Transformer:
+def alone(net: Multimodal, m: int) -> nn.Module:
     """The plain network as modality m sees it, with values of its own."""
-    state = {plain_name(name): value for name, value in net.network.state_dict().items() if ".scorers." not in name}
-    own = transformer(0)
-    own.load_state_dict(
-        {
-            name: state[name][m] if state[name].dim() > value.dim() else state[name]
-            for name, value in own.state_dict().items()
-        }
-    )
-    return own
+    return plain_of(net, transformer(0), m)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])

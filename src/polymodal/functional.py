@@ -6,10 +6,12 @@ Shapes use B samples, M modalities, C channels. *Folded* tensors are `(B*M, C, .
 Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005);
     AsymFusion is Wang et al., "Learning Deep Multimodal Feature Representation with Asymmetric Multi-layer Fusion",
     ACM Multimedia 2020 (arXiv 2108.05009); TokenFusion is Wang et al., "Multimodal Token Fusion for Vision
-    Transformers", CVPR 2022 (arXiv 2204.08721).
+    Transformers", CVPR 2022 (arXiv 2204.08721); Changer is Fang et al., "Changer: Feature Interaction is What You Need
+    for Change Detection", TGRS 2023 (arXiv 2209.08290).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -132,12 +134,34 @@ def mean_of_others(x: Tensor) -> Tensor:
     return others / (modalities - 1)
 
 
-def exchange(x: Tensor, keep: Tensor) -> Tensor:
+def max_of_others(x: Tensor) -> Tensor:
+    """For each modality, the largest value of all the others: max_{m'≠m} x_{m'}. Of two it is the other's.
+
+    Args:
+        x: `(B, M, ...)` with M ≥ 2.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    others = x.roll(1, dims=1)
+    for step in range(2, x.shape[1]):
+        others = others.maximum(x.roll(step, dims=1))
+    return others
+
+
+Others = Literal["mean", "max"]
+"""What of the other modalities stands in for what a modality gives up."""
+
+_OTHERS: dict[Others, Callable[[Tensor], Tensor]] = {"mean": mean_of_others, "max": max_of_others}
+
+
+def exchange(x: Tensor, keep: Tensor, others: Others = "mean") -> Tensor:
     """Replace every channel that is not kept by the mean of the others' channel of the same index (CEN eq. 6).
 
     Args:
         x: Normalised features before the activation, `(B, M, C, ...)`, finite.
         keep: Boolean `(M, C)`, True where a modality keeps its own channel.
+        others: `"max"` for the largest instead of the mean of the others' values.
 
     Returns:
         A tensor of the same shape; with M = 1 it is `x` itself, since there is nothing to exchange with.
@@ -146,7 +170,35 @@ def exchange(x: Tensor, keep: Tensor) -> Tensor:
         return x
     keep = keep.reshape(*keep.shape, *(1,) * (x.dim() - 3))
     # Exact for the weights 0 and 1; on a CPU its backward pass takes half the time of a selection's.
-    return torch.lerp(mean_of_others(x), x, keep.to(x.dtype))
+    return torch.lerp(_OTHERS[others](x), x, keep.to(x.dtype))
+
+
+def exchange_columns(x: Tensor, keep: Tensor, others: Others = "mean") -> Tensor:
+    """Replace every column that is not kept by that of the others (the spatial exchange of Fang et al., Changer, 2022).
+
+    Args:
+        x: Feature maps, `(B, M, C, ..., H, W)`, finite.
+        keep: Boolean `(W,)`, True where modalities keep their own column.
+        others: See `exchange`.
+
+    Returns:
+        A tensor of the same shape; with M = 1 it is `x` itself.
+    """
+    return x if x.shape[1] == 1 else torch.lerp(_OTHERS[others](x), x, keep.to(x.dtype))
+
+
+def keep_but_every(count: int, period: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Which of so many channels or columns stay where every p-th is exchanged, from the first on (Changer).
+
+    Args:
+        count: Their number.
+        period: p ≥ 1; 1 keeps none.
+        device: Where to make the mask.
+
+    Returns:
+        A boolean mask `(count,)`.
+    """
+    return torch.arange(count, device=device) % period != 0
 
 
 def exchange_tokens(x: Tensor, others: Tensor, scores: Tensor, threshold: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The encoder as fusions see it: its stages, their blocks, and in each block the spatial convolution."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -99,6 +99,21 @@ def transformer_blocks(network: nn.Module) -> list[str]:
     """
     encoder = _encoder(network)
     return [name for name in _innermost_blocks(encoder) if _mixes(encoder[name])]
+
+
+def channel_axis(network: nn.Module, name: str, shape: Sequence[int] | None) -> int:
+    """Where the channels of what a block returns are: 1, or -1 in transformers that have them last.
+
+    Args:
+        network: A plain network.
+        name: The block's dotted name.
+        shape: Of what it returns; None where it is not known, which is taken for a map `(B, C, H, W)`.
+    """
+    block = network.get_submodule(name)
+    kind = next((kind_of(child) for child in block.children() if is_of_one_sample(child)), None)
+    if kind is None or not _mixes(block):
+        return 1
+    return kind.axis if shape is None or not (kind.maps_first and len(shape) == 4) else 1
 
 
 def is_mixer(name: str, block: nn.Module) -> bool:

@@ -22,5 +22,5 @@ def settled(net: Multimodal) -> Multimodal:
         elif isinstance(module, PrivateNorm):
             fusion: Any = module.fusion
             if hasattr(fusion, "decided"):
-                module.fusion = fusion.decided(module.weight.detach())
+                module.fusion = fusion.decided(None if module.weight is None else module.weight.detach())
     return own

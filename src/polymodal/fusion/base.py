@@ -162,7 +162,11 @@ class Fusion(ABC):
                     "fields of a dataclass. Write @dataclass(frozen=True) above the class and declare them as fields."
                 )
             return {"name": self.name, **own}
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        settings = {
+            known.name: getattr(self, known.name)
+            for known in fields(self)
+            if known.init and not (known.metadata.get("later") and getattr(self, known.name) == known.default)
+        }
         settings = {name: value.as_config() if isinstance(value, Fusion) else value for name, value in settings.items()}
         try:
             json.dumps(settings)
@@ -172,6 +176,10 @@ class Fusion(ABC):
                 "and dicts."
             ) from error
         return {"name": self.name, **own, **settings}
+
+
+LATER = {"later": True}
+"""The metadata of a setting that came after models were saved without it: it is written unless it is the default."""
 
 
 def is_own(fusion: type[Fusion]) -> bool:

@@ -1,14 +1,14 @@
 """Channel exchanging (CEN): a channel with a small scale is replaced by the mean of the other modalities' channel.
 
-Beside it its control, for which channels are drawn by lot.
+Beside it what else has been exchanged: every p-th channel or column, whole maps; and the control, by lot.
 
 Source: Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 2020 (arXiv 2011.05005), sec. 3 and eq. 4
     to 6.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 from zlib import crc32
 
@@ -16,17 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from polymodal import functional
+from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
-from polymodal.fusion.base import SiteState
+from polymodal.fusion import places
+from polymodal.fusion.base import LATER, Plan, Sites, SiteState
+from polymodal.fusion.exchanging import FixedExchange, PeriodicExchange, ScaleExchange
 from polymodal.fusion.norms import NormFusion
 from polymodal.limits import FROM_0, SHARE, Limit, check, or_none
 from polymodal.nn import PrivateNorm, Roster, behind, stand_behind
-from polymodal.nn.static import Choice, Mark
+
+Axis = Literal["channel", "column"]
 
 _LIMITS = {
     "threshold": Limit(FROM_0.holds, "θ ≥ 0"),
     "penalty": Limit(FROM_0.holds, "λ ≥ 0"),
     "share": or_none(SHARE),
+    "every": or_none(Limit(lambda value: type(value) is int and value >= 1, "a whole number p ≥ 1")),
 }
 
 
@@ -35,13 +40,17 @@ class ChannelFusion(NormFusion):
 
     Attributes:
         within: `"part"` when a modality exchanges in its own part alone, `"all"` when anywhere.
+        others: What of the others stands in, see `functional.exchange`.
     """
 
     within: Literal["part", "all"]
+    others: functional.Others
 
     def __post_init__(self) -> None:
         if self.within not in ("part", "all"):
             raise FusionError(f'within: expected "part" or "all", got {self.within!r}.')
+        if self.others not in ("mean", "max"):
+            raise FusionError(f'others: expected "mean" or "max", got {self.others!r}.')
 
     @property
     @abstractmethod
@@ -91,6 +100,12 @@ class Exchange(ChannelFusion):
 
     The penalty always acts on disjoint parts, modality m on the m-th of M. With M = 1 nothing is exchanged.
 
+    With `every` the scales choose nothing, and an exchange may be of columns, and at other sites, see `find_sites`.
+    `Exchange(every=2, within="all", axis=["none", "column", "channel", "channel"])` at `sites="all"` is the exchange of
+    ChangerEx (Fang et al., "Changer", TGRS 2023, arXiv 2209.08290; open-cd). `Exchange(every=1, within="all",
+    axis=["none", "channel", "none", "channel"])` at `sites="encoder"` exchanges whole layers before a shared decoder
+    (Dong et al., "EfficientCD", arXiv 2407.15999, and "Exchange Is All You Need", arXiv 2601.07805).
+
     Args:
         threshold: θ. A channel is exchanged where |γ| < θ; 0 exchanges nothing.
         penalty: λ, the weight of Σ|γ| over the disjoint parts in the loss. The released code adds the term once for
@@ -99,9 +114,13 @@ class Exchange(ChannelFusion):
             small, as the released code does.
         share: Instead of a threshold, the share in 0..1 of the allowed channels that every modality exchanges at each
             site, those with the smallest |γ|.
+        every: Instead of both, p: every p-th channel or column is exchanged, from the first on; 1 exchanges all.
+        axis: `"channel"`, or with `every` `"column"`; or one for each stage of the encoder, `"none"` among them, and
+            with `sites="encoder"` one for each map that the decoder reads.
+        others: What of more than one other modality stands in: their `"mean"`, or their `"max"`.
 
     Raises:
-        FusionError: When a value is out of its range.
+        FusionError: When a value is out of its range, or settings exclude each other.
     """
 
     name: ClassVar[str] = "exchange"
@@ -110,18 +129,43 @@ class Exchange(ChannelFusion):
     penalty: float = 0.0
     within: Literal["part", "all"] = "part"
     share: float | None = None
+    every: int | None = field(default=None, metadata=LATER)
+    axis: Axis | Sequence[Axis | Literal["none"]] = field(default="channel", metadata=LATER)
+    others: functional.Others = field(default="mean", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(vars(self), _LIMITS, kind=FusionError)
+        if isinstance(self.axis, list):
+            object.__setattr__(self, "axis", tuple(self.axis))  # a file has a list
+        known = ("channel", "column", "none") if isinstance(self.axis, tuple) else ("channel", "column")
+        if not self._axes or any(axis not in known for axis in self._axes):
+            raise FusionError(
+                f"axis: expected channel or column, or a list of these and none for each stage, got {self.axis!r}."
+            )
+        if self.every is None and self.axis != "channel":
+            raise FusionError(
+                f"axis: expected every=p with {self.axis!r}, as scales choose channels alone, got no every."
+            )
+        if self.every is not None and (self.share is not None or self.penalty):
+            raise FusionError(
+                "every: expected no share and no penalty beside it, as scales choose nothing there, got "
+                f"share={self.share} and penalty={self.penalty}."
+            )
+        if "column" in self._axes and self.within == "part":
+            raise FusionError('within: expected "all" where columns are exchanged, which have no parts, got "part".')
 
     @property
     def exchanges(self) -> bool:
         """Whether these settings can exchange anything at all."""
+        if self.every is not None:
+            return True
         return self.threshold > 0 if self.share is None else self.share > 0
 
     def cutoff(self) -> dict[str, float]:
         """The share, which decides whatever the threshold is, or the threshold."""
+        if self.every is not None:
+            return {}
         return {"threshold": self.threshold} if self.share is None else {"share": self.share}
 
     def keep(self, scale: Tensor, part: Tensor) -> Tensor:
@@ -129,6 +173,34 @@ class Exchange(ChannelFusion):
         if self.share is not None:
             return functional.keep_over_share(scale, self.share, self.allowed(part))
         return functional.keep_over_threshold(scale, self.threshold, self.allowed(part))
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The norms behind which channels are exchanged; with `every` also ends of stages, or the encoder's maps.
+
+        With `every`, norms need no scales, `"early"`, `"middle"`, `"late"` and `"all"` mean the last blocks of stages,
+        and `"encoder"` what the encoder returns, which its own layers do not read then. Where the axis is told by
+        stage, those with `"none"` are left out.
+
+        Raises:
+            FusionError: When nothing matches, or there are other stages than axes.
+        """
+        if self.every is None:
+            return super().find_sites(network, sites)
+        return places.find(network, sites, self.axis)
+
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
+        """With `every`, the exchange in the layout of what each site returns; else what `install` does."""
+        if self.every is None:
+            return super().plan(anatomy, sites)
+        chosen = places.look(anatomy, sites, self.axis)
+
+        def install(network: nn.Module, roster: Roster) -> None:
+            for place in chosen:
+                place.install(
+                    network, lambda name, axis: PeriodicExchange(self, roster, name, columns=axis == "column")
+                )
+
+        return Plan(install)
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Let the private norms at the sites exchange what they normalised."""
@@ -146,7 +218,17 @@ class Exchange(ChannelFusion):
 
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
         """γ `(M, C)` of every site; frozen batch norms keep theirs as constants, which nothing trains."""
+        if self.every is not None:
+            return {}
         return {name: scale for name, scale in _scales(network, sites) if isinstance(scale, nn.Parameter)}
+
+    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
+        """What is exchanged now, by site, on the CPU; empty where scales choose nothing."""
+        return {} if self.every is not None else super().state(network, sites)
+
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
 
 @dataclass(frozen=True)
@@ -159,6 +241,7 @@ class RandomExchange(ChannelFusion):
         share: The share in 0..1 of the allowed channels that every modality exchanges at each site.
         seed: Of the draw. Each site has a draw of its own, by its name; it is saved with the network.
         within: `"part"` draws from the modality's own part alone, `"all"` from all channels.
+        others: What of more than one other modality stands in: their `"mean"`, or their `"max"`.
 
     Raises:
         FusionError: When a value is out of its range.
@@ -169,6 +252,7 @@ class RandomExchange(ChannelFusion):
     share: float
     seed: int = 0
     within: Literal["part", "all"] = "part"
+    others: functional.Others = field(default="mean", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,106 +277,6 @@ class RandomExchange(ChannelFusion):
         """Let the private norms at the sites exchange what they normalised."""
         for name, scale in _scales(network, sites):
             stand_behind(network, name, FixedExchange(self, roster, scale, name))
-
-
-class ChannelExchange(nn.Module, ABC):
-    """The exchange at one site.
-
-    Args:
-        rule: The fusion's settings.
-        roster: The network's modalities.
-        scale: The site's γ, `(M, C)`, for its shape and device.
-    """
-
-    part: Tensor
-
-    def __init__(self, rule: ChannelFusion, roster: Roster, scale: Tensor) -> None:
-        super().__init__()
-        self.rule = rule
-        self.roster = roster
-        self.register_buffer("part", functional.own_parts(*scale.shape, device=scale.device), persistent=False)
-
-    @abstractmethod
-    def choose(self, scale: Tensor) -> Tensor:
-        """Which channels the K present modalities keep, `(K, C)`, from their γ `(K, C)`."""
-
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Exchange among the K present modalities.
-
-        Args:
-            x: Normalised features, folded, `(B*K, C, ...)`.
-            scale: γ of the present modalities, `(K, C)`.
-
-        Returns:
-            A tensor like `x`.
-        """
-        if not (self.roster.fusing and self.rule.exchanges):
-            return x
-        return functional.refold(
-            functional.exchange(functional.unfold(x, len(self.roster.present)), self.choose(scale))
-        )
-
-    def decided(self, scale: Tensor) -> "Decided | None":
-        """What it does once the scales γ `(M, C)` do not change any more; None where nothing is exchanged."""
-        if not (self.roster.fusing and self.rule.exchanges) or len(self.roster.present) == 1:
-            return None
-        return Decided(self.choose(self.roster.select(scale)))
-
-    def extra_repr(self) -> str:
-        """The rule, for `print(model)`."""
-        return str(self.rule)
-
-
-class Decided(nn.Module):
-    """An exchange of which the choice is made: nothing is compared or sorted.
-
-    Args:
-        keep: Which channels the K present modalities keep, boolean `(K, C)`.
-    """
-
-    keep: Tensor
-
-    def __init__(self, keep: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("keep", keep)
-
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Exchange folded features `(B*K, C, ...)`, whatever the scales."""
-        del scale
-        return functional.exchange(functional.unfold(x, len(self.keep)), self.keep).flatten(0, 1)
-
-    def static(self, mark: Mark) -> nn.Module:
-        """A choice of channels."""
-        return mark(Choice(self.keep.cpu()))
-
-
-class ScaleExchange(ChannelExchange):
-    """The exchange of channels with small scales at one site, see `ChannelExchange`."""
-
-    rule: Exchange
-
-    def choose(self, scale: Tensor) -> Tensor:
-        """Those with large scales."""
-        return self.rule.keep(scale, self.roster.select(self.part))
-
-
-class FixedExchange(ChannelExchange):
-    """The exchange of drawn channels at one site, see `ChannelExchange`; `keep` `(M, C)` is part of the state.
-
-    Args:
-        site: Its name, on which the draw depends.
-    """
-
-    keep: Tensor
-
-    def __init__(self, rule: RandomExchange, roster: Roster, scale: Tensor, site: str) -> None:
-        super().__init__(rule, roster, scale)
-        self.register_buffer("keep", rule.draw(site, self.part))
-
-    def choose(self, scale: Tensor) -> Tensor:
-        """Those that were drawn, whatever their scales."""
-        del scale
-        return self.roster.select(self.keep)
 
 
 def _scales(network: nn.Module, sites: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,6 +26,8 @@ RANK = 8
 CEN = "Wang et al. 2020, arXiv 2011.05005"
 ASYMFUSION = "Wang et al. 2020, arXiv 2108.05009"
 TOKENFUSION = "Wang et al. 2022, arXiv 2204.08721"
+CHANGER = "Fang et al. 2022, arXiv 2209.08290"
+EXCHANGE_IS_ALL = "Dong et al. 2026, arXiv 2601.07805"
 
 AGGREGATIONS = {
     "concat": "Features are concatenated and brought back to one stream by a 1×1 convolution",
@@ -158,7 +160,34 @@ def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
 def _exchanges() -> dict[str, Method]:
     """Other exchanges than that of channels by their scales."""
     alone = {"model.norms": "private", "model.convolutions": "shared", "model.sites": "auto"}
+    every = EXCHANGE | {"model.fusion.penalty": 0.0, "model.fusion.within": "all", "model.fusion.every": 2}
+    changer = {"model.sites": "all", "model.fusion.axis": ["none", "column", "channel", "channel"]}
+    layers = {"model.sites": "encoder", "model.fusion.every": 1}
     return {
+        "exchange-max": Method(
+            "exchange, the largest of the others",
+            "As exchange; of more than one other modality the largest value stands in, not the mean.",
+            EXCHANGE | {"model.fusion.others": "max"},
+            (EXCHANGES,),
+        ),
+        "exchange-every": Method(
+            "exchange of every second channel",
+            f"At the sites of exchange, every second channel comes from the others, whatever the scales ({CHANGER}).",
+            every,
+            (EXCHANGES,),
+        ),
+        "changer": Method(
+            "ChangerEx: columns, then channels",
+            f"Behind four stages nothing, every second column, twice every second channel is exchanged ({CHANGER}).",
+            every | changer,
+            (EXCHANGES,),
+        ),
+        "layer-exchange": Method(
+            "exchange of whole layers",
+            f"The decoder reads the others' maps in the place of a modality's own, at every scale ({EXCHANGE_IS_ALL}).",
+            every | layers,
+            (EXCHANGES,),
+        ),
         "token-exchange": Method(
             "exchange of tokens",
             f"Behind attention, tokens with a low learned score come from the others ({TOKENFUSION}), with λ of its "

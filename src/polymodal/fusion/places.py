@@ -1,0 +1,130 @@
+"""Where an exchange that needs no scales acts: behind norms, behind blocks, or on what the encoder returns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from polymodal.anatomy import Anatomy, blocks
+from polymodal.errors import FusionError
+from polymodal.fusion.base import Sites, describe_candidates, select
+from polymodal.fusion.exchanging import BehindBlock, PeriodicExchange
+from polymodal.fusion.stages import encoded, last_blocks
+from polymodal.nn import Exits, stand_behind
+
+NONE = "none"
+"""Nothing is exchanged there."""
+
+ENDS = ("early", "middle", "late", "all")
+"""What the last blocks of stages are called together."""
+
+ENCODER = "encoder"
+"""What the maps are called that the encoder returns."""
+
+Make = Callable[[str, str], PeriodicExchange]
+"""Makes the exchange at a place from its name and the axis."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site, and what is exchanged there.
+
+    Attributes:
+        name: Of the layer.
+        axes: What is exchanged of each tensor that it returns.
+        channels: Where the channels of what it returns are, 1 or -1; None behind a norm, which turns them itself.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    channels: int | None
+
+    def install(self, network: nn.Module, make: Make) -> None:
+        """Put the exchange behind the layer of a network whose norms are private already."""
+        if len(self.axes) > 1:
+            stand_behind(network, self.name, Exits([None if a == NONE else make(self.name, a) for a in self.axes]))
+            return
+        exchange = make(self.name, self.axes[0])
+        stand_behind(network, self.name, exchange if self.channels is None else BehindBlock(exchange, self.channels))
+
+
+def find(network: nn.Module, sites: Sites, axis: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the layers, without those of stages in which nothing is exchanged.
+
+    Raises:
+        FusionError: When nothing matches, or there are other stages than axes.
+    """
+    anatomy = Anatomy(network)
+    encoder = blocks.encoder_of(network)
+    if sites == ENCODER or list(sites if isinstance(sites, tuple | list) else ()) == [encoder]:
+        _axes_of_maps(anatomy, axis)
+        return (encoder,)
+    if isinstance(sites, str) and sites in ENDS:
+        chosen = list(last_blocks(network, sites))
+    elif sites == "auto":
+        chosen = [name for name in blocks.sites(network) if name in anatomy.norms]
+    else:
+        ends = [held[-1] for held in anatomy.stages.values()]
+        candidates = {name: m for name, m in network.named_modules() if name in anatomy.norms or name in ends}
+        chosen = select(candidates, sites)
+    chosen = [name for name in chosen if _axis_at(anatomy, name, axis) != NONE]
+    if not chosen:
+        raise FusionError(
+            f"sites: {sites!r} and axis {axis!r} leave no layer at which to exchange."
+            + describe_candidates(anatomy.norms)
+        )
+    return tuple(chosen)
+
+
+def look(anatomy: Anatomy, sites: Sequence[str], axis: str | Sequence[str]) -> list[Place]:
+    """What is exchanged at each site.
+
+    Raises:
+        FusionError: When columns are to be exchanged of what has none.
+    """
+    if list(sites) == [blocks.encoder_of(anatomy.network)]:
+        return [Place(sites[0], _axes_of_maps(anatomy, axis), 1)]
+    found = []
+    for name in sites:
+        chosen, shape = _axis_at(anatomy, name, axis), getattr(anatomy.run.outputs.get(name), "shape", None)
+        channels = None if name in anatomy.norms else blocks.channel_axis(anatomy.network, name, shape)
+        if chosen == "column" and shape is not None and len(shape) < 4:
+            raise FusionError(
+                f"axis: '{name}' returns features of shape {tuple(shape)}, which have no rows and columns. Exchange "
+                "channels there, or choose other sites."
+            )
+        found.append(Place(name, (chosen,), channels))
+    return found
+
+
+def _axis_at(anatomy: Anatomy, name: str, axis: str | Sequence[str]) -> str:
+    """What is exchanged at a layer: the axis, or that of the stage that the layer is in."""
+    if isinstance(axis, str):
+        return axis
+    stages = anatomy.stages
+    if len(axis) != len(stages):
+        raise FusionError(
+            f"axis: expected one for each of the {len(stages)} stages of the encoder ({', '.join(stages)}), got "
+            f"{len(axis)}: {', '.join(axis)}."
+        )
+    for chosen, held in zip(axis, stages.values(), strict=True):
+        if any(f"{name}.".startswith(f"{block}.") for block in held):
+            return chosen
+    raise FusionError(
+        f"axis: '{name}' is in none of the stages {', '.join(stages)}, so its axis is not known. Give one axis for all "
+        "sites, or leave the layer out of the sites."
+    )
+
+
+def _axes_of_maps(anatomy: Anatomy, axis: str | Sequence[str]) -> tuple[str, ...]:
+    """What is exchanged of each tensor that the encoder returns: nothing of those that nobody reads."""
+    seen = encoded(anatomy)
+    read = sorted(seen.read)
+    wanted = [axis] * len(read) if isinstance(axis, str) else list(axis)
+    if not read or len(wanted) != len(read):
+        raise FusionError(
+            f"axis: expected one for each of the {len(read)} maps that are read of what '{seen.encoder}' returns, got "
+            f"{len(wanted)}: {', '.join(wanted)}."
+        )
+    chosen = dict(zip(read, wanted, strict=True))
+    return tuple(chosen.get(index, NONE) for index in range(len(seen.features)))
