@@ -17,9 +17,11 @@ from polymodal.data.dropout import ModalityDropout
 from polymodal.data.sampler import Draw
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError, FusionError
-from polymodal.fusion import Aggregation, DecodeOnce, NormFusion
+from polymodal.fusion import Aggregation, DecodeOnce, NormFusion, TokenExchange
 from polymodal.nn import Prediction
 from polymodal.tasks import Segmentation, Translation
+from reference.decode_once import TwoScales
+from reference.tokens import Transformer
 
 EXCHANGE = Exchange(threshold=0.5, within="all")
 
@@ -55,6 +57,9 @@ WAYS = {
     "exchange": (unet, {"fusion": EXCHANGE}),
     "decode once": (unet, {"fusion": DecodeOnce(EXCHANGE)}),
     "asymmetric": (unet, {"fusion": "asymmetric"}),
+    "tokens": (Transformer, {"fusion": TokenExchange(0.5)}),
+    "columns": (unet, {"fusion": Exchange(every=2, within="all", axis="column"), "sites": "all"}),
+    "layers": (TwoScales, {"fusion": Exchange(every=1, within="all", axis=["none", "channel"]), "sites": "encoder"}),
     "alignment": (unet, {"fusion": "alignment"}),
     "average": (unet, {"fusion": Aggregation("average")}),
     "shared norms": (unet, {"fusion": None, "norms": "shared"}),

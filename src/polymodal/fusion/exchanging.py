@@ -144,17 +144,7 @@ class PeriodicExchange(nn.Module):
             FusionError: When columns are to be exchanged of what has none.
         """
         del scale
-        if not self.acts:
-            return x
-        streams = functional.unfold(x, len(self.roster.present))
-        if not self.columns:
-            return functional.refold(functional.exchange(streams, self.keep(x), self.rule.others))
-        if x.dim() < 4:
-            raise FusionError(
-                f"'{self.name}' returns features of shape {tuple(x.shape)}, which have no rows and columns. "
-                'Exchange channels there, axis="channel", or at other sites.'
-            )
-        return functional.refold(functional.exchange_columns(streams, self.keep(x), self.rule.others))
+        return self.roster.each(self._exchanged, x) if self.roster.fusing else x
 
     def keep(self, x: Tensor) -> Tensor:
         """What stays of features `(B*K, C, ...)`: channels `(K, C)` or columns `(W,)`."""
@@ -164,11 +154,6 @@ class PeriodicExchange(nn.Module):
             return keep
         part = functional.own_parts(len(self.roster.names), size, device=x.device)
         return self.roster.select(keep | ~self.rule.allowed(part))
-
-    @property
-    def _period(self) -> int:
-        assert self.rule.every is not None
-        return self.rule.every
 
     def decided(self, scale: Tensor | None) -> nn.Module | None:
         """What it does once scales do not change any more: a choice, where the number of channels is known by now.
@@ -188,6 +173,24 @@ class PeriodicExchange(nn.Module):
     def extra_repr(self) -> str:
         """The rule, for `print(model)`."""
         return str(self.rule)
+
+    def _exchanged(self, x: Tensor) -> Tensor:
+        if not self.acts:
+            return x
+        streams = functional.unfold(x, len(self.roster.present))
+        if not self.columns:
+            return functional.refold(functional.exchange(streams, self.keep(x), self.rule.others))
+        if x.dim() < 4:
+            raise FusionError(
+                f"'{self.name}' returns features of shape {tuple(x.shape)}, which have no rows and columns. "
+                'Exchange channels there, axis="channel", or at other sites.'
+            )
+        return functional.refold(functional.exchange_columns(streams, self.keep(x), self.rule.others))
+
+    @property
+    def _period(self) -> int:
+        assert self.rule.every is not None
+        return self.rule.every
 
 
 class BehindBlock(nn.Module):

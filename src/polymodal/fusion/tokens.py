@@ -49,6 +49,11 @@ class TokenExchange(Fusion):
     def __post_init__(self) -> None:
         check(vars(self), _LIMITS, kind=FusionError)
 
+    @property
+    def takes_gaps(self) -> bool:
+        """A token alone at its place stays."""
+        return True
+
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The layers behind which tokens are exchanged: the attention of each block, or what puts its windows together.
 
@@ -154,12 +159,12 @@ class TokenMeeting(nn.Module):
         self.seen, self._scores = [], None
         if not self.roster.fusing:
             return
-        streams = functional.unfold(given[0], len(self.roster.present)).unbind(1)
+        streams = self.roster.apart(given[0])
         scores = [
             scores_of(self.scorers[m], stream, self.axis)
             for m, stream in zip(self.roster.present, streams, strict=True)
         ]
-        self._scores = functional.fold(scores)
+        self._scores = self.roster.together(scores)
         if self.training and torch.is_grad_enabled():
             self.seen = scores
 
@@ -196,7 +201,7 @@ class TokenMeeting(nn.Module):
                 "layer out of the sites."
             )
         weighed = made * scores.to(made.dtype)
-        return functional.exchange_tokens(weighed, self._others(weighed), scores, self.rule.threshold)
+        return functional.exchange_tokens(weighed, self.roster.each(self._others, weighed), scores, self.rule.threshold)
 
     def _others(self, x: Tensor) -> Tensor:
         """What stands in for folded tokens `(B*K, ...)`: the others' mean, and of one modality alone its own."""
