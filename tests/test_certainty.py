@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
-from fixtures_data import make_folder
+from fixtures_data import Described, make_folder
 from fixtures_run import write_run
 from polymodal import Predictor, checkpoint, fuse, models
 from polymodal.cli import main
-from polymodal.data import FolderData
+from polymodal.data import FolderData, TargetSpec
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.metrics import Reliability
 from polymodal.metrics.certainty import confidence, disagreement, doubt, entropy, log_probabilities
 from polymodal.report import write_report
 from polymodal.runs.calibrate import LARGEST, fitted_temperature
-from polymodal.runs.evaluation import save_model
+from polymodal.runs.evaluation import describe, save_model
 from polymodal.runs.predict import predict
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
@@ -188,3 +188,13 @@ def test_the_page_shows_how_far_to_trust_and_names_what_nothing_wrote(tmp_path):
         file.write_text(json.dumps(scores | {"reliability": {"ensemble": trust["ensemble"] | spoilt}}))
         with pytest.raises(ConfigError, match=r"scores\.val\.json"):
             write_report([run], tmp_path / "report.html")
+
+
+def test_a_model_that_predicts_images_is_refused_before_anything_is_written(tmp_path):
+    arguments = {"filters": 2, "depth": 3, "in_channels": 3, "out_channels": 3}
+    net = fuse(models.create("translation-unet", **arguments), {"depth": 1, "rgb": 3}).eval()
+    image = TargetSpec("image", "shaded", channels=3, range=(0.0, 1.0))
+    checkpoint.save(net, tmp_path / "m", metadata={**describe(Described()), "target": image.as_dict()})
+    with pytest.raises(ConfigError, match="--certainty: the model predicts images"):
+        predict(tmp_path / "m", write_scene(tmp_path, "a"), tmp_path / "out", certainty=True)
+    assert not (tmp_path / "out").exists()

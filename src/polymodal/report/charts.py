@@ -135,7 +135,7 @@ class Bin:
 def reliability_diagram(name: str, color: str, bins: Sequence[Bin]) -> Markup | None:
     """Accuracy over confidence, both in per cent, with the diagonal of a confidence that can be believed.
 
-    The area of a dot is the share of the pixels. None where there are no pixels.
+    The larger a dot, the more pixels. None where there are no pixels.
     """
     total = sum(b.pixels for b in bins)
     found = [(b.pixels / total, b.confidence, b.accuracy) for b in bins if b.pixels]
