@@ -63,7 +63,7 @@ def made(tmp_path_factory):
     """What the pages take for granted: data, pictures, a run."""
     folder = tmp_path_factory.mktemp("pages")
     modalities = ["rgb", "depth", "normal"]
-    root = make_folder(folder / "DIR", size=(32, 32), splits={"train": 4, "val": 2}, modalities=modalities)
+    root = make_folder(folder / "DIR", size=(32, 32), splits={"train": 4, "val": 2, "test": 2}, modalities=modalities)
     described = (root / "dataset.yaml").read_text().replace("scale: 0.001", "scale: 0.001\n    range: [0, 10]")
     (root / "dataset.yaml").write_text(described)
     pictures = {"rgb": ("a.jpg", "scene.jpg", "RGB"), "depth": ("a_depth.png", "DEPTH"), "normal": ("normal.png",)}
