@@ -23,7 +23,8 @@ from polymodal import Exchange, checkpoint, export, fuse, models
 from polymodal.cli import main
 from polymodal.costs import Cost
 from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError
-from polymodal.export import formats
+from polymodal.export import formats, half
+from polymodal.export.sizes import name_sizes
 from polymodal.fusion import Aggregation
 from polymodal.runs.evaluation import save_model
 from polymodal.runs.predict import predict
@@ -386,3 +387,72 @@ def test_images_that_do_not_fit_are_refused(files):
     session.step = 32
     with pytest.raises(DataError, match=r"20x16 .*multiples of 32.*model folder"):
         session({"rgb": np.zeros((1, 3, 16, 20), np.float32), "depth": np.zeros((1, 1, 16, 20), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("format", "weights"), [("pt2", "fp16"), slow("pt2", "bf16"), slow("onnx", "fp16"), slow("onnx", "bf16")]
+)
+def test_weights_of_16_bits_predict_as_the_network_that_was_rounded(format, weights, tmp_path):
+    """If this breaks, a file of half the size predicts something else, or is no smaller."""
+    need(format)
+    kind = half.HALF[weights]
+    plain = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 1))
+    net = randomize_norms(fuse(plain, {"a": 1, "b": 1})).eval()
+    file, whole = tmp_path / FILES[format][0], tmp_path / f"whole{FILES[format][0]}"
+    export.save(net, file, format=format, weights=weights)
+    export.save(net, whole, format=format)
+    assert whole.stat().st_size - file.stat().st_size > 0.4 * 4 * 64 * 64
+    images = {name: torch.randn(2, 1, 8, 12) for name in "ab"}
+    expected = half.rounded(net, kind)(images).ensemble
+    assert not torch.equal(expected, net(images).ensemble)
+    _, predict_by = opened(format, file)
+    found = predict_by(images)["prediction_ensemble"]
+    torch.testing.assert_close(torch.as_tensor(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_16_bits_do_not_hold_and_unknown_types_are_refused(run, tmp_path, capsys):
+    """If this breaks, a file predicts infinities, or a user's type of weights is dropped in silence."""
+    net = tiny()
+    with torch.no_grad():
+        next(net.parameters()).fill_(1e5)
+    with pytest.raises(ExportError, match=r"weights: .*weight has values up to 1e\+05, more than .*float16 holds"):
+        export.save(net, tmp_path / "net.pt2", format="pt2", weights="fp16")
+    with pytest.raises(ExportError, match="expected fp16 or bf16, got 'fp8'"):
+        export.save(net, tmp_path / "net.pt2", format="pt2", weights="fp8")
+    words = ["export", run, tmp_path / "net.onnx", "--weights", "fp16", "--int8", "--calibrate", "train"]
+    assert "--weights fp16: with --int8 weights have 8 bits" in refused(words, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_16_bits_are_refused_where_the_format_has_none(tmp_path, monkeypatch):
+    """If this breaks, a file for OpenVINO has weights of 32 bits though others were asked for."""
+    for package in formats.FORMATS["openvino"].packages:
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    with pytest.raises(ExportError, match=r"openvino has them in 32 bits alone; fp16 is for onnx or pt2"):
+        export.save(tiny(), tmp_path / "net.xml", format="openvino", weights="fp16")
+
+
+def test_free_sizes_of_a_file_have_names(files):
+    """If this breaks, a runtime shows `s42` where it asks for the height of an image."""
+    import onnx
+
+    for file in files.values():
+        graph = onnx.load(file).graph
+        for image in graph.input:
+            sizes = [size.dim_param or size.dim_value for size in image.type.tensor_type.shape.dim]
+            assert (sizes[0], *sizes[2:]) == ("batch", "height", "width")
+
+
+def test_sizes_in_steps_have_names():
+    """If this breaks, what a network makes of its image's height has a name that nothing explains."""
+    need("onnx")
+    import onnx_ir as ir
+
+    def value(name: str, *shape: int | str) -> ir.Value:
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+
+    image, made = value("image", "s42", 3, "32*h", "32*w"), value("made", "2*s42", 5, "8*h", 7)
+    node = ir.Node("", "Identity", [image], outputs=[made])
+    name_sizes(ir.Model(ir.Graph([image], [made], nodes=[node]), ir_version=10))
+    assert str(image.shape) == "[batch,3,height,width]"
+    assert str(made.shape) == "[2*batch,5,8*(height/32),7]"

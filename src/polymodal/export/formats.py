@@ -19,12 +19,14 @@ from polymodal.errors import ExportError
 from polymodal.export.absorb import Absorbed
 from polymodal.export.capture import image_channels
 from polymodal.export.comparison import Run, compare, remedy
+from polymodal.export.half import half_type, rounded, stored_in
 from polymodal.export.inputs import check_axes
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, needed_package, output_name
 from polymodal.export.settled import settled
+from polymodal.export.sizes import name_sizes
 from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
 from polymodal.locks import LOCK
@@ -44,6 +46,7 @@ def save(
     format: str = "onnx",
     size: Size | None = None,
     metadata: Mapping[str, Any] | None = None,
+    weights: str | None = None,
 ) -> list[Path]:
     """Export a network in eval mode, check the file against it, and only then put it in its place.
 
@@ -59,19 +62,25 @@ def save(
         size: Height and width, for a file of images of this size alone, such as of a network whose computation depends
             on the size in ways that no graph has; that which it was absorbed for if not given.
         metadata: Anything in types that JSON knows, kept in the file, such as how inputs were normalised.
+        weights: `"fp16"` or `"bf16"`, for a file that holds weights in 16 bits, of half the size; it computes in
+            float32, as the network with its weights rounded does. In 32 bits if not given.
 
     Returns:
         The files that were written: the path, and after it what has to lie beside it (the .bin of OpenVINO, the data
         of an ONNX file that is too large for one).
 
     Raises:
-        ExportError: The format or the ending is unknown, a package is missing, the network cannot be exported, a
-            modality's name is that of an output, the size is not the one that it was absorbed for, or the file does not
-            predict what the network does. Nothing is written then.
+        ExportError: The format, the ending or the type of the weights is unknown or not for the format, a package is
+            missing, the network cannot be exported, a modality's name is that of an output, the size is not the one
+            that it was absorbed for, or the file does not predict what the network does. Nothing is written then.
         OSError: The file cannot be written.
     """
     path = Path(path)
     writer = format_for(format, path)
+    if weights is not None and not writer.half:
+        able = " or ".join(name for name, kind in FORMATS.items() if kind.half)
+        raise ExportError(f"weights: format {format} has them in 32 bits alone; {weights} is for {able}.")
+    dtype = None if weights is None else half_type(weights)
     _check_names(net)
     if isinstance(net, Multimodal):
         check_axes(net)
@@ -82,7 +91,7 @@ def save(
     own = net if isinstance(net, Absorbed) else settled(net)
     if like.device.type != "cpu":
         own = copy.deepcopy(own).cpu()
-    module = _Named(own).eval()
+    module = _Named(own if dtype is None else rounded(own, dtype)).eval()
     channels = {name: _channels(net, name) for name in net.modalities}
 
     def example(trial: Trial) -> tuple[dict[str, Tensor]]:
@@ -90,6 +99,8 @@ def save(
         return ({name: torch.zeros(batch, count, *sides) for name, count in channels.items()},)
 
     found = captured(module, example, ({name: {0: Dim.DYNAMIC} for name in channels},), size)
+    if dtype is not None:
+        stored_in(found.program, dtype)
     description = {
         "format": FLOAT_FORMAT,
         "modalities": channels,
@@ -138,6 +149,8 @@ class Format(ABC):
     """What has to be installed beside torch."""
     extra: ClassVar[str] = ""
     """The extra of polymodal that installs them."""
+    half: ClassVar[bool] = True
+    """Whether weights may have 16 bits."""
 
     @abstractmethod
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
@@ -176,6 +189,7 @@ class Onnx(Format):
                     f"The network has an operation that ONNX has no word for: {reason} Export it as pt2 instead."
                 ) from error
         assert made is not None
+        name_sizes(made.model)
         made.model.metadata_props[DESCRIPTION] = json.dumps(description)
         made.save(file, external_data=False)
         return Session(file)
@@ -211,6 +225,7 @@ class OpenVino(Format):
     beside = (".bin",)
     packages = (*Onnx.packages, "openvino")
     extra = "openvino"
+    half = False
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""

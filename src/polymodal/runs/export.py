@@ -20,6 +20,7 @@ def export_model(
     *,
     absorbed: bool,
     size: tuple[int, int] | None = None,
+    weights: str | None = None,
     quantisation: Quantisation | None = None,
 ) -> str:
     """Export a trained network with all that `predict` must know of it.
@@ -30,6 +31,7 @@ def export_model(
         format: One of `polymodal.export.FORMATS`.
         absorbed: Whether to absorb norms and exchange into the convolutions first.
         size: Height and width, for a file for images of this size alone.
+        weights: Their type, as `export.save` takes it.
         quantisation: How it is quantised; not at all if not given.
 
     Returns:
@@ -54,7 +56,7 @@ def export_model(
     net = checkpoint.load(folder)
     plain = export.absorb(net, size=size) if absorbed else net
     if calibration is None:
-        written = _written(export.save(plain, out, format=format, size=size, metadata=metadata))
+        written = _written(export.save(plain, out, format=format, size=size, metadata=metadata, weights=weights))
     else:
         said = write_quantised(plain, out, calibration, size, metadata)
         written = f"{_written([out])}, {said}"
