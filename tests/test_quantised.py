@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from export_tools import by_brightness
 from fixtures_data import make_folder
 from polymodal import export, fuse, models, processor
 from polymodal.cli import main
@@ -42,61 +42,15 @@ def run(tmp_path_factory):
     return folder
 
 
-def by_brightness(file: Path, run: Path, outliers: tuple[str, ...] = ()) -> Path:
-    """An ONNX file that tells the two classes of the scenes by how bright a pixel is, in two convolutions.
-
-    Weights for a channel that is always 0 are so large in `outliers` that 8 bits have nothing left for the others.
-    """
-    scenes = FolderDataset(run / "scenes", "train")
-    bright = {name: ([], []) for name in scenes.inputs}
-    for scene in scenes:
-        for name, image in scene["inputs"].items():
-            for label in (0, 1):
-                bright[name][label].append(image.mean(0)[(scene["target"] == label) & scene["valid"][name][0]])
-    nodes, constants = [], []
-
-    def convolve(source: str, made: str, weight: list[list[float]], bias: list[float]) -> None:
-        kernel = np.array(weight, np.float32)[:, :, None, None]
-        constants.extend(onnx.numpy_helper.from_array(value, f"{made}.{part}") for part, value in
-                         (("weight", kernel), ("bias", np.array(bias, np.float32))))  # fmt: skip
-        nodes.append(onnx.helper.make_node("Conv", [source, f"{made}.weight", f"{made}.bias"], [made], made))
-
-    for name, spec in scenes.inputs.items():
-        middle = float(np.mean([torch.cat(values).mean() for values in bright[name]]))
-        outlier = 1000.0 if name in outliers else 0.0  # for a channel that is 0
-        convolve(name, f"{name}.first", [[1 / spec.channels] * spec.channels, [0] * spec.channels], [-middle, 0])
-        convolve(f"{name}.first", f"prediction_{name}", [[-1, outlier], [1, outlier]], [0, 0])
-    predictions = [f"prediction_{name}" for name in scenes.inputs]
-    nodes.append(onnx.helper.make_node("Add", predictions, ["prediction_ensemble"], "sum"))
-
-    def port(name: str, channels: int) -> onnx.ValueInfoProto:
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", channels, "height", "width"])
-
-    taken = [port(name, spec.channels) for name, spec in scenes.inputs.items()]
-    made = [port(name, 2) for name in (*predictions, "prediction_ensemble")]
-    graph = onnx.helper.make_graph(nodes, "brightness", taken, made, constants)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    said = {
-        "format": 2,
-        "modalities": {name: spec.channels for name, spec in scenes.inputs.items()},
-        "outputs": [*scenes.inputs, "ensemble"],
-        "step": 1,
-        "size": None,
-        "folded": True,
-        "metadata": {},
-    }
-    onnx.helper.set_model_props(model, {"polymodal": json.dumps(said)})
-    onnx.save(model, file)
-    return file
-
-
 @pytest.fixture
 def written(run, tmp_path, monkeypatch):
     """Quantises the network that tells classes by brightness in the place of the run's own."""
 
     def write(how: Quantisation, *outliers: str) -> str:
-        monkeypatch.setattr(quantised.export, "save", lambda _, path, **__: by_brightness(path, run, outliers))
-        return write_quantised(None, tmp_path / "net.onnx", Calibration(run, how), None, {})
+        monkeypatch.setattr(
+            quantised.export, "save", lambda _, path, **__: by_brightness(path, run / "scenes", outliers)
+        )
+        return write_quantised(None, tmp_path / "net.onnx", Calibration(run, how), None, {}, lambda file: None)
 
     return write
 
@@ -104,7 +58,7 @@ def written(run, tmp_path, monkeypatch):
 def test_a_quantised_file_predicts_the_classes_of_the_float_one(run, tmp_path):
     """If this breaks, 8 bits are no approximation of the network, or no 8 bits."""
     calibration = Calibration(run, Quantisation("train"))
-    plain = by_brightness(tmp_path / "float.onnx", run)
+    plain = by_brightness(tmp_path / "float.onnx", run / "scenes")
     quantiser = Quantiser(plain, calibration.inputs(calibration.images), tmp_path)
     assert set(quantiser.layers) == {"rgb.first", "prediction_rgb", "depth.first", "prediction_depth"}
     quantiser.write(tmp_path / "net.onnx")
@@ -153,7 +107,7 @@ def test_weights_of_all_bits_are_refused_where_sums_would_overflow(run, tmp_path
     """If this breaks, a file from a newer processor predicts worse on an older one, and nothing says so."""
     monkeypatch.setattr(processor, "adds_int8_exactly", lambda: True)
     images = Calibration(run, Quantisation("train")).inputs(2)
-    Quantiser(by_brightness(tmp_path / "float.onnx", run), images, tmp_path).write(tmp_path / "net.onnx")
+    Quantiser(by_brightness(tmp_path / "float.onnx", run / "scenes"), images, tmp_path).write(tmp_path / "net.onnx")
     assert export.Session(tmp_path / "net.onnx").quantised
     monkeypatch.setattr(processor, "adds_int8_exactly", lambda: False)
     with pytest.raises(CheckpointError, match=r"avx_vnni.*overflow.*Export it here"):

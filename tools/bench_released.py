@@ -19,7 +19,7 @@ from released import Peer, check_peer
 def add_peer(code: Path) -> None:
     """Let `bench` know the variant `peer`, the released code in a folder."""
     about = f"the released code of CEN in {code}, eager, float32"
-    BASES["peer"] = Base(about, (), exchanges=True, check=partial(check_peer, code), build=partial(Peer, code))
+    BASES["peer"] = Base(about, (), like="exchange", check=partial(check_peer, code), build=partial(Peer, code))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from polymodal.costs import cost
 from polymodal.errors import ConfigError
 from polymodal.export import Absorbed, absorb
 from polymodal.functional import keep_over_share, own_parts
-from polymodal.fusion import Exchange
+from polymodal.fusion import DecodeOnce, Exchange
 from polymodal.multimodal import Multimodal
 from polymodal.nn.norm import PrivateNorm
 from polymodal.runs.import_cen import IGNORE, RELEASED_EXCHANGE
@@ -121,6 +121,7 @@ class Networks:
         target = torch.randint(case.classes, (case.batch, *case.size), generator=generator)
         target[:, :1] = IGNORE
         self.target = target.to(case.device)
+        self._static: dict[str, Absorbed] = {}
         self._optimisers: WeakKeyDictionary[nn.Module, torch.optim.Optimizer] = WeakKeyDictionary()
 
     @cached_property
@@ -146,13 +147,37 @@ class Networks:
         return net.to(self.case.device)
 
     @cached_property
-    def static(self) -> Absorbed:
-        """The network with exchange as it is at inference, see `polymodal.export.absorb`.
+    def decode_once(self) -> Multimodal:
+        """All modalities in one network, with exchange in the encoder and one decoder for all of them.
+
+        Raises:
+            FusionError: When the network is no encoder with a decoder.
+        """
+        fusion = DecodeOnce(within=self.exchange.fusion)
+        net = fuse(self.case.plain(), self.case.channels, fusion, statistics=self.case.statistics, inplace=True)
+        values, own = self.exchange.state_dict(), net.state_dict()
+        for name, value in own.items():
+            # The encoder stands behind one more name; norms of the one decoder are the first modality's.
+            found = values.get(name, values.get(name.replace(".layer.", ".", 1), value))
+            own[name] = found if found.shape == value.shape else found[:1]
+        net.load_state_dict(own)
+        return net.to(self.case.device)
+
+    def named(self, name: str) -> Multimodal:
+        """A network of all modalities: "exchange", "no-exchange" or "decode-once"."""
+        if name == "decode-once":
+            return self.decode_once
+        return self.exchange if name == "exchange" else self.without_exchange
+
+    def static(self, name: str) -> Absorbed:
+        """A network of a name as it is at inference, see `polymodal.export.absorb`.
 
         Raises:
             ExportError: When it has no static form.
         """
-        return absorb(self.exchange.eval())
+        if name not in self._static:
+            self._static[name] = absorb(self.named(name).eval())
+        return self._static[name]
 
     @cached_property
     def unimodal(self) -> list[nn.Module]:

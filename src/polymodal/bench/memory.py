@@ -38,7 +38,7 @@ def peak_memory(case: Case, variant: Variant, task: Mode, exports: Path) -> int 
     """
     if torch.device(case.device).type == "cpu" and not sys.platform.startswith("linux"):
         return None
-    if variant.base == "exported":
+    if BASES[variant.base].file:
         # By this process: what exporting takes is not what running takes.
         predictor(variant, Networks(case, exports))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:

@@ -80,21 +80,22 @@ def bench(
             "repeats": repeats,
             "warm-up": warmup,
         }
-        if any("absorb" in variant.modifiers for variant in variants):
-            facts["absorbing"] = str(saving(networks.exchange, networks.static, case.size))
+        for like in dict.fromkeys(BASES[variant.base].like for variant in variants if "absorb" in variant.modifiers):
+            key = "absorbing" if like == "exchange" else f"absorbing, {like}"
+            facts[key] = str(saving(networks.named(like), networks.static(like), case.size))
     return Report("polymodal bench", facts, machine(case.device), tables)
 
 
 def _equalities(runs: Mapping[Variant, Callable[[], dict[str, Tensor]]], networks: Networks) -> dict[Variant, Equality]:
     """How near the variants are to the eager networks in float32."""
-    expected: dict[bool, dict[str, Tensor]] = {}
+    expected: dict[str, dict[str, Tensor]] = {}
     found = {}
     for variant, run in runs.items():
-        exchanges = BASES[variant.base].exchanges
-        if exchanges not in expected:
-            expected[exchanges] = predictor(Variant("exchange" if exchanges else "no-exchange"), networks)()
+        like = BASES[variant.base].like
+        if like not in expected:
+            expected[like] = predictor(Variant(like), networks)()
         tell(f"predictions of {variant}")
-        found[variant] = equality(run(), expected[exchanges])
+        found[variant] = equality(run(), expected[like])
     return found
 
 
@@ -132,7 +133,7 @@ def _table(
         note += (
             " same class, difference: the share of pixels with the same most probable class, and the largest "
             "difference of a logit relative to the largest logit, against the eager network in float32 "
-            "(`exchange`; of variants without exchange `no-exchange`)."
+            "(`exchange`; of variants without exchange `no-exchange`, of those that decode once `decode-once`)."
         )
     if needed:
         note += " memory: the peak in a process of its own, parameters included."

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,6 +19,8 @@ from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
 from polymodal.export import Session
+from polymodal.export.quantiser import Quantiser
+from polymodal.files import workplace
 from polymodal.functional import fold, unfold
 from polymodal.multimodal import Multimodal
 from polymodal.runs.import_cen import IGNORE
@@ -40,14 +43,16 @@ class Base:
     Attributes:
         about: What it is.
         modifiers: What can make it faster.
-        exchanges: Whether it predicts what the network with exchange predicts; else what that without does.
+        like: The base whose eager network in float32 it should predict like.
+        file: Whether it is an exported file, which runs on the CPU and cannot be trained.
         check: Of one that a tool adds to `BASES`, refuses a case that it cannot be built of.
         build: Likewise, builds it with the values of our networks.
     """
 
     about: str
     modifiers: tuple[str, ...] = ("auto", "compile", "amp")
-    exchanges: bool = False
+    like: str = "no-exchange"
+    file: bool = False
     check: Callable[[Case], object] | None = None
     build: Callable[[Networks], "Own"] | None = None
 
@@ -72,12 +77,26 @@ BASES = {
     "exchange": Base(
         "all modalities in one network with private norms and channel exchange",
         ("absorb", "auto", "compile", "amp"),
-        exchanges=True,
+        like="exchange",
     ),
-    "exported": Base("the network with exchange as an ONNX file, run by ONNX Runtime", ("absorb",), exchanges=True),
+    "decode-once": Base(
+        "all modalities in one network with private norms, channel exchange in the encoder, and one decoder for all",
+        ("absorb", "auto", "compile", "amp"),
+        like="decode-once",
+    ),
+    "exported": Base(
+        "the network with exchange as an ONNX file, run by ONNX Runtime", ("absorb", "int8"), like="exchange", file=True
+    ),
+    "exported-decode-once": Base(
+        "the network that decodes once as an ONNX file, run by ONNX Runtime",
+        ("absorb", "int8"),
+        like="decode-once",
+        file=True,
+    ),
 }
 MODIFIERS = {
     "absorb": "norms absorbed into convolutions, and nothing computed that nobody reads (polymodal.export.absorb)",
+    "int8": "with 8 bits, its ranges taken from the images that it is timed on",
     "auto": "the fast path without compilation (polymodal.accelerate)",
     "compile": "the fast path with torch.compile",
     "amp": "automatic mixed precision in bf16",
@@ -102,7 +121,7 @@ class Variant:
     @property
     def trains(self) -> bool:
         """Whether it can be trained; what is made for inference cannot."""
-        return self.base != "exported" and "absorb" not in self.modifiers
+        return not BASES[self.base].file and "absorb" not in self.modifiers
 
     @classmethod
     def parse(cls, word: str) -> "Variant":
@@ -139,7 +158,7 @@ def check_variant(variant: Variant, case: Case) -> None:
     """
     if check := BASES[variant.base].check:
         check(case)
-    if variant.base == "exported" and torch.device(case.device).type != "cpu":
+    if BASES[variant.base].file and torch.device(case.device).type != "cpu":
         raise ConfigError(f"the variant {str(variant)!r} runs on the CPU alone; choose another, or use --device cpu.")
 
 
@@ -179,11 +198,11 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         own = build(networks)
         own.train(False)
         return own.predict
-    if variant.base == "exported":
+    if BASES[variant.base].file:
         session, inputs = _session(variant, networks), networks.inputs
         return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
     case, autocast = networks.case, _precision(variant, networks)
-    if variant.base in ("no-exchange", "exchange"):
+    if variant.base in ("no-exchange", "exchange", "decode-once"):
         net, inputs = _fast(variant, _shared(variant, networks), case, training=False), networks.inputs
 
         def predict() -> dict[str, Tensor]:
@@ -221,7 +240,7 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
         return own.step
     case, target, images = networks.case, networks.target, networks.tiled()
     losses: list[tuple[nn.Module, Callable[[], Tensor]]]
-    if variant.base in ("no-exchange", "exchange"):
+    if variant.base in ("no-exchange", "exchange", "decode-once"):
         net = _fast(variant, _shared(variant, networks), case, training=True)
         task = _Quiet(net, case.classes).to(case.device)
         batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
@@ -272,9 +291,8 @@ class _Quiet(Segmentation):
 
 def _shared(variant: Variant, networks: Networks) -> Any:
     """The network of all modalities."""
-    if "absorb" in variant.modifiers:
-        return networks.static
-    return networks.without_exchange if variant.base == "no-exchange" else networks.exchange
+    like = BASES[variant.base].like
+    return networks.static(like) if "absorb" in variant.modifiers else networks.named(like)
 
 
 def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
@@ -289,10 +307,25 @@ def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
 
 
 def _session(variant: Variant, networks: Networks) -> Session:
+    return Session(_exported(variant, networks), threads=torch.get_num_threads())
+
+
+def _exported(variant: Variant, networks: Networks) -> Path:
+    """The file of a variant, written when it is first asked for."""
     file = networks.exports / f"{variant}.onnx"
-    if not file.is_file():
+    if file.is_file():
+        return file
+    if "int8" in variant.modifiers:
+        plain = _exported(Variant(variant.base, variant.modifiers - {"int8"}), networks)
+        images = [
+            {name: image[i : i + 1].numpy() for name, image in networks.inputs.items()}
+            for i in range(networks.case.batch)
+        ]
+        with workplace(file) as place:
+            Quantiser(plain, images, place).write(file)
+    else:
         export.save(_shared(variant, networks).eval(), file)
-    return Session(file, threads=torch.get_num_threads())
+    return file
 
 
 def _precision(variant: Variant, networks: Networks) -> Callable[[], AbstractContextManager[Any]]:

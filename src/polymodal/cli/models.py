@@ -68,6 +68,9 @@ def add(commands: Any) -> None:
         "--size", type=int, nargs=2, metavar=("H", "W"), help="for images of this height and width alone (any size)"
     )
     export.add_argument("--weights", metavar="TYPE", help="kept in 16 bits, fp16 or bf16; onnx and pt2 (32 bits)")
+    export.add_argument(
+        "--raw", action="store_true", help="takes images as they are stored, returns class numbers; onnx alone"
+    )
     export.add_argument("--int8", action="store_true", help="compute with 8 bits; onnx, and with --calibrate alone")
     export.add_argument(
         "--calibrate",
@@ -148,8 +151,8 @@ def _export(parsed: argparse.Namespace) -> None:
         if not parsed.int8 and getattr(parsed, option) is not None:
             raise ConfigError(f"--{option.replace('_', '-')}: belongs to --int8; give both, or leave it out.")
     size = None if parsed.size is None else (parsed.size[0], parsed.size[1])
-    asked: dict[str, Any] = {"absorbed": parsed.fold, "weights": parsed.weights, "quantisation": quantisation}
-    print(export_model(parsed.model, parsed.out, parsed.format, size=size, **asked))
+    asked: dict[str, Any] = {"weights": parsed.weights, "raw": parsed.raw, "quantisation": quantisation}
+    print(export_model(parsed.model, parsed.out, parsed.format, absorbed=parsed.fold, size=size, **asked))
 
 
 def _import_cen(parsed: argparse.Namespace) -> None:

@@ -31,6 +31,9 @@ FLOAT_FORMAT = 2
 INT8 = "int8"
 """The key of what is said of a quantised network: the bits that its weights use, and how it came about."""
 
+RAW = "raw"
+"""The key of the types of numbers that a network takes as they are stored, by modality; see `export.raw`."""
+
 SAFE_BITS = 7
 """So many bits of weights cannot overflow on any processor, see `processor.adds_int8_exactly`."""
 
@@ -54,6 +57,8 @@ class Session:
         size: Height and width where they are fixed; else None.
         absorbed: Whether the network was absorbed.
         quantised: Whether it computes with 8 bits.
+        raw: The type of the numbers of each modality where it takes them as they are stored, and returns class numbers;
+            else empty.
         metadata: What `save` was given.
 
     Raises:
@@ -80,6 +85,7 @@ class Session:
             self.size: Size | None = None if fixed is None else (_count(fixed[0]), _count(fixed[1]))
             self.absorbed: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
+            self.raw: dict[str, str] = _raw(described)
             self._check_graph()
         except CheckpointError:
             raise
@@ -93,7 +99,7 @@ class Session:
 
         Args:
             inputs: A floating-point image `(B, C_m, H, W)` for every modality, normalised as in training, all of the
-                same B, H and W. The file computes in float32.
+                same B, H and W; of a raw file, as it is stored. The file computes in float32.
 
         Returns:
             The predictions `(B, ...)` of every modality and of the ensemble, by name.
@@ -104,7 +110,9 @@ class Session:
         """
         self.check(inputs)
         images = {
-            name: image.detach().float().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image, np.float32)
+            name: np.asarray(
+                image.detach().cpu() if isinstance(image, Tensor) else image, self.raw.get(name, np.float32)
+            )
             for name, image in inputs.items()
         }
         try:
@@ -126,7 +134,7 @@ class Session:
         """
         if isinstance(inputs, Mapping):
             for name, image in inputs.items():
-                _check_floats(name, image)
+                _check_numbers(name, image, self.raw.get(name, ""))
         check_images(inputs, self.modalities, self.step, self.size)
 
     def _check_graph(self) -> None:
@@ -148,10 +156,14 @@ class Session:
                 raise ValueError(f"{name!r}: its graph takes {taken[name]}, which is not what it says of itself")
 
 
-def _check_floats(name: str, image: Any) -> None:
-    """Refuse what is no image, and pixels as a file holds them: a network was trained with normalised ones."""
+def _check_numbers(name: str, image: Any, raw: str) -> None:
+    """Refuse what is no image, and pixels as a file holds them where normalised ones are taken, and the reverse."""
     if not isinstance(image, np.ndarray | Tensor):
         raise DataError(f"Modality {name!r}: expected a tensor or an array, got a {type(image).__name__}.")
+    if raw:
+        if str(image.dtype).removeprefix("torch.") != raw:
+            raise DataError(f"Modality {name!r}: expected {raw}, as it is stored, got {image.dtype}.")
+        return
     if not (image.is_floating_point() if isinstance(image, Tensor) else image.dtype.kind == "f"):
         raise DataError(
             f"Modality {name!r}: expected floating-point values, normalised as in training, got {image.dtype}. How "
@@ -212,6 +224,19 @@ def _quantised(described: Mapping[str, Any], path: str | os.PathLike[str]) -> bo
             f"weights have {SAFE_BITS} bits, which every processor can add."
         )
     return True
+
+
+def _raw(described: Mapping[str, Any]) -> dict[str, str]:
+    """The types of numbers that a file takes as they are stored.
+
+    Raises:
+        ValueError: They are none, or not those of all modalities.
+    """
+    types: dict[str, str] = described.get(RAW, {})
+    known = types == {} or types.keys() == described["modalities"].keys()
+    if not known or not set(types.values()) <= {"uint8", "uint16", "float32"}:
+        raise ValueError(f"it takes raw images of {str(types)[:80]}")
+    return types
 
 
 def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:

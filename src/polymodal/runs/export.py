@@ -1,12 +1,16 @@
 """From a trained run to a file that predicts without Python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from polymodal import checkpoint, export
 from polymodal.errors import ExportError
 from polymodal.export.formats import Onnx, format_for
-from polymodal.files import half_published, require_new
+from polymodal.export.raw import stored_types, take_raw
+from polymodal.files import half_published, publish, require_new, workplace
+from polymodal.runs.opened import read_model_description
 from polymodal.runs.quantised import Calibration, Quantisation, write_quantised
 
 REFERENCE_SIZE = (480, 640)
@@ -21,6 +25,7 @@ def export_model(
     absorbed: bool,
     size: tuple[int, int] | None = None,
     weights: str | None = None,
+    raw: bool = False,
     quantisation: Quantisation | None = None,
 ) -> str:
     """Export a trained network with all that `predict` must know of it.
@@ -32,6 +37,7 @@ def export_model(
         absorbed: Whether to absorb norms and exchange into the convolutions first.
         size: Height and width, for a file for images of this size alone.
         weights: Their type, as `export.save` takes it.
+        raw: Whether the file takes images as they are stored and returns class numbers, see `polymodal.export.raw`.
         quantisation: How it is quantised; not at all if not given.
 
     Returns:
@@ -46,6 +52,8 @@ def export_model(
     """
     if quantisation is not None and format != Onnx.name:
         raise ExportError(f"--int8: format {format} is written in float alone. Give --format {Onnx.name} for 8 bits.")
+    if raw and format != Onnx.name:
+        raise ExportError(f"--raw: format {format} takes normalised images alone. Give --format {Onnx.name}.")
     kind = format_for(format, out)
     for ending in (kind.ending, *kind.beside):
         if not half_published(out):
@@ -53,17 +61,39 @@ def export_model(
     folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     calibration = None if quantisation is None else Calibration(model, quantisation)
+    finish = _taking_raw(metadata, folder) if raw else _as_it_is
     net = checkpoint.load(folder)
     plain = export.absorb(net, size=size) if absorbed else net
-    if calibration is None:
-        written = _written(export.save(plain, out, format=format, size=size, metadata=metadata, weights=weights))
-    else:
-        said = write_quantised(plain, out, calibration, size, metadata)
+    if calibration is not None:
+        said = write_quantised(plain, out, calibration, size, metadata, finish)
         written = f"{_written([out])}, {said}"
+    elif raw:
+        with workplace(out) as place:
+            export.save(plain, place / out.name, size=size, metadata=metadata, weights=weights)
+            finish(place / out.name)
+            publish(place, out.name)
+        written = _written([out])
+    else:
+        written = _written(export.save(plain, out, format=format, size=size, metadata=metadata, weights=weights))
     if not isinstance(plain, export.Absorbed):
         return written
     height, width = size or metadata.get("size") or (-(-side // plain.step) * plain.step for side in REFERENCE_SIZE)
     return f"{written}, absorbed; for {width}x{height} (width x height) {export.saving(net, plain, (height, width))}"
+
+
+def _taking_raw(metadata: Any, folder: Path) -> Callable[[Path], None]:
+    """What lets a file take images as they are stored.
+
+    Raises:
+        ExportError: Its modalities or its target have no raw form.
+    """
+    specs, target, size = read_model_description(metadata, folder)
+    stored_types(specs, target)
+    return partial(take_raw, specs=specs, target=target, size=size)
+
+
+def _as_it_is(file: Path) -> None:
+    """Leave a file as it is."""
 
 
 def _written(files: Sequence[Path]) -> str:

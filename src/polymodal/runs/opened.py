@@ -54,6 +54,11 @@ class Opened:
             metadata = checkpoint.read_config(self.source).get("metadata") or {}
         else:
             self.source, metadata = model, self.session.metadata
+        if self.session is not None and self.session.raw:
+            raise CheckpointError(
+                f"{model} takes images as they are stored and returns class numbers (--raw), for programs of your own. "
+                "Predict with the model folder, or with a file that was exported without --raw."
+            )
         taken = None if self.session is None else self.session.modalities
         self.specs, target, self.size = read_model_description(metadata, self.source, taken)
         self.output = output_of(target, metadata.get("training") or {})

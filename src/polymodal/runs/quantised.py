@@ -1,6 +1,6 @@
 """A trained network in 8 bits: calibrated on its data, and scored beside itself in float before anybody gets it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -149,7 +149,12 @@ class Calibration:
 
 
 def write_quantised(
-    net: Any, out: Path, calibration: Calibration, size: tuple[int, int] | None, metadata: Mapping[str, Any]
+    net: Any,
+    out: Path,
+    calibration: Calibration,
+    size: tuple[int, int] | None,
+    metadata: Mapping[str, Any],
+    finish: Callable[[Path], None],
 ) -> str:
     """Write a network in 8 bits, of which no prediction scores worse than in float by more than was allowed.
 
@@ -161,6 +166,7 @@ def write_quantised(
         calibration: The data.
         size: As `export.save` takes it.
         metadata: Likewise.
+        finish: What is done to the file before it takes its place.
 
     Returns:
         How it was quantised and what was scored, for people.
@@ -195,6 +201,7 @@ def write_quantised(
                     "Nothing was written. Calibrate with more images (--images), allow more (--max-drop), or export it "
                     "in float."
                 )
+        finish(file)
         publish(place, out.name)
     said = (
         f"in 8 bits ({quantiser.weight_bits} of the weights), ranges of {calibration.images} images; "
