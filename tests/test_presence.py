@@ -1,5 +1,6 @@
 """If these break, scenes that lack a sensor change what is learned and said of those that have it."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -10,15 +11,20 @@ from scipy.stats import chisquare
 from torch import nn
 
 from core_tools import randomize_norms
-from fixtures_data import make_folder
-from polymodal import Exchange, fuse, models
+from fixtures_data import edit, make_folder
+from polymodal import Exchange, checkpoint, fuse, models
 from polymodal.data import FolderData, FolderDataset
+from polymodal.data.check import check
 from polymodal.data.dropout import ModalityDropout
 from polymodal.data.sampler import Draw
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError, FusionError
 from polymodal.fusion import Aggregation, DecodeOnce, NormFusion, TokenExchange
+from polymodal.metrics import SegmentationScores
 from polymodal.nn import Prediction
+from polymodal.runs.evaluation import described
+from polymodal.runs.training import fit, recipe
+from polymodal.runs.validate import validate
 from polymodal.tasks import Segmentation, Translation
 from reference.decode_once import TwoScales
 from reference.tokens import Transformer
@@ -285,5 +291,89 @@ def test_translation_refuses_dropout(tmp_path):
     task.trainer = type("Trainer", (), {"datamodule": FolderData("rooms", target="depth")})
     task.trainer.datamodule.dropout = ModalityDropout({"rgb": 0.5})
     task.trainer.datamodule.setup("validate")
-    with pytest.raises(ConfigError, match=r"data\.dropout: a discriminator compares"):
+    with pytest.raises(ConfigError, match=r"data\.dropout, optional modalities: a discriminator compares"):
         task.configure_model()
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """A data set in which some samples lack depth, and one of the training has depth alone."""
+    root = make_folder(tmp_path / "data", size=(16, 24), splits={"train": 6, "val": 4}, modalities=["rgb", "depth"])
+    edit(root, lambda content: [part.update(optional=True) for part in content["modalities"].values()])
+    keys = {split: (root / "splits" / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    for key in (*keys["train"][:2], keys["val"][0]):
+        next((root / "depth").glob(f"{key}.*")).unlink()
+    next((root / "rgb").glob(f"{keys['train'][2]}.*")).unlink()
+    return root, keys
+
+
+def test_a_data_set_may_lack_files(sparse):
+    root, keys = sparse
+    dataset = FolderDataset(root, "train")
+    first, third = dataset[0], dataset[2]
+    assert first["present"] == {"rgb": True, "depth": False}
+    assert third["present"] == {"rgb": False, "depth": True}
+    assert first["inputs"]["depth"].shape == (1, 16, 24)
+    assert not first["valid"]["depth"].any()
+    assert third["inputs"]["rgb"].shape == (3, 16, 24)
+    assert [defect.problem for defect in check(root) if "lack" in defect.problem] == [
+        f"1 of 6 samples lack rgb: {keys['train'][2]}",
+        f"2 of 6 samples lack depth: {keys['train'][0]}, {keys['train'][1]}",
+        f"1 of 4 samples lack depth: {keys['val'][0]}",
+    ]
+
+
+def test_what_is_not_declared_is_still_missing(sparse):
+    root, keys = sparse
+    edit(root, lambda content: content["modalities"]["depth"].update(optional=[keys["train"][0], keys["val"][0]]))
+    with pytest.raises(DataError, match=f"no file for the key '{keys['train'][1]}'"):
+        FolderDataset(root, "train")
+    edit(root, lambda content: content["modalities"]["depth"]["optional"].append(keys["train"][1]))
+    assert [FolderDataset(root, "train")[n]["present"]["depth"] for n in (0, 1, 2)] == [False, False, True]
+    edit(root, lambda content: content["modalities"]["depth"].update(optional=["nowhere"]))
+    with pytest.raises(DataError, match=r"modalities\.depth\.optional: no split lists 'nowhere'"):
+        FolderDataset(root, "train")
+
+
+def test_a_sample_without_any_modality_is_refused(sparse):
+    root, keys = sparse
+    next((root / "rgb").glob(f"{keys['train'][0]}.*")).unlink()
+    with pytest.raises(DataError, match=f"the sample '{keys['train'][0]}' of the split 'train' has none of rgb, depth"):
+        FolderDataset(root, "train")
+    assert any("has none of the modalities" in defect.problem for defect in check(root) if not defect.note)
+
+
+def test_what_cannot_do_with_gaps_is_refused_before_a_training(sparse):
+    root, _ = sparse
+    task = Segmentation(fusion=Aggregation("concat"))
+    task.trainer = type("Trainer", (), {"datamodule": FolderData(str(root), batch_size=2)})
+    task.trainer.datamodule.setup("fit")
+    with pytest.raises(ConfigError, match=r"samples lack modalities .* 'aggregation' cannot do with"):
+        task.configure_model()
+
+
+def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_path):
+    root, _ = sparse
+    out = fit(
+        [
+            *(f"--config={recipe('folder')}", f"--data.root={root}", f"--trainer.default_root_dir={tmp_path / 'run'}"),
+            *("--data.batch_size=6", "--data.eval_batch_size=2", "--trainer.max_epochs=1"),
+            "--model.network_args={stem: 4, widths: [4, 4], decoder: 4}",
+        ]
+    )
+    scores = json.loads((out / "scores.val.json").read_text())
+    assert scores["lacking"] == {"rgb": 0, "depth": 1}
+    assert scores["samples"] == 4
+    net = checkpoint.load(out)
+    counts = SegmentationScores(["rgb", "depth", "ensemble"], len(scores["classes"]))
+    for scene in FolderDataset(root, "val", inputs=described(checkpoint.read_config(out)["metadata"])[0]):
+        there = {name: scene["inputs"][name][None] for name, has in scene["present"].items() if has}
+        with torch.no_grad():
+            said = net(there, subset=True)
+        for name, logits in {**said.per_modality, "ensemble": said.ensemble}.items():
+            counts.update(name, logits, scene["target"][None])
+    for name, figures in counts.compute().items():
+        assert scores["predictions"][name]["mean_iou"] == pytest.approx(figures["mean_iou"], abs=0.2)
+    assert (out / "report.html").is_file()
+    with pytest.raises(ConfigError, match=r"scenes of 'val' lack modalities"):
+        validate(out, "val", str(root), subsets="all")

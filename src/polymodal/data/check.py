@@ -75,7 +75,7 @@ def _check(spec: DatasetSpec) -> "Findings":
     members = {split: set(listed) for split, listed in spec.splits.items()}
     classes = Histogram(code, {split: empty(code, len(listed)) for split, listed in members.items()})
     seen = Seen(spec)
-    defects = [*_repeated_keys(spec), *_truths(spec)]
+    defects = [*_repeated_keys(spec), *_truths(spec), *_lacking(spec)]
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += seen.sample(key, counted)
@@ -115,6 +115,8 @@ class Seen:
         claimed = spec.header_sizes(key, spec.modalities)
         least = min(map(math.prod, claimed.values()), default=0)
         for name, part in _parts(spec):
+            if name and spec.lacks(name, key):
+                continue
             try:
                 file = spec.file(part, key)
             except DataError as error:
@@ -222,6 +224,21 @@ def _class_problems(classes: Histogram) -> Iterator[Defect]:
         yield Defect(FILE, f"target: {problem}")
     else:
         yield from (Defect(FILE, f"target: {problem}", note=True) for problem in classes.notes())
+
+
+def _lacking(spec: DatasetSpec) -> Iterator[Defect]:
+    """How many samples of a split lack a modality, and samples that have none."""
+    names = [name for name in spec.modalities if name != spec.target_name]
+    for split, keys in spec.splits.items():
+        lacking = {name: [key for key in keys if spec.lacks(name, key)] for name in names}
+        for name, without in lacking.items():
+            if without:
+                shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+                yield Defect(
+                    f"split {split!r}", f"{len(without)} of {len(keys)} samples lack {name}: {shown}", note=True
+                )
+        for key in set.intersection(*map(set, lacking.values())):
+            yield Defect(key, "has none of the modalities.")
 
 
 def _truths(spec: DatasetSpec) -> Iterator[Defect]:

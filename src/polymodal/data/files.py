@@ -151,6 +151,10 @@ class Store:
             )
         return files[0]
 
+    def has(self, folder: str, key: str, part: FileSpec = PLAIN) -> bool:
+        """Whether there is a file of a key, one or more; arguments as for `find`."""
+        return bool(self.keys(folder).get(name_of(key, part)))
+
     def _members(self) -> frozenset[str]:
         """The names of an archive's members.
 

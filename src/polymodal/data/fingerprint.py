@@ -11,7 +11,7 @@ from typing import Any
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
 
-_NO_MATTER = ("folder", "prefix", "suffix", "resize", "unit", "mean", "std", "classes", "range")
+_NO_MATTER = ("folder", "prefix", "suffix", "resize", "optional", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
 
 _NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels")
@@ -89,7 +89,8 @@ def identity(spec: DatasetSpec, modalities: Sequence[str], split: str) -> str:
     lines = [*keys]
     parts: dict[str, ModalitySpec | TargetSpec] = {name: spec.modalities[name] for name in modalities}
     for name, part in {**parts, "target": spec.target}.items():
-        lines += [name, json.dumps(_meaning(part)), _contents(spec, [spec.file(part, key) for key in keys])]
+        there = [key for key in keys if name not in parts or not spec.lacks(name, key)]
+        lines += [name, json.dumps(_meaning(part)), _contents(spec, [spec.file(part, key) for key in there])]
     return _digest(lines)
 
 

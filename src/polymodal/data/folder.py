@@ -18,11 +18,12 @@ from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.resizing import aligned
 from polymodal.data.sampler import Draw
 from polymodal.data.sizes import header_size
-from polymodal.data.spec import DatasetSpec
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.target import prepare_target, settle_target, target_scaling
 from polymodal.data.transforms import Augment, Size, resize_inputs
+from polymodal.errors import DataError
 
 
 class Sample(TypedDict):
@@ -95,6 +96,7 @@ class FolderDataset(Dataset[Sample]):
         self.augment = augment
         self.dropout = dropout or ModalityDropout()
         self.dropout.check_names(self.modalities)
+        self._check_presence(split)
         self._cache: dict[tuple[str, str], Content] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -111,8 +113,9 @@ class FolderDataset(Dataset[Sample]):
         raw: dict[str, np.ndarray] = {}
         specs: dict[str, InputSpec] = {}
         named: dict[str, str] = {}
+        present = self.present(key)
         for name in self.inputs:
-            if name not in self.substitute:
+            if name not in self.substitute and present[name]:
                 part = self.spec.modalities[name]
                 file = self.spec.file(part, key)
                 named[name] = self.spec.store.where(file)
@@ -140,11 +143,46 @@ class FolderDataset(Dataset[Sample]):
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
         sample: Sample = {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
-        if self.dropout and seed is not None:
-            sample["present"] = self.dropout.draw(dict.fromkeys(tensors, True), epoch, seed)
-            for name in (name for name, there in sample["present"].items() if not there):
-                tensors[name], valid[name] = torch.zeros_like(tensors[name]), torch.zeros_like(valid[name])
+        dropping = self.dropout and seed is not None
+        if dropping:
+            assert seed is not None
+            present = self.dropout.draw(present, epoch, seed)
+        if dropping or self.gaps:
+            sample["present"] = present
+            sample["inputs"] = {
+                name: _given(tensors, name, spec.channels, present) for name, spec in self.inputs.items()
+            }
+            sample["valid"] = {name: _given(valid, name, 1, present) for name in self.inputs}
         return sample
+
+    @property
+    def gaps(self) -> bool:
+        """Whether samples lack modalities, those with `optional` in dataset.yaml, which they never had."""
+        return any(self.spec.modalities[name].optional for name in self.inputs)
+
+    def present(self, key: str) -> dict[str, bool]:
+        """Which modalities a sample has."""
+        return {name: not self.spec.lacks(name, key) for name in self.inputs}
+
+    def _check_presence(self, split: str) -> None:
+        if not self.gaps:
+            return
+        where = self.spec.store.where(FILE)
+        if self.target.kind != "label" or self.substitute:
+            what = "data.substitute" if self.substitute else "a target that is an image"
+            raise DataError(f"{where}: modalities with `optional` do not go with {what}. Choose other modalities.")
+        for name in self.inputs:
+            if all(self.spec.lacks(name, key) for key in self.keys):
+                raise DataError(
+                    f"{where}: no sample of the split {split!r} has {name}, so nothing can be learned or scored of it. "
+                    "Leave it out of the modalities, or add files."
+                )
+        for key in self.keys:
+            if not any(self.present(key).values()):
+                raise DataError(
+                    f"{where}: the sample {key!r} of the split {split!r} has none of {', '.join(self.inputs)}. Remove "
+                    "it from the split, or add a file."
+                )
 
     def has_truth(self) -> bool:
         """Whether any pixel of any sample counts; that of images is taken for granted.
@@ -198,6 +236,14 @@ class FolderDataset(Dataset[Sample]):
         if self._cache is not None:
             self._cache[slot] = content
         return content
+
+
+def _given(tensors: Mapping[str, Tensor], name: str, channels: int, present: Mapping[str, bool]) -> Tensor:
+    """A modality's image or mask; zeros, of the size of the others, where the sample has none."""
+    if present[name]:
+        return tensors[name]
+    like = next(iter(tensors.values()))
+    return like.new_zeros(channels, *like.shape[-2:])
 
 
 def _truth(raw: np.ndarray, target: TargetSpec, file: str) -> dict[str, Tensor]:

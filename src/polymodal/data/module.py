@@ -131,8 +131,9 @@ class FolderData(LightningDataModule):
 
     @property
     def gaps(self) -> bool:
-        """Whether training samples may lack modalities."""
-        return bool(self.dropout)
+        """Whether samples may lack modalities in training."""
+        declared = self.description.modalities
+        return bool(self.dropout) or any(declared[name].optional for name in self.modalities or declared)
 
     @property
     def channels(self) -> dict[str, int]:

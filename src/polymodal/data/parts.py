@@ -24,9 +24,10 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "normal": (*_FILE_KEYS, "bits", "invalid"),
     "raw": (*_FILE_KEYS, "bits", "scale", "unit", "invalid", "range"),
 }
-_INPUT_KEYS = {kind: (*keys, "mean", "std", "resize") for kind, keys in _IMAGE_KEYS.items()} | {
-    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize")
+_INPUT_KEYS = {kind: (*keys, "mean", "std", "resize", "optional") for kind, keys in _IMAGE_KEYS.items()} | {
+    "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize", "optional")
 }
+_REQUIRED: bool | tuple[str, ...] = False
 _READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
 _STORED_KEYS = ("kind", "folder", *_READING_KEYS)
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
@@ -45,6 +46,7 @@ class ModalitySpec(FileSpec):
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
         resize: Whether its files may have another resolution than the others, to whose size they are brought.
+        optional: Whether samples may lack it: all of them, or those of these keys.
     """
 
     folder: str
@@ -54,6 +56,11 @@ class ModalitySpec(FileSpec):
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
     resize: bool = False
+    optional: bool | tuple[str, ...] = False
+
+    def may_lack(self, key: str) -> bool:
+        """Whether a sample may be without it."""
+        return self.optional if isinstance(self.optional, bool) else key in self.optional
 
     @property
     def code(self) -> LabelCode:
@@ -175,6 +182,7 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
         map=section.get("map", values.pairs, ()),
         colors=section.get("colors", values.colors, ()),
         resize=section.get("resize", values.flag, False),
+        optional=section.get("optional", values.flag_or_texts, _REQUIRED),
         **_meaning(section),
         **_names(section),
         **_how(section),

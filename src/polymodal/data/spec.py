@@ -19,7 +19,8 @@ with a `prefix` or a `suffix` has them before and behind the last part of the ke
 key `town/000003` is `folder/town/rgb_000003.jpg`. `layout: chw` or `hwc` says where the channels of an npy file stand,
 and `pages: bands` that the pages of a TIFF file are channels. All files of a sample are of one size; a modality of
 another resolution, such as a thermal camera's beside a colour one's, says `resize: true` and is brought to the size of
-the others: by interpolation, or by the nearest pixel for labels, depth and values with holes.
+the others: by interpolation, or by the nearest pixel for labels, depth and values with holes. A modality that some
+samples lack says `optional: true`, or `optional: [KEY, ...]` for these alone; every sample has one at least.
 
 A target may be an image instead of a label, `target: {folder: albedo, kind: image}`, or one of the modalities,
 `target: rgb`, which is then no input. A data set may have several, by name, `targets: {labels: {...}, albedo: {...}}`;
@@ -107,7 +108,19 @@ class DatasetSpec:
             targets={} if named else _targets(top),
             splits=_splits(top.section("splits"), store),
         )
+        spec._check_optional()
         return spec.with_target(top.values["target"]) if named else spec
+
+    def _check_optional(self) -> None:
+        """Refuse keys of no sample among those that may lack a modality."""
+        known = {key for keys in self.splits.values() for key in keys}
+        for name, part in self.modalities.items():
+            listed_keys = part.optional if isinstance(part.optional, tuple) else ()
+            if strange := [key for key in listed_keys if key not in known]:
+                raise DataError(
+                    f"{self.store.where(FILE)}: modalities.{name}.optional: no split lists {strange[0]!r}. Expected "
+                    "keys of samples, or true."
+                )
 
     @property
     def target(self) -> TargetSpec:
@@ -166,10 +179,9 @@ class DatasetSpec:
         if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
-        if part.resize:
-            raise DataError(
-                f"target: {name} is declared with `resize: true`, and a target sets the size. Remove that key."
-            )
+        for key, why in (("resize", "a target sets the size"), ("optional", "every sample has a target")):
+            if getattr(part, key):
+                raise DataError(f"target: {name} is declared with `{key}`, and {why}. Remove that key.")
         if part.kind == "label":
             files = {key: getattr(part, key) for key in ("prefix", "suffix", "layout", "pages")}
             target = label_target(part.folder, part.code, files)
@@ -206,6 +218,11 @@ class DatasetSpec:
             DataError: When there is none, or more than one.
         """
         return self.store.find(part.folder, key, part)
+
+    def lacks(self, name: str, key: str) -> bool:
+        """Whether a sample is without a modality that it may lack."""
+        part = self.modalities[name]
+        return part.may_lack(key) and not self.store.has(part.folder, key, part)
 
     def content(self, part: ModalitySpec | TargetSpec, file: str) -> Content:
         """A file of a modality or of the target, decoded.

@@ -64,8 +64,11 @@ def compute(root: str | Path) -> dict[str, Moments]:
     """
     spec = DatasetSpec.load(root)
     names = [name for name, modality in spec.modalities.items() if modality.kind != "label"]
-    keys = _training_keys(spec)
-    return {name: replace(_measure(spec, name, track(keys, name)), of=fingerprint(spec, name, keys)) for name in names}
+    keys = {name: _training_keys(spec, name) for name in names}
+    return {
+        name: replace(_measure(spec, name, track(keys[name], name)), of=fingerprint(spec, name, keys[name]))
+        for name in names
+    }
 
 
 def place(root: str | Path, output: str | Path | None = None) -> Path:
@@ -137,7 +140,7 @@ def _factors(spec: DatasetSpec, name: str) -> tuple[float, float] | None:
     """How many times as high and as wide as a modality's first file the target's is, if it is brought to its size."""
     if not spec.modalities[name].resize:
         return None
-    key = _training_keys(spec)[0]
+    key = _training_keys(spec, name)[0]
     parts = (spec.modalities[name], next(iter(spec.targets.values())))  # all of a sample's files are of one size
     own, other = (spec.content(part, spec.file(part, key)).array.shape for part in parts)
     return other[1] / own[1], other[2] / own[2]
@@ -156,7 +159,7 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
             f"Other images of several channels are of kind image, other arrays of kind raw."
         )
     plain = _plain(modality, raw)
-    keys = _training_keys(spec)
+    keys = _training_keys(spec, name)
     some = keys[:: -(-len(keys) // SETUP_SAMPLES)]
     where = f"{spec.store.where(FILE)}: modalities.{name}"
     if modality.mean is not None and modality.std is not None:
@@ -246,13 +249,23 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
 
 def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
     """The name of the first file, and a pixel of it, which has its channels and its type."""
-    where, content = _content(spec, name, _training_keys(spec)[0])
+    where, content = _content(spec, name, _training_keys(spec, name)[0])
     return where, content.channels(None, where)[:, :1, :1].copy()
 
 
-def _training_keys(spec: DatasetSpec) -> tuple[str, ...]:
-    """The keys of the split train, or of the first one where there is none, as in a folder for evaluation only."""
-    return spec.splits.get("train") or next(iter(spec.splits.values()))
+def _training_keys(spec: DatasetSpec, name: str) -> tuple[str, ...]:
+    """The keys of the split train, or of the first one where there is none, as in a folder for evaluation only.
+
+    Raises:
+        DataError: When none of the samples has the modality.
+    """
+    keys = spec.splits.get("train") or next(iter(spec.splits.values()))
+    if not spec.modalities[name].optional:
+        return keys
+    there = tuple(key for key in keys if not spec.lacks(name, key))
+    if not there:
+        raise DataError(f"{spec.store.where(FILE)}: modalities.{name}: no sample to train with has it. Remove it.")
+    return there
 
 
 def _is_own(content: bytes) -> bool:

@@ -49,6 +49,16 @@ def flag(value: Any) -> bool:
     return value
 
 
+def flag_or_texts(value: Any) -> bool | tuple[str, ...]:
+    """Yes or no for all, or a list of those for which it is yes."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return texts(value)
+    except ValueError as error:
+        raise ValueError(f"true, false or {error}") from error
+
+
 def integer(value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):

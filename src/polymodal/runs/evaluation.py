@@ -79,18 +79,18 @@ def score_split(
     tested = Tested(model, data, split, protocol, elsewhere, net)
     counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
-    reliability = tested.reliability(counts.names)
+    reliability = None if tested.gaps else tested.reliability(counts.names)
     sizes: list[Size] = []
 
     def score(batch: Scored) -> None:
         sizes.append(batch.size)
         predictions = tested.predict(batch.inputs, batch)
-        for name, prediction in predictions.items():
-            counts.update(name, prediction, *batch.truth)
+        for name in counts.names:
+            counts.update(name, *batch.counted(name, predictions, data.target.ignore))
         if reliability is not None:
             reliability.update(predictions, *batch.truth)
 
-    keys = tested.each_batch(score, limit, lines)
+    keys = tested.each_batch(score, limit, lines, gaps=True)
     net = tested.net
     facts = {
         **tested.facts(keys, counts),
@@ -123,17 +123,19 @@ def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = 
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
-            picture = viewable(image, data.inputs[name])
-            resized = F.interpolate(picture[None].float(), size=size, mode="nearest")[0].byte()
+            seen = viewable(image, data.inputs[name])
+            resized = F.interpolate(seen[None].float(), size=size, mode="nearest")[0].byte()
             columns.setdefault(INPUT + name, []).append(resized.permute(1, 2, 0).numpy())
         for name, shown in output.shown_truth(scene, size).items():
             columns.setdefault(name, []).append(shown)
         with torch.inference_mode(), naming([scene["key"]]):
-            prediction = net(
-                {name: image[None].to(best_device()) for name, image in scene["inputs"].items()}, per_modality=True
-            )
-        for name, logits in named_outputs(prediction, size).items():
-            columns.setdefault(PREDICTION + name, []).append(output.shown(logits))
+            there = scene.get("present") or dict.fromkeys(scene["inputs"], True)
+            images = {name: image[None].to(best_device()) for name, image in scene["inputs"].items() if there[name]}
+            prediction = net(images, subset=True, per_modality=True)
+        pictures = {name: output.shown(logits) for name, logits in named_outputs(prediction, size).items()}
+        for name in (*net.branches, ENSEMBLE):  # black where there is no modality to predict from
+            picture = pictures.get(name, np.zeros_like(pictures[ENSEMBLE]))
+            columns.setdefault(PREDICTION + name, []).append(picture)
     write_arrays(
         folder / SCENES,
         {name: np.stack(images) for name, images in columns.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data.track import track
-from polymodal.errors import CheckpointError, DataError
+from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.metrics import PredictionScores, Reliability
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
@@ -79,6 +79,7 @@ class Scored:
         valid: Where something was measured, (B, 1, H, W) by modality, on the CPU.
         inputs: Those that were loaded, on the best device.
         truth: What predictions are held against, the target itself first, on the best device.
+        present: Which samples have a modality, boolean (B,), by modality; None where all have all.
     """
 
     keys: list[str]
@@ -86,6 +87,20 @@ class Scored:
     valid: dict[str, Tensor]
     inputs: dict[str, Tensor]
     truth: list[Tensor]
+    present: dict[str, Tensor] | None = None
+
+    def counted(self, name: str, predictions: Mapping[str, Tensor], ignore: int) -> list[Tensor]:
+        """A prediction and what it is held against; in samples without its modality, that is the ignored value.
+
+        So they count for nothing, and keep their place among the samples.
+        """
+        rows = (self.present or {}).get(name)
+        if rows is None:
+            return [predictions[name], *self.truth]
+        main, (target, *others) = predictions[ENSEMBLE], self.truth
+        rows = rows.to(target.device)
+        of_batch = [rows.view(-1, *(1,) * (tensor.dim() - 1)) for tensor in (main, target)]
+        return [predictions.get(name, main).where(of_batch[0], main), target.where(of_batch[1], ignore), *others]
 
     @property
     def size(self) -> Size:
@@ -153,28 +168,48 @@ class Tested:
             per_modality: Whether each modality's own are wanted where they cost more.
         """
         return self._protocol(
-            lambda views: named_outputs(self.net(views, subset=subset, per_modality=per_modality)),
+            lambda views: named_outputs(
+                self.net(views, subset=subset, per_modality=per_modality, present=batch.present)
+            ),
             inputs,
             self._data.inputs,
             batch.truth[0].shape[-2:],
         )
 
-    def each_batch(self, score: Callable[[Scored], None], limit: int | float = 1.0, lines: bool = False) -> list[str]:
+    @property
+    def gaps(self) -> bool:
+        """Whether scenes of the split lack modalities."""
+        return bool(self._loader().dataset.gaps)
+
+    def each_batch(
+        self,
+        score: Callable[[Scored], None],
+        limit: int | float = 1.0,
+        lines: bool = False,
+        *,
+        gaps: bool = False,
+    ) -> list[str]:
         """Score the batches one after the other, without gradients.
 
         Args:
             score: What is done with each.
             limit: How many of the split's first batches, or what share of them; see `part`.
             lines: Whether to print how far it is where no bar can be drawn.
+            gaps: Whether `score` knows of scenes that lack modalities.
 
         Returns:
             The keys of the samples that were scored, in order.
 
         Raises:
-            ConfigError: The limit leaves nothing.
+            ConfigError: The limit leaves nothing, or scenes lack modalities.
             DataError: As `score` raises it, with the keys of its batch.
         """
         self._data.setup("test" if self._split == "test" else "validate")
+        if self.gaps and not gaps:
+            raise ConfigError(
+                f"scenes of {split_of(self._data, self._split)!r} lack modalities (`optional` in dataset.yaml), and "
+                "this compares what is measured on every one of them. Use a split of complete scenes."
+            )
         loader = self._loader()
         batches = part(len(loader), limit, self._split)
         keys: list[str] = []
@@ -184,7 +219,8 @@ class Tested:
                 truth = self._output.truth(batch, next(iter(inputs.values())).shape[-2:])
                 with naming(batch["key"]):
                     moved = [tensor.to(best_device()) for tensor in truth]
-                    score(Scored(batch["key"], batch["inputs"], batch["valid"], inputs, moved))
+                    present = batch.get("present")
+                    score(Scored(batch["key"], batch["inputs"], batch["valid"], inputs, moved, present))
                 keys += batch["key"]
         return keys
 
@@ -204,6 +240,7 @@ class Tested:
             "protocol": self._protocol.as_dict(),
             "samples": len(keys),
             "split_samples": len(self._loader().dataset),
+            **({"lacking": self._lacking(keys)} if self.gaps else {}),
             "modalities": list(self.net.modalities),
             "classes": list(data.target.classes),
             "scores": as_plain(counts.scored),
@@ -212,6 +249,11 @@ class Tested:
             "network": self._config["network"]["name"],
             "fusion": self.net.fusion.name,
         }
+
+    def _lacking(self, keys: Sequence[str]) -> dict[str, int]:
+        """How many of the scenes lack each modality."""
+        dataset = self._loader().dataset
+        return {name: sum(not dataset.present(key)[name] for key in keys) for name in self.net.modalities}
 
     def _loader(self) -> Any:
         return self._data.test_dataloader() if self._split == "test" else self._data.val_dataloader()

@@ -175,6 +175,20 @@ class Task(LightningModule):
         """
         return accelerate(fuse(plain, channels, **self._ways, inplace=True), self.speed)
 
+    def check_gaps(self, data: Any) -> None:
+        """Refuse samples that lack modalities where the fusion cannot do with them, before a training starts.
+
+        Raises:
+            ConfigError: With the fusion.
+        """
+        fusion = self.fused.fusion
+        if data.gaps and (fusion.needs_all or not fusion.takes_gaps):
+            why = fusion.needs_all or "it does not say that samples may differ in their modalities (`takes_gaps`)"
+            raise ConfigError(
+                f"data: samples lack modalities (data.dropout, or `optional` in dataset.yaml), which the fusion "
+                f"{fusion.name!r} cannot do with: {why}."
+            )
+
     @property
     def fused(self) -> Multimodal:
         """The fused network, once `configure_model` has built it."""

@@ -95,6 +95,7 @@ class Segmentation(Task):
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
         self.net = self.fuse(plain, data.channels)
+        self.check_gaps(data)
         self.scores = Labels(self.target).scores([*self.net.branches, ENSEMBLE])
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
@@ -169,16 +170,21 @@ class Segmentation(Task):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: the loss, and counting at the labels' own resolution."""
         target = batch["target"]
-        predictions = named_outputs(self(batch["inputs"]), target.shape[-2:])
+        present = batch.get("present")
+        predictions = named_outputs(self(batch["inputs"], present), target.shape[-2:])
         total = self._weight_of(target).clamp(min=1e-6)
-        loss = torch.stack([self._cross_entropy(logits, target, total) for logits in predictions.values()]).sum()
+        losses = [
+            self._cross_entropy(*of_those_with(name, present, logits, target), total)
+            for name, logits in predictions.items()
+        ]
+        loss = torch.stack(losses).sum()
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(loss, batch)
         if not self.counts(batch_idx):
             return
         self._losses.append((loss, len(batch["key"])))
         for name, logits in predictions.items():
-            self.scores.update(name, logits, target)
+            self.scores.update(name, *of_those_with(name, present, logits, target))
 
     def on_validation_epoch_end(self) -> None:
         """The loss and the scores over the whole set."""

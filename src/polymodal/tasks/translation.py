@@ -130,8 +130,8 @@ class Translation(Task):
         self.arguments = {**self._arguments(data), **self.network_args}
         if data.gaps:
             raise ConfigError(
-                "data.dropout: a discriminator compares what every modality of a sample predicts, so translation "
-                "learns from complete samples alone. Leave it out."
+                "data.dropout, optional modalities: a discriminator compares what every modality of a sample predicts, "
+                "so translation learns from complete samples alone. Leave them out."
             )
         self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
