@@ -162,7 +162,11 @@ def _exchanges() -> dict[str, Method]:
     alone = {"model.norms": "private", "model.convolutions": "shared", "model.sites": "auto"}
     every = EXCHANGE | {"model.fusion.penalty": 0.0, "model.fusion.within": "all", "model.fusion.every": 2}
     changer = {"model.sites": "all", "model.fusion.axis": ["none", "column", "channel", "channel"]}
-    layers = {"model.sites": "encoder", "model.fusion.every": 1}
+    layers = {
+        "model.sites": "encoder",
+        "model.fusion.every": 1,
+        "model.fusion.axis": ["none", "channel", "none", "channel"],
+    }
     return {
         "exchange-max": Method(
             "exchange, the largest of the others",
@@ -184,7 +188,7 @@ def _exchanges() -> dict[str, Method]:
         ),
         "layer-exchange": Method(
             "exchange of whole layers",
-            f"The decoder reads the others' maps in the place of a modality's own, at every scale ({EXCHANGE_IS_ALL}).",
+            f"Of four maps the decoder reads every second one of the other modalities ({EXCHANGE_IS_ALL}).",
             every | layers,
             (EXCHANGES,),
         ),
