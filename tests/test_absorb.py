@@ -169,11 +169,15 @@ WAYS = {
     "exchange": [Exchange(share=0.5)],
     "random": [RandomExchange(share=0.5)],
     "aggregation": [Aggregation(operation) for operation in get_args(Operation)],
+    "token-exchange": [],
 }
-"""By the name of a fusion, the settings that it is tried with: every way it has, or one in which it acts."""
+"""By the name of a fusion, the settings that it is tried with: every way it has, or one in which it acts.
+
+Tokens are exchanged in transformers alone, and absorbed in `test_token_exchange.py`.
+"""
 
 
-EVERY_WAY = [way for name in FUSIONS for way in WAYS.get(name) or [FUSIONS[name]()]]
+EVERY_WAY = [way for name in FUSIONS for way in (WAYS[name] if name in WAYS else [FUSIONS[name]()])]
 USUAL = dict.fromkeys(("exchange", "random", "asymmetric", "decode-once"), "shared")
 """By the name of a fusion, the convolutions that it is used with in the papers; the others with private ones."""
 
