@@ -36,7 +36,7 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 docs-test: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'slow or not slow' --numprocesses auto tests/test_docs.py tests/test_docs_run.py
+	$(BIN)/python -m pytest -m docs --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -43,7 +43,7 @@ RUN = ("README", "missing-sensors", "deployment", "own-task")
 SET = ("bench", "compare", "demo", "tune")
 """Commands that are not: they measure or train many networks."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.docs
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
