@@ -25,12 +25,12 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _table(keys: Mapping[str, tuple[str, ...]], read: Callable[[dict[str, Any]], object]) -> str:
     kinds = list(keys)
-    rows = [f"| key | {' | '.join(kinds)} | expected | |", "|---" * (len(kinds) + 3) + "|"]
+    rows = ["| key | of kind | expected | |", "|---|---|---|---|"]
     meanings = _meanings()
     for key in dict.fromkeys(key for of_kind in keys.values() for key in of_kind):
-        marks = ["✓" if key in keys[kind] else "" for kind in kinds]
-        kind = next(kind for kind in kinds if key in keys[kind])
-        rows.append(f"| `{key}` | {' | '.join(marks)} | {_expected(key, kind, read)} | {meanings[key]} |")
+        having = [kind for kind in kinds if key in keys[kind]]
+        where = "each" if having == kinds else ", ".join(having)
+        rows.append(f"| `{key}` | {where} | {_expected(key, having[0], read)} | {meanings[key]} |")
     return "\n".join([*rows, ""])
 
 
