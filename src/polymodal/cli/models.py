@@ -1,4 +1,4 @@
-"""Commands on what was trained: validate, predict, calibrate, export, import-cen, inspect, report."""
+"""Commands on what was trained: validate, predict, app, calibrate, export, import-cen, inspect, report."""
 
 import argparse
 from pathlib import Path
@@ -48,6 +48,27 @@ def add(commands: Any) -> None:
         "--certainty", action="store_true", help="write maps of confidence, entropy and disagreement, too"
     )
     predict.set_defaults(run=_predict)
+
+    app = commands.add_parser(
+        "app",
+        help="try a model in the browser: drop a picture of each modality, or take an example",
+        description="Serve a page on this machine on which a model can be tried, with and without a modality or what "
+        "the fusion does, until interrupted. pip install 'polymodal[app]'",
+    )
+    app.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        default=Path("runs/demo/exchange"),
+        metavar="MODEL",
+        help="run folder, model folder or exported .onnx file (%(default)s, as polymodal demo writes it)",
+    )
+    app.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in (%(default)s)"
+    )
+    app.add_argument("--port", type=int, metavar="N", help="the first free one from 7860 on if not given")
+    app.add_argument("--share", action="store_true", help="make a public link, which passes through Gradio's servers")
+    app.set_defaults(run=_app)
 
     calibrate = commands.add_parser(
         "calibrate",
@@ -125,6 +146,12 @@ def _predict(parsed: argparse.Namespace) -> None:
     paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
     written = predict(parsed.model, paths, parsed.out, subset=parsed.subset, certainty=parsed.certainty)
     print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _app(parsed: argparse.Namespace) -> None:
+    from polymodal.runs.app import app
+
+    app(parsed.model, host=parsed.host, port=parsed.port, share=parsed.share)
 
 
 def _calibrate(parsed: argparse.Namespace) -> None:

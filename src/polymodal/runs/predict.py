@@ -76,7 +76,7 @@ def predict(
     maps = [f"_{what}" for what in opened.output.maps if certainty]
     check_pictures(scenes, [ENSEMBLE], [*opened.output.endings, *maps], whole=whole)
     for scene in track(scenes, "checking"):
-        raw, meanings = _read(scene, specs)
+        raw, meanings = read_scene(scene, specs)
         tensors = _tensors(raw, meanings, scene, opened.size)
         warn_of_other_units(raw, scene, meanings)
         with _naming(scene):
@@ -85,7 +85,7 @@ def predict(
     with new_folder(out, _work(model, scenes, maps)):
         written: list[Path] = []
         for scene in track(scenes, "predicting"):
-            raw, meanings = _read(scene, specs)
+            raw, meanings = read_scene(scene, specs)
             tensors = _tensors(raw, meanings, scene, opened.size)
             picture = picture_of(raw, meanings)
             with _naming(scene):
@@ -120,8 +120,12 @@ def _work(model: Path, scenes: Sequence[Scene], maps: Sequence[str]) -> str:
     return f"{what}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
 
 
-def _read(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
-    """The files of a scene by modality, and what the values of each mean."""
+def read_scene(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
+    """The files of a scene by modality, aligned, and what the values of each mean.
+
+    Raises:
+        DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
+    """
     stored = {name: stored_bytes(file) for name, file in scene.files.items()}
     claimed = {str(file): header_size(stored[name]) for name, file in scene.files.items() if not specs[name].resize}
     check_sizes({file: size for file, size in claimed.items() if size})  # before any is decoded

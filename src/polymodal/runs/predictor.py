@@ -18,10 +18,12 @@ from polymodal.data import resize_inputs
 from polymodal.data.inputs import InputSpec
 from polymodal.data.resizing import aligned
 from polymodal.errors import DataError
+from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
 from polymodal.runs.frames import as_stored
 from polymodal.runs.opened import Opened
-from polymodal.runs.predict import other_units, picture_of
+from polymodal.runs.predict import other_units, picture_of, read_scene
+from polymodal.runs.scenes import Scene
 from polymodal.tasks.outputs import Output
 
 STEPS = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -100,6 +102,11 @@ class Predictor:
         """Names by class number; empty for a model that predicts images."""
         return self._opened.output.target.classes
 
+    @cached_property
+    def network(self) -> Multimodal | None:
+        """The network itself; None of an exported file."""
+        return None if self._opened.session is not None else self._opened.network
+
     def __call__(self, **frames: Any) -> Predicted:
         """Predict one scene.
 
@@ -112,6 +119,24 @@ class Predictor:
             DataError: A frame is none that the model was trained for.
         """
         return next(self.many([frames]))
+
+    def read(self, **files: str | os.PathLike[str]) -> Predicted:
+        """Predict one scene from files, each read as `polymodal predict` reads it.
+
+        Args:
+            **files: By modality, PNG, JPEG, TIFF or npy.
+
+        Raises:
+            ConfigError: As for frames.
+            DataError: A file is missing, cannot be read, or is none that the model was trained for.
+        """
+        given = self._given(files)
+        raw, specs = read_scene(Scene("", {name: Path(files[name]) for name in given}), given)
+        named = {name: str(files[name]) for name in given}
+        for name, file in named.items():
+            if far := other_units(raw[name], specs[name], file):
+                warnings.warn(far, stacklevel=2)
+        return next(self._predicted([self._prepared(raw, specs, named)]))
 
     def many(self, scenes: Iterable[Mapping[str, Any]], *, batch: int = 1) -> Iterator[Predicted]:
         """Predict scenes in turn, those of one size and the same modalities that follow one another together.
@@ -135,14 +160,24 @@ class Predictor:
 
     def _inputs(self, frames: Mapping[str, Any]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Network inputs (C_m, H, W) by modality, in the model's order, and what people see of the scene."""
-        self._opened.check_names(frames, subset=True, how_absent="Give at least one.")
-        specs = {name: spec for name, spec in self._opened.specs.items() if name in frames}
+        specs = self._given(frames)
         named = {name: name for name in specs}
         raw = aligned({name: as_stored(frames[name], specs[name], name) for name in specs}, specs, named)
         for name in specs.keys() - self._far:
             if far := other_units(raw[name], specs[name], name):
                 self._far.add(name)  # said once, not with every frame
                 warnings.warn(far, stacklevel=4)
+        return self._prepared(raw, specs, named)
+
+    def _given(self, scene: Mapping[str, Any]) -> dict[str, InputSpec]:
+        """What the modalities of a scene mean, in the model's order."""
+        self._opened.check_names(scene, subset=True, how_absent="Give at least one.")
+        return {name: spec for name, spec in self._opened.specs.items() if name in scene}
+
+    def _prepared(
+        self, raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], named: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], np.ndarray]:
+        """The network's inputs, and what people see; `named` says in messages where each comes from."""
         own = next(iter(raw.values())).shape[-2:]
         size = self._opened.size or self._takes(specs, (own[0], own[1]))
         return resize_inputs(raw, specs, named, size if size != own else None)[0], picture_of(raw, specs)
