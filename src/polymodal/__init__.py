@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     )
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
+    from polymodal.joining import join
     from polymodal.multimodal import Multimodal
     from polymodal.nn import Prediction
     from polymodal.runs.predictor import Predictor
     from polymodal.speed import accelerate
     from polymodal.surgery import fuse
+    from polymodal.transfer import take_over
 
 __version__ = "0.1.0"
 
@@ -44,8 +46,10 @@ __all__ = [
     "cost",
     "fuse",
     "inspect",
+    "join",
     "load",
     "save",
+    "take_over",
 ]
 
 # Loaded when first used, so that `polymodal --help` does not wait for torch.
@@ -62,11 +66,13 @@ _HOMES = {
     ),
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),
+    "polymodal.joining": ("join",),
     "polymodal.multimodal": ("Multimodal",),
     "polymodal.nn": ("Prediction",),
     "polymodal.runs.predictor": ("Predictor",),
     "polymodal.speed": ("accelerate",),
     "polymodal.surgery": ("fuse",),
+    "polymodal.transfer": ("take_over",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymodal.adaptation import adapted, check_classes
 from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
@@ -93,20 +94,37 @@ def save(
     return folder
 
 
-def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) -> Multimodal:
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    network: nn.Module | None = None,
+    classes: int | None = None,
+    modalities: Sequence[str] | Mapping[str, str] | None = None,
+) -> Multimodal:
     """Read a multimodal network from a folder that `save` wrote. Nothing in the folder is executed.
+
+    For fine-tuning it can be made for other classes or modalities; `taken_over` of the network then says what it has of
+    the saved one, and what starts anew. An image may have another size whenever the plain network allows it.
 
     Args:
         folder: Where from: a model folder, or the run folder that holds one.
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
+        classes: How many classes it is to predict; the last layers then start anew, from PyTorch's random numbers.
+        modalities: Those that it is to have, in order; or each with the one of the saved model whose norms, channels
+            and whatever else is a modality's own it starts from, such as
+            `{"rgb": "rgb", "depth": "depth", "thermal": "depth"}`.
 
     Returns:
         The network, in eval mode and the precision that it was saved in; on the CPU, or where `network` is.
 
     Raises:
-        CheckpointError: When the folder is no model, is corrupted, or its tensors do not fit the network.
+        CheckpointError: When the folder is no model, is corrupted, its tensors do not fit the network, or it has no
+            such modality.
+        ConfigError: When `classes` is no number above 0, or given with a network of your own.
+        FusionError: When the modalities cannot be those of this fusion.
     """
     folder = model_folder(folder)
+    check_classes(classes, network)
     config = read_config(folder)
     try:
         settings = FuseSettings.from_config(config["fuse"])
@@ -121,6 +139,8 @@ def load(folder: str | os.PathLike[str], *, network: nn.Module | None = None) ->
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
     _load_tensors(net, folder / _WEIGHTS, config.get("weights"))
+    if classes is not None or modalities is not None:
+        net = adapted(net, network, config.get("network"), classes, modalities, str(folder))
     return net.eval()
 
 

@@ -13,6 +13,7 @@ from polymodal.fusion import Fusion, SiteState
 from polymodal.nn import Ensemble, OneStream, Prediction, Stem
 from polymodal.nn.roster import Pattern, patterns_of
 from polymodal.settings import FuseSettings
+from polymodal.taken_over import TakenOver
 
 _SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """What the axes of an image are called beside batch and channels, by their number."""
@@ -25,7 +26,10 @@ class Multimodal(nn.Module):
         network: The plain network with private norms and fusion modules; it takes and returns folded tensors.
         settings: How it was made of the plain network.
         roster: The modalities, and which of them are present.
+        taken_over: What it has of the trained network that it started from; None if it started from none.
     """
+
+    taken_over: TakenOver | None = None
 
     def __init__(self, network: nn.Module, stem: Stem, settings: FuseSettings) -> None:
         super().__init__()

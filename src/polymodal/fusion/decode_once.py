@@ -146,6 +146,8 @@ class Gather(nn.Module):
         learned: Whether the weights are learned.
     """
 
+    per_modality: ClassVar[tuple[str, ...]] = ("logits",)
+
     def __init__(self, channels: int, roster: Roster, *, learned: bool) -> None:
         super().__init__()
         self.roster = roster

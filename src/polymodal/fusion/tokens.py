@@ -139,6 +139,8 @@ class TokenMeeting(nn.Module):
         seen: The scores of each present modality in the last forward pass, for the loss; none where it was no training.
     """
 
+    per_modality: ClassVar[tuple[str, ...]] = ("scorers",)
+
     def __init__(self, rule: TokenExchange, roster: Roster, scorers: nn.ModuleList, axis: int, name: str) -> None:
         super().__init__()
         self.rule = rule

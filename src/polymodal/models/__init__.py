@@ -1,5 +1,6 @@
 """Ready single-modality networks, by name."""
 
+from polymodal.models.heads import head_argument, head_of
 from polymodal.models.refinenet import RefineNet
 from polymodal.models.registry import create, create_pretrained, names
 from polymodal.models.translation import PatchDiscriminator, TranslationUNet, depth_for
@@ -14,6 +15,8 @@ __all__ = [
     "create",
     "create_pretrained",
     "depth_for",
+    "head_argument",
+    "head_of",
     "load_encoder_weights",
     "names",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Ensemble(nn.Module):
     Args:
         roster: The network's modalities.
     """
+
+    per_modality: ClassVar[tuple[str, ...]] = ("alpha",)
 
     def __init__(self, roster: Roster) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ class PrivateLayer(nn.Module):
         memos: For each modality what was copied of other layers, as `copy.deepcopy` takes it: layers that share a
             tensor have copies that share one.
     """
+
+    per_modality: ClassVar[tuple[str, ...]] = ("layers",)
 
     def __init__(self, layer: nn.Module, roster: Roster, memos: Sequence[dict[int, Any]]) -> None:
         super().__init__()

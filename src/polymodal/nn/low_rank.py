@@ -1,6 +1,7 @@
 """Convolutions that modalities share but for a private part of low rank."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ class LowRankConv2d(nn.Module):
         roster: The network's modalities.
         rank: r.
     """
+
+    per_modality: ClassVar[tuple[str, ...]] = ("up", "down")
+    in_place: ClassVar[str] = "shared"
 
     def __init__(self, conv: nn.Conv2d, roster: Roster, rank: int) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class PrivateNorm(nn.Module, ABC):
     """
 
     frozen: ClassVar[bool] = False
+    per_modality: ClassVar[tuple[str, ...]] = ("weight", "bias", "running_mean", "running_var")
 
     weight: nn.Parameter
     bias: nn.Parameter | None

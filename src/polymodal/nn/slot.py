@@ -1,7 +1,7 @@
 """The slot behind a layer, in which an operation of a fusion stands: `fusion`, at whatever layer."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -40,6 +40,8 @@ class Attached(nn.Module):
         layer: Any layer.
         fusion: Takes what the layer returns.
     """
+
+    in_place: ClassVar[str] = "layer"
 
     def __init__(self, layer: nn.Module, fusion: nn.Module) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ Two ways exist for each modality. *Repeat* tiles its channels up to those of the
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,9 @@ class PrivateConv(nn.Module):
         width: The channels of the folded images, those of the widest modality.
         memos: For each modality what was copied of other layers, see `PrivateLayer`.
     """
+
+    per_modality: ClassVar[tuple[str, ...]] = ("private",)
+    in_place: ClassVar[str] = "shared"
 
     def __init__(
         self,

@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from polymodal.files import complete_file
 from polymodal.fusion import SiteState
 from polymodal.multimodal import Multimodal
-from polymodal.run_folder import ENVIRONMENT, EXCHANGED, KEEP, METRICS, PART, PENALTY, SCALE, SCALES, VAL, WEIGHT
+from polymodal.run_folder import ENVIRONMENT, EXCHANGED, KEEP, METRICS, PART, PENALTY, SCALE, SCALES, START, VAL, WEIGHT
 from polymodal.runs.files import write_arrays, write_json
+from polymodal.taken_over import TakenOver
 
 
 class Recorder(Callback):
@@ -52,10 +53,14 @@ class Recorder(Callback):
         self._validation = state_dict.get("validation", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the versions and start the clock."""
-        del pl_module
+        """Note the versions and what the training starts from, and start the clock."""
+        started: TakenOver | None = pl_module.fused.taken_over  # type: ignore[assignment, union-attr]
         if trainer.is_global_zero:
             write_json(self.folder / ENVIRONMENT, environment(trainer.strategy.root_device))
+            if started is not None:
+                write_json(self.folder / START, started.as_dict())
+                if trainer.ckpt_path is None:
+                    print(started, flush=True)
         self._since = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from polymodal.data import TargetSpec
 from polymodal.data.sampler import TurnSampler
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.fusion import Fusion
@@ -28,6 +29,7 @@ from polymodal.surgery import fuse
 from polymodal.tasks.means import Mean
 from polymodal.tasks.outputs import Output
 from polymodal.tasks.resume import AS_BEFORE, take_settings
+from polymodal.tasks.start import check_start, start
 
 
 def check_arguments(arguments: Mapping[str, Any] | None, *of_data: str) -> None:
@@ -113,6 +115,9 @@ class Task(LightningModule):
         speed: How the training of the network runs, without changing what is trained beyond rounding: "auto", "off" for
             debugging, or "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The
             precision is the trainer's.
+        start_from: The folder of a run or model of the same network and fusion that the training starts from; classes,
+            modalities and sizes may be others. What was taken over is printed, and kept in the run.
+        start_like: For modalities that it does not know: the one that each starts like, such as {thermal: depth}.
 
     Attributes:
         chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`.
@@ -122,6 +127,7 @@ class Task(LightningModule):
         arguments: All of the plain network's arguments, once it is built.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
+        target: What is to be predicted, once the network is built.
         scores: Of a validation, once the network is built.
         means: Of this epoch, by name, what `log_mean` was given.
     """
@@ -134,6 +140,7 @@ class Task(LightningModule):
     arguments: dict[str, Any]
     scoring: dict[str, Any]
     scores: PredictionScores
+    target: TargetSpec
 
     _last_loss: LossOfBatch | None = None
 
@@ -148,13 +155,18 @@ class Task(LightningModule):
         convolutions: Literal["private", "shared"] | dict[str, Any] = "shared",
         statistics: str | list[str] = "batch",
         speed: Speed = "auto",
+        start_from: str | None = None,
+        start_like: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        check_start(start_from, start_like)
         self.network = network
         self.network_args = dict(network_args or {})
         self.fusion = fusion
         self.statistics = statistics
         self.speed: Speed = speed
+        self.start_from = start_from
+        self.start_like = start_like
         self.net: Multimodal | None = None
         self.means = nn.ModuleDict()
         self._ways: dict[str, Any] = {
@@ -173,7 +185,10 @@ class Task(LightningModule):
             plain: The network; it is changed.
             channels: Of each modality.
         """
-        return accelerate(fuse(plain, channels, **self._ways, inplace=True), self.speed)
+        net = fuse(plain, channels, **self._ways, inplace=True)
+        if self.start_from is not None:
+            start(net, self.start_from, self.network, self.target, self.start_like)
+        return accelerate(net, self.speed)
 
     def check_gaps(self, data: Any) -> None:
         """Refuse samples that lack modalities where the fusion cannot do with them, before a training starts.

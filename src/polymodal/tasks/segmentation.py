@@ -21,6 +21,7 @@ from polymodal.tasks.base import Task, check_arguments, named_outputs, of_those_
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Labels
+from polymodal.tasks.start import check_start
 
 _CLASS_WEIGHTS = Limit(
     lambda given: given in (None, "sqrt") or (all(map(FROM_0.holds, given)) and sum(given) > 0),
@@ -68,6 +69,7 @@ class Segmentation(Task):
         super().__init__(network, network_args, **settings)
         check_arguments(network_args, "classes")
         check({"class_weights": class_weights}, {"class_weights": _CLASS_WEIGHTS})
+        check_start(self.start_from, self.start_like, weights)
         self.weights = weights
         self.optimiser = optimiser
         self.class_weights = class_weights

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
-from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError, DataError
 from polymodal.files import complete_file
 from polymodal.functional import fold
@@ -121,7 +120,7 @@ class Translation(Task):
         if self.net is not None:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.target: TargetSpec = data.target
+        self.target = data.target
         if self.target.kind == "label":
             raise ConfigError(
                 "data.target: translation predicts images, and the data set's target is labels. Name a modality as the "
