@@ -26,6 +26,7 @@ def task(**settings) -> Segmentation:
         batch_size=2,
         num_classes=CLASSES,
         channels={"rgb": 3, "depth": 1},
+        gaps=False,
         target=SimpleNamespace(ignore=IGNORE, classes=[f"class {i}" for i in range(CLASSES)]),
         class_frequencies=lambda: torch.tensor([0.75, 0.25, 0.0]),
     )
