@@ -17,6 +17,10 @@ EXTENSIONS = "extensions"
 EXCHANGES = "exchanges"
 OWN = "own"
 ALL = "all"
+PRIVATE_NORMS = {"model.norms": "private", "model.convolutions": "shared"}
+EXCHANGE = PRIVATE_NORMS | {"model.fusion.within": "part", "model.fusion.share": None}
+"""The recipe's own exchange, as the paper says."""
+
 SHARE = 0.5
 """What is exchanged where a share is set by hand: in the middle, so that it favours nobody."""
 
@@ -86,18 +90,8 @@ def methods(modalities: Sequence[str]) -> dict[str, Method]:
     return rows | own
 
 
-EXCHANGE = {
-    "model.norms": "private",
-    "model.convolutions": "shared",
-    "model.fusion.within": "part",
-    "model.fusion.share": None,
-}
-"""The recipe's own exchange, as the paper says."""
-
-
 def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
     shared = {"model.fusion": None, "model.convolutions": "shared"}
-    exchange = EXCHANGE
     rows: dict[str, tuple[str, str, dict[str, Any]]] = {
         f"{name}-alone": (f"{name} alone", f"One network of {name} alone.", shared | {"data.modalities": [name]})
         for name in modalities
@@ -116,39 +110,35 @@ def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
         "private-norms": (
             "shared convolutions, private norms",
             f"One network takes all modalities, each with norms of its own; nothing is exchanged ({CEN}).",
-            shared | {"model.norms": "private"},
+            PRIVATE_NORMS | {"model.fusion": None},
         ),
         "penalty": (
             "L1 penalty, no exchange",
             f"As private-norms, with the recipe's λ on disjoint parts of the scales; nothing is exchanged ({CEN}).",
-            exchange | {"model.fusion.threshold": 0.0},
+            EXCHANGE | {"model.fusion.threshold": 0.0},
         ),
         "exchange": (
             "exchange in disjoint parts",
             f"As penalty; channels with a scale below the recipe's θ, each modality's in its own part, come from the "
             f"others ({CEN}, eq. 6).",
-            exchange,
+            EXCHANGE,
         ),
         "exchange-all": (
             "exchange on all channels",
             f"As exchange, wherever a scale is below θ, inside the modality's part or not ({CEN}; its released code).",
-            exchange | {"model.fusion.within": "all"},
+            EXCHANGE | {"model.fusion.within": "all"},
         ),
         "exchange-random": (
             f"exchange of a random {share(SHARE)}",
             f"As private-norms; {share(SHARE)} of each modality's part, drawn once whatever the scales, comes from the "
             "others: the control for the choice by scales.",
-            {
-                "model.norms": "private",
-                "model.convolutions": "shared",
-                "model.fusion": _fusion("RandomExchange", share=SHARE),
-            },
+            PRIVATE_NORMS | {"model.fusion": _fusion("RandomExchange", share=SHARE)},
         ),
         "exchange-share": (
             f"exchange of the smallest {share(SHARE)}",
             f"As exchange, but it is always the {share(SHARE)} smallest scales of each modality's part, whatever their "
             "size, whose channels come from the others.",
-            exchange | {"model.fusion.share": SHARE},
+            EXCHANGE | {"model.fusion.share": SHARE},
         ),
     }
     return {
@@ -159,7 +149,6 @@ def _ablation(modalities: Sequence[str]) -> dict[str, Method]:
 
 def _exchanges() -> dict[str, Method]:
     """Other exchanges than that of channels by their scales."""
-    alone = {"model.norms": "private", "model.convolutions": "shared", "model.sites": "auto"}
     every = EXCHANGE | {"model.fusion.penalty": 0.0, "model.fusion.within": "all", "model.fusion.every": 2}
     changer = {"model.sites": "all", "model.fusion.axis": ["none", "column", "channel", "channel"]}
     layers = {
@@ -196,7 +185,7 @@ def _exchanges() -> dict[str, Method]:
             "exchange of tokens",
             f"Behind attention, tokens with a low learned score come from the others ({TOKENFUSION}), with λ of its "
             "code; for transformers.",
-            alone | {"model.fusion": _fusion("TokenExchange", penalty=6e-6)},
+            _everywhere(_fusion("TokenExchange", penalty=6e-6)),
             (EXCHANGES,),
         ),
     }
@@ -212,12 +201,7 @@ def _asymmetric() -> dict[str, Method]:
         name: Method(
             title,
             f"{about}, in the last block of every stage, with shared convolutions and private norms ({ASYMFUSION}).",
-            {
-                "model.norms": "private",
-                "model.convolutions": "shared",
-                "model.sites": "auto",
-                "model.fusion": _fusion("Asymmetric", **settings),
-            },
+            _everywhere(_fusion("Asymmetric", **settings)),
             (BASELINES,),
         )
         for name, (title, about, settings) in rows.items()
@@ -251,11 +235,7 @@ def _extensions() -> dict[str, Method]:
         "private-norms-decode-once": (
             "private norms, decode once",
             "As decode-once without exchange.",
-            {
-                "model.norms": "private",
-                "model.convolutions": "shared",
-                "model.fusion": _fusion("DecodeOnce", within=_fusion("NoFusion")),
-            },
+            PRIVATE_NORMS | {"model.fusion": _fusion("DecodeOnce", within=_fusion("NoFusion"))},
         ),
         "exchange-low-rank": (
             f"exchange, private part of rank {RANK}",
@@ -308,12 +288,7 @@ def _own() -> dict[str, Method]:
         fusion.name: Method(
             fusion.name,
             f"{class_path(fusion)} with its defaults, with shared convolutions and private norms.",
-            {
-                "model.norms": "private",
-                "model.convolutions": "shared",
-                "model.sites": "auto",
-                "model.fusion": {"class_path": class_path(fusion), "init_args": {}},
-            },
+            _everywhere({"class_path": class_path(fusion), "init_args": {}}),
             (OWN,),
         )
         for fusion in known_fusions()
@@ -329,6 +304,11 @@ def _needs_settings(fusion: type[Fusion]) -> bool:
 
 def _fusion(name: str, **settings: Any) -> dict[str, Any]:
     return {"class_path": f"polymodal.fusion.{name}", "init_args": settings}
+
+
+def _everywhere(fusion: dict[str, Any]) -> dict[str, Any]:
+    """A fusion at all sites that it finds, of a network with private norms."""
+    return PRIVATE_NORMS | {"model.sites": "auto", "model.fusion": fusion}
 
 
 def _own_networks(fusion: dict[str, Any], stage: str) -> dict[str, Any]:
