@@ -133,7 +133,8 @@ class FolderData(LightningDataModule):
     def gaps(self) -> bool:
         """Whether samples may lack modalities in training."""
         declared = self.description.modalities
-        return bool(self.dropout) or any(declared[name].optional for name in self.modalities or declared)
+        optional = [name for name, part in declared.items() if part.optional]
+        return bool(self.dropout) or any(name in optional for name in self.modalities or declared)
 
     @property
     def channels(self) -> dict[str, int]:

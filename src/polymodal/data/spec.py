@@ -179,9 +179,12 @@ class DatasetSpec:
         if len(self.modalities) == 1:
             raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
-        for key, why in (("resize", "a target sets the size"), ("optional", "every sample has a target")):
-            if getattr(part, key):
-                raise DataError(f"target: {name} is declared with `{key}`, and {why}. Remove that key.")
+        for value, said, why in (
+            (part.resize, "resize: true", "a target sets the size"),
+            (part.optional, "optional", "every sample has a target"),
+        ):
+            if value:
+                raise DataError(f"target: {name} is declared with `{said}`, and {why}. Remove that key.")
         if part.kind == "label":
             files = {key: getattr(part, key) for key in ("prefix", "suffix", "layout", "pages")}
             target = label_target(part.folder, part.code, files)

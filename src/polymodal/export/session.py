@@ -110,9 +110,7 @@ class Session:
         """
         self.check(inputs)
         images = {
-            name: np.asarray(
-                image.detach().cpu() if isinstance(image, Tensor) else image, self.raw.get(name, np.float32)
-            )
+            name: np.asarray(_on_cpu(image, name in self.raw), self.raw.get(name, np.float32))
             for name, image in inputs.items()
         }
         try:
@@ -154,6 +152,13 @@ class Session:
             )
             if not fits:
                 raise ValueError(f"{name!r}: its graph takes {taken[name]}, which is not what it says of itself")
+
+
+def _on_cpu(image: Any, raw: bool) -> Any:
+    """An image that numpy can take; it has no bfloat16, which a pipeline in half precision may hold."""
+    if not isinstance(image, Tensor):
+        return image
+    return image.detach().cpu() if raw else image.detach().float().cpu()
 
 
 def _check_numbers(name: str, image: Any, raw: str) -> None:

@@ -22,7 +22,7 @@ from polymodal.run_folder import scores_file
 from polymodal.runs.scored import part
 from polymodal.scores import as_plain
 from polymodal.speed import accelerate
-from polymodal.tasks.base import named_outputs
+from polymodal.tasks.base import may_lack, named_outputs
 from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol, Size
 
@@ -179,7 +179,7 @@ class Tested:
     @property
     def gaps(self) -> bool:
         """Whether scenes of the split lack modalities."""
-        return bool(self._loader().dataset.gaps)
+        return may_lack(self._loader().dataset)
 
     def each_batch(
         self,

@@ -49,7 +49,7 @@ from polymodal.runs.scored import scored_splits
 from polymodal.runs.seeds import EpochSeeds
 from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
-from polymodal.tasks.base import Task
+from polymodal.tasks.base import Task, may_lack
 
 
 class RecipeCLI(LightningCLI):
@@ -152,7 +152,7 @@ class RecipeCLI(LightningCLI):
         with while_made(partial(blamed, settings)):
             # A list of its own for each: Lightning adds to it.
             trainer = build(**kwargs, callbacks=list(given))
-            some = self.model.alternates or self.datamodule.gaps  # a step may reach only some of the parameters
+            some = self.model.alternates or may_lack(self.datamodule)  # a step may reach only some of the parameters
             if trainer.world_size > 1 and settings["strategy"] == "auto" and some:
                 trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
         check_processes(trainer, self.datamodule)

@@ -80,6 +80,11 @@ def of_those_with(
     return (output, truth) if rows is None else (output[rows], truth[rows])
 
 
+def may_lack(data: Any) -> bool:
+    """Whether a data module's samples may lack modalities; one that says nothing of it has whole ones."""
+    return getattr(data, "gaps", False)
+
+
 @dataclass(frozen=True)
 class LossOfBatch:
     """What a training needs to know to say which batch spoilt it.
@@ -197,7 +202,7 @@ class Task(LightningModule):
             ConfigError: With the fusion.
         """
         fusion = self.fused.fusion
-        if data.gaps and (fusion.needs_all or not fusion.takes_gaps):
+        if may_lack(data) and (fusion.needs_all or not fusion.takes_gaps):
             why = fusion.needs_all or "it does not say that samples may differ in their modalities (`takes_gaps`)"
             raise ConfigError(
                 f"data: samples lack modalities (data.dropout, or `optional` in dataset.yaml), which the fusion "
@@ -213,6 +218,11 @@ class Task(LightningModule):
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Prediction:
         """Predict from every modality, each (B, C_m, H, W), of the samples that have it, boolean (B,) by modality."""
         return self.fused(inputs, per_modality=True, present=present)
+
+    def predict_batch(self, batch: Mapping[str, Any]) -> Prediction:
+        """Predict from every modality of a batch, of the samples that have it."""
+        present = {"present": batch["present"]} if "present" in batch else {}
+        return self(batch["inputs"], **present)
 
     def mean(self, name: str) -> Mean:
         """The mean of a name, from now on if it is new."""

@@ -160,7 +160,7 @@ class Segmentation(Task):
         """One batch: forward, loss, the check that it is finite."""
         del batch_idx
         present = batch.get("present")
-        loss = self.segmentation_loss(self(batch["inputs"], present), batch["target"], present)
+        loss = self.segmentation_loss(self.predict_batch(batch), batch["target"], present)
         penalty = self.fused.fusion_loss()
         loss = loss + penalty
         self.check_finite(loss, batch)
@@ -173,7 +173,7 @@ class Segmentation(Task):
         """One batch: the loss, and counting at the labels' own resolution."""
         target = batch["target"]
         present = batch.get("present")
-        predictions = named_outputs(self(batch["inputs"], present), target.shape[-2:])
+        predictions = named_outputs(self.predict_batch(batch), target.shape[-2:])
         total = self._weight_of(target).clamp(min=1e-6)
         losses = [
             self._cross_entropy(*of_those_with(name, present, logits, target), total)

@@ -23,7 +23,7 @@ from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import mean_of_all
 from polymodal.run_folder import PICTURES
-from polymodal.tasks.base import Task, check_arguments, named_outputs
+from polymodal.tasks.base import Task, check_arguments, may_lack, named_outputs
 from polymodal.tasks.images import as_picture, contact_sheet, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Images
@@ -127,7 +127,7 @@ class Translation(Task):
                 "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
             )
         self.arguments = {**self._arguments(data), **self.network_args}
-        if data.gaps:
+        if may_lack(data):
             raise ConfigError(
                 "data.dropout, optional modalities: a discriminator compares what every modality of a sample predicts, "
                 "so translation learns from complete samples alone. Leave them out."
