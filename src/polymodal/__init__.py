@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polymodal.multimodal import Multimodal
     from polymodal.nn import Prediction
     from polymodal.runs.predictor import Predictor
+    from polymodal.runs.publish import push_to_hub
     from polymodal.speed import accelerate
     from polymodal.surgery import fuse
     from polymodal.transfer import take_over
@@ -48,6 +49,7 @@ __all__ = [
     "inspect",
     "join",
     "load",
+    "push_to_hub",
     "save",
     "take_over",
 ]
@@ -70,6 +72,7 @@ _HOMES = {
     "polymodal.multimodal": ("Multimodal",),
     "polymodal.nn": ("Prediction",),
     "polymodal.runs.predictor": ("Predictor",),
+    "polymodal.runs.publish": ("push_to_hub",),
     "polymodal.speed": ("accelerate",),
     "polymodal.surgery": ("fuse",),
     "polymodal.transfer": ("take_over",),

@@ -18,6 +18,7 @@ from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace, write_file
+from polymodal.hub import is_address, local
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
@@ -107,7 +108,8 @@ def load(
     the saved one, and what starts anew. An image may have another size whenever the plain network allows it.
 
     Args:
-        folder: Where from: a model folder, or the run folder that holds one.
+        folder: Where from: a model folder, the run folder that holds one, or a model on the Hugging Face Hub,
+            `hf://user/name` or `hf://user/name@revision`.
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
         classes: How many classes it is to predict; the last layers then start anew, from PyTorch's random numbers.
         modalities: Those that it is to have, in order; or each with the one of the saved model whose norms, channels
@@ -156,6 +158,10 @@ def annotate(folder: str | os.PathLike[str], **metadata: Any) -> None:
         ConfigError: JSON knows no such type; nothing is written.
         OSError: The folder cannot be written.
     """
+    if is_address(folder):
+        raise CheckpointError(
+            f"{folder}: a model on the Hub cannot be changed from here. Give a folder of this machine."
+        )
     config = read_config(folder)
     config["metadata"] = {**(config.get("metadata") or {}), **metadata}
     text = _json(config)
@@ -164,9 +170,10 @@ def annotate(folder: str | os.PathLike[str], **metadata: Any) -> None:
 
 
 def model_folder(folder: str | os.PathLike[str]) -> Path:
-    """The model folder itself, or the one within a run folder."""
-    within = Path(folder) / MODEL
-    return within if within.is_dir() else Path(folder)
+    """The model folder itself, or the one within a run folder; of an address on the Hub, where it was downloaded to."""
+    folder = local(folder)
+    within = folder / MODEL
+    return within if within.is_dir() else folder
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -15,7 +15,9 @@ def add(commands: Any) -> None:
         description="Score a run's model on a split. Nothing in the run folder is executed: of its config.yaml only "
         "the settings of the data are read. Training by that config.yaml, fit --config, runs what it names.",
     )
-    validate.add_argument("folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder, too")
+    validate.add_argument(
+        "folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder or hf://user/name, too"
+    )
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
     validate.add_argument(
@@ -37,7 +39,11 @@ def add(commands: Any) -> None:
 
     predict = commands.add_parser("predict", help="predictions and pictures for files, or for folders matched by name")
     predict.add_argument(
-        "--model", type=Path, required=True, metavar="RUN", help="run folder, model folder or exported .onnx file"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="run folder, model folder, hf://user/name on the Hugging Face Hub, or exported .onnx file",
     )
     predict.add_argument(
         "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
@@ -61,7 +67,7 @@ def add(commands: Any) -> None:
         nargs="?",
         default=Path("runs/demo/exchange"),
         metavar="MODEL",
-        help="run folder, model folder or exported .onnx file (%(default)s, as polymodal demo writes it)",
+        help="run folder, model folder, hf://user/name or exported .onnx file (%(default)s, which the demo makes)",
     )
     app.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in (%(default)s)"
@@ -191,13 +197,14 @@ def _import_cen(parsed: argparse.Namespace) -> None:
 def _inspect(parsed: argparse.Namespace) -> None:
     from polymodal import checkpoint, inspect, models
     from polymodal.errors import ConfigError
+    from polymodal.hub import is_address
     from polymodal.models.registry import TRANSLATION
 
     folder = Path(parsed.network)
     if parsed.network in models.names():
         needed = {} if parsed.network == TRANSLATION else {"classes": 2}
         print(inspect(models.create(parsed.network, **needed | typed.values(parsed.arguments, "--arguments"))))
-    elif folder.is_dir():
+    elif folder.is_dir() or is_address(folder):
         print(inspect(checkpoint.load(folder)))
     else:
         raise ConfigError(

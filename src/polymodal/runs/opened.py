@@ -11,6 +11,7 @@ from torch import Tensor
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.hub import local
 from polymodal.multimodal import Multimodal
 from polymodal.names import one_part
 from polymodal.runs.evaluation import described
@@ -29,7 +30,8 @@ class Opened:
     """What a model says of itself, at once; the network itself, when it is first needed.
 
     Args:
-        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
+        model: A run folder, a model folder, a model on the Hub (`hf://user/name`), or a file that `polymodal export`
+            wrote as ONNX, run by ONNX Runtime.
 
     Attributes:
         specs: What the inputs mean, by modality.
@@ -43,6 +45,7 @@ class Opened:
     """
 
     def __init__(self, model: Path) -> None:
+        model = local(model)
         if model.is_file() and model.suffix != ONNX:
             raise CheckpointError(
                 f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other "

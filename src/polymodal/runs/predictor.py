@@ -80,7 +80,8 @@ class Predictor:
     blue: of OpenCV's frames give `frame[..., ::-1]`.
 
     Args:
-        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX.
+        model: A run folder, a model folder, a model on the Hugging Face Hub, `hf://user/name` or
+            `hf://user/name@revision`, or a file that `polymodal export` wrote as ONNX.
 
     Raises:
         CheckpointError: The model cannot be used.

@@ -15,6 +15,7 @@ from polymodal.data.track import track
 from polymodal.errors import ConfigError, DataError, ExportError
 from polymodal.export.quantiser import Images, Quantiser
 from polymodal.files import publish, workplace
+from polymodal.hub import local
 from polymodal.runs.tested import naming
 from polymodal.runs.validate import data_settings, scenes_of
 from polymodal.scores import Score
@@ -76,6 +77,7 @@ class Calibration:
     """
 
     def __init__(self, run: Path, how: Quantisation) -> None:
+        run = local(run)
         model = checkpoint.model_folder(run)
         metadata: Any = checkpoint.read_config(model).get("metadata")
         own = how.calibrate in SPLITS

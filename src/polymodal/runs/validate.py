@@ -10,6 +10,7 @@ from polymodal.data import FolderData, InputSpec
 from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
+from polymodal.hub import local
 from polymodal.locks import locked
 from polymodal.run_folder import CONFIG, corruptions_file, subsets_file
 from polymodal.runs.console import print_table
@@ -38,7 +39,8 @@ def validate(
     whose split has the same keys, files and meaning, wherever it lies and whatever it is called.
 
     Args:
-        run: The run folder; or a model folder, as `import-cen` writes it, when `root` is given.
+        run: The run folder; or, when `root` is given, a model folder, as `import-cen` writes it, or a model on the Hub,
+            `hf://user/name`, whose scores then stand beside it in the Hub's cache.
         split: "val" or "test".
         root: The data set; that of the run when not given.
         protocol: How it is tested.
@@ -57,6 +59,7 @@ def validate(
     """
     if subsets is not None and corrupt is not None:
         raise ConfigError("--subsets and --corrupt: expected one of them; their scores stand in files of their own.")
+    run = local(run)
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else data_settings(run)
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
