@@ -357,12 +357,12 @@ def killed(data: Path, run: Path, step: int, *settings: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ten_random_steps(data, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize(("workers", "moments"), [(0, 10), (2, 4)])
+def test_random_steps(data, tmp_path, monkeypatch, workers, moments):
     """Stopped by SIGTERM, or killed, in any step: each resumed run equals the undisturbed one bit for bit."""
     settings = [f"--data.workers={workers}", "--trainer.val_check_interval=3"]
     whole = train(data, tmp_path / "whole", *settings)
-    for number, step in enumerate(random.Random(workers).sample(range(1, EPOCHS * BATCHES + 1), 10)):
+    for number, step in enumerate(random.Random(workers).sample(range(1, EPOCHS * BATCHES + 1), moments)):
         run = tmp_path / str(step)
         if number % 2:
             killed(data, run, step, *settings)
