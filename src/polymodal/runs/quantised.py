@@ -113,8 +113,8 @@ class Calibration:
         )
         if self._samples.gaps:
             raise DataError(
-                f"{self.data.root}: samples lack modalities (`optional` in dataset.yaml), and an exported network takes "
-                "all of them. Calibrate with a data set of complete samples: --calibrate DIR."
+                f"{self.data.root}: samples lack modalities (`optional` in dataset.yaml), and an exported network "
+                "takes all of them. Calibrate with a data set of complete samples: --calibrate DIR."
             )
         there = len(self._samples)
         if how.images is not None and how.images > there:
