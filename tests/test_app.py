@@ -38,6 +38,7 @@ def test_files_are_predicted_as_by_the_command(model, files, tmp_path):
     assert np.array_equal(found["labels"], np.array(Image.open(tmp_path / "out" / "a_ensemble.png")))
     assert not warned
     seen = {name: np.zeros((9, 9, 3), np.uint8) for name in files}
+    assert app._details(found, seen | {"other": seen["rgb"]})[0][1] == "other"
     captions = [caption for _, caption in app._details(found, seen)]
     assert [caption.rpartition(" ")[2] for caption in captions] == ["depth"] * 3 + ["rgb"] * 3 + ["ensemble"] * 3
 

@@ -181,7 +181,7 @@ def _said(messages: Sequence[str]) -> Markup:
 
 def _details(found: Predicted, seen: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, str]]:
     """A row of pictures for each modality, what it shows and what it predicts, and one for all together."""
-    shown = []
+    shown = [(seen[name], name) for name in seen if name not in found.arrays]  # where the fusion makes one stream
     for name, arrays in found.arrays.items():
         if name in seen:
             shown.append((seen[name], name))
