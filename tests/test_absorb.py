@@ -178,7 +178,7 @@ Tokens are exchanged in transformers alone, and absorbed in `test_token_exchange
 
 
 EVERY_WAY = [way for name in FUSIONS for way in (WAYS[name] if name in WAYS else [FUSIONS[name]()])]
-USUAL = dict.fromkeys(("exchange", "random", "asymmetric", "decode-once"), "shared")
+USUAL = dict.fromkeys(("exchange", "random", "asymmetric", "decode-once", "difference"), "shared")
 """By the name of a fusion, the convolutions that it is used with in the papers; the others with private ones."""
 
 

@@ -14,7 +14,7 @@ from polymodal import CheckpointError, ConfigError, FusionError, Multimodal, fus
 from polymodal.data import TargetSpec
 from polymodal.models import create
 from polymodal.run_folder import START
-from polymodal.runs.training import fit
+from polymodal.runs.training import fit, recipe
 from polymodal.tasks import Segmentation
 from polymodal.tasks.start import start
 from polymodal.transfer import parts_of
@@ -231,13 +231,11 @@ def test_the_model_of_another_network_is_refused_by_name(trained):
 @pytest.mark.slow
 def test_a_run_starts_from_a_run_with_other_images_and_says_what_it_took(tmp_path, capsys):
     """If this breaks, `fit` cannot fine-tune on another data set, or the run does not say where it came from."""
-    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.batch_size=2", "--trainer.precision=32"]
+    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.batch_size=2"]
 
     def run(name: str, data: Path, modalities: str, *more: str) -> Path:
-        recipe = Path(__file__).parents[1] / "recipes" / "rooms.yaml"
         where = [f"--trainer.default_root_dir={tmp_path / name}", f"--data.root={data}"]
-        size = ["--data.cache=false", "--data.augment.crop=null", "--trainer.check_val_every_n_epoch=1"]
-        return fit([f"--config={recipe}", *where, *size, f"--data.modalities={modalities}", *few, *more])
+        return fit([f"--config={recipe('folder')}", *where, f"--data.modalities={modalities}", *few, *more])
 
     first = run("first", make_folder(tmp_path / "a"), "[rgb, grey]")
     assert not (first / START).exists()

@@ -17,12 +17,12 @@ FAST = [
 
 
 def test_every_recipe_is_tried_here():
-    tried = {"folder", "nyudv2-39", "nyudv2-lite0", "rooms", "rooms-translation"}
+    tried = {"change", "folder", "nyudv2-39", "nyudv2-lite0", "rooms", "rooms-translation"}
     assert {path.stem for path in recipe("rooms").parent.glob("*.yaml")} == tried
 
 
 @pytest.mark.parametrize(
-    "name", ["rooms", "rooms-translation", "folder", "nyudv2-39", "nyudv2-lite0", "papers/taskonomy-rgb"]
+    "name", ["rooms", "rooms-translation", "folder", "change", "nyudv2-39", "nyudv2-lite0", "papers/taskonomy-rgb"]
 )
 def test_a_recipe_can_be_read(name, capsys):
     with pytest.raises(SystemExit) as ended:

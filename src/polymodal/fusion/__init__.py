@@ -10,6 +10,7 @@ from polymodal.fusion.asymmetric import Asymmetric
 from polymodal.fusion.base import Fusion, NoFusion, Plan, Sites, SiteState, known_fusions
 from polymodal.fusion.base import class_path as path_of
 from polymodal.fusion.decode_once import DecodeOnce
+from polymodal.fusion.difference import Difference
 from polymodal.fusion.exchange import Exchange, RandomExchange
 from polymodal.fusion.norms import NormFusion
 from polymodal.fusion.tokens import TokenExchange
@@ -81,6 +82,7 @@ __all__ = [
     "Alignment",
     "Asymmetric",
     "DecodeOnce",
+    "Difference",
     "Exchange",
     "Fusion",
     "NoFusion",

@@ -1,0 +1,89 @@
+"""Change detection: two dates of one place are two modalities, and a decoder reads the difference of their maps.
+
+Source: Daudt et al., "Fully Convolutional Siamese Networks for Change Detection", ICIP 2018 (FC-Siam-diff), whose skip
+    connections carry |a - b|; with an exchange within the encoder, Fang et al., "Changer", TGRS 2023.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from polymodal.anatomy import Anatomy
+from polymodal.anatomy.blocks import encoder_of
+from polymodal.errors import FusionError
+from polymodal.functional import unfold
+from polymodal.fusion.base import Plan
+from polymodal.fusion.decode_once import DecodeOnce, Gather
+from polymodal.nn import Roster, behind
+from polymodal.nn.static import Mark, joint
+
+
+@dataclass(frozen=True)
+class Difference(DecodeOnce):
+    """A fusion inside the encoder; behind it, the decoder reads |a - b| of the two dates at every scale.
+
+    There is one prediction, of what has changed, and none from either date alone.
+
+    Args:
+        within: How the dates meet inside the encoder; it must keep one stream for each.
+
+    Raises:
+        FusionError: When a setting cannot work; from `fuse`, when there are not two modalities.
+    """
+
+    name: ClassVar[str] = "difference"
+    branches: ClassVar[bool] = False
+
+    weights: Literal["learned", "equal"] = field(default="equal", init=False, repr=False)
+
+    @property
+    def needs_all(self) -> str:
+        """Nothing has changed in one date."""
+        return "a difference is of two dates"
+
+    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
+        """As decoding once, with the difference where that has the weighted mean."""
+        once = super().plan(anatomy, sites)
+
+        def install(network: nn.Module, roster: Roster) -> None:
+            if len(roster.names) != 2:
+                raise FusionError(
+                    f"A fusion by {self.name!r} takes two dates, that is two modalities, and was given "
+                    f"{', '.join(roster.names)}. Compare two at a time."
+                )
+            once.install(network, roster)
+            ways = behind(network, encoder_of(network)).ways
+            for index, way in enumerate(ways):
+                if isinstance(way, Gather):
+                    ways[index] = Subtract(roster)
+
+        return Plan(install, once.merged)
+
+
+class Subtract(nn.Module):
+    """One map of the two dates.
+
+    Args:
+        roster: The network's modalities, two.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        super().__init__()
+        self.roster = roster
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B*2, C, H, W)` to |a - b|, `(B, C, H, W)`.
+
+        Raises:
+            FusionError: When one date is absent.
+        """
+        if not self.roster.complete:
+            raise FusionError("A difference is of two dates, and one is absent: give both.")
+        first, second = unfold(x, 2).unbind(1)
+        return (first - second).abs()
+
+    def static(self, mark: Mark) -> nn.Module:
+        """One map of both streams."""
+        return mark(joint(self, merges=True))
