@@ -22,7 +22,8 @@ from polymodal.run_folder import scores_file
 from polymodal.runs.scored import part
 from polymodal.scores import as_plain
 from polymodal.speed import accelerate
-from polymodal.tasks.base import may_lack, named_outputs
+from polymodal.tasks.base import named_outputs
+from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol, Size
 

@@ -49,7 +49,8 @@ from polymodal.runs.scored import scored_splits
 from polymodal.runs.seeds import EpochSeeds
 from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
-from polymodal.tasks.base import Task, may_lack
+from polymodal.tasks.base import Task
+from polymodal.tasks.gaps import may_lack
 
 
 class RecipeCLI(LightningCLI):

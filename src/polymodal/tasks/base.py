@@ -65,26 +65,6 @@ def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> 
     return {name: output_at(output, size) for name, output in named.items()}
 
 
-def of_those_with(
-    name: str, present: Mapping[str, Tensor] | None, output: Tensor, truth: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The rows of a batch that count for a prediction: of a modality's, those of the samples that have it.
-
-    Args:
-        name: The prediction's.
-        present: Which samples have a modality, boolean (B,), by modality; None for all.
-        output: What is predicted, (B, ...).
-        truth: What it is held against, (B, ...).
-    """
-    rows = (present or {}).get(name)
-    return (output, truth) if rows is None else (output[rows], truth[rows])
-
-
-def may_lack(data: Any) -> bool:
-    """Whether a data module's samples may lack modalities; one that says nothing of it has whole ones."""
-    return getattr(data, "gaps", False)
-
-
 @dataclass(frozen=True)
 class LossOfBatch:
     """What a training needs to know to say which batch spoilt it.
@@ -194,20 +174,6 @@ class Task(LightningModule):
         if self.start_from is not None:
             start(net, self.start_from, self.network, self.target, self.start_like)
         return accelerate(net, self.speed)
-
-    def check_gaps(self, data: Any) -> None:
-        """Refuse samples that lack modalities where the fusion cannot do with them, before a training starts.
-
-        Raises:
-            ConfigError: With the fusion.
-        """
-        fusion = self.fused.fusion
-        if may_lack(data) and (fusion.needs_all or not fusion.takes_gaps):
-            why = fusion.needs_all or "it does not say that samples may differ in their modalities (`takes_gaps`)"
-            raise ConfigError(
-                f"data: samples lack modalities (data.dropout, or `optional` in dataset.yaml), which the fusion "
-                f"{fusion.name!r} cannot do with: {why}."
-            )
 
     @property
     def fused(self) -> Multimodal:

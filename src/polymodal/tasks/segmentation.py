@@ -17,7 +17,8 @@ from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import in_turn, mean_of_all
 from polymodal.run_folder import PENALTY, TRAIN_LOSS, VAL_LOSS
-from polymodal.tasks.base import Task, check_arguments, named_outputs, of_those_with, output_at
+from polymodal.tasks.base import Task, check_arguments, named_outputs, output_at
+from polymodal.tasks.gaps import check_gaps, of_those_with
 from polymodal.tasks.means import Mean
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Labels
@@ -97,7 +98,7 @@ class Segmentation(Task):
             if self.weights is not None:
                 models.load_encoder_weights(plain, self.weights)
         self.net = self.fuse(plain, data.channels)
-        self.check_gaps(data)
+        check_gaps(self.net.fusion, data)
         self.scores = Labels(self.target).scores([*self.net.branches, ENSEMBLE])
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
@@ -159,8 +160,8 @@ class Segmentation(Task):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One batch: forward, loss, the check that it is finite."""
         del batch_idx
-        present = batch.get("present")
-        loss = self.segmentation_loss(self.predict_batch(batch), batch["target"], present)
+        present = {"present": batch["present"]} if "present" in batch else {}  # a loss of one's own may not know of it
+        loss = self.segmentation_loss(self.predict_batch(batch), batch["target"], **present)
         penalty = self.fused.fusion_loss()
         loss = loss + penalty
         self.check_finite(loss, batch)

@@ -23,7 +23,8 @@ from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 from polymodal.processes import mean_of_all
 from polymodal.run_folder import PICTURES
-from polymodal.tasks.base import Task, check_arguments, may_lack, named_outputs
+from polymodal.tasks.base import Task, check_arguments, named_outputs
+from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.images import as_picture, contact_sheet, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Images
