@@ -308,6 +308,7 @@ def test_demo_trains_both_and_leaves_a_summary_and_a_page(apart, root, tmp_path,
     assert "mean IoU in per cent on 2 test scenes" in shown
 
 
+@pytest.mark.slow
 def test_the_translation_demo_sets_both_modalities_beside_each_alone(tmp_path, capsys, monkeypatch):
     """If this breaks, the demo no longer shows what a second modality adds to a translation."""
     from polymodal.runs import demo_translation

@@ -264,6 +264,7 @@ def unet() -> Multimodal:
     return randomize_norms(net)
 
 
+@pytest.mark.slow  # tests/test_speed.py compiles a smaller one
 def test_compiles_into_one_graph(unet):
     """If this breaks, torch.compile falls back to eager pieces, or fails."""
     inputs = images(unet.modalities, 2, 3, 64, 64, dtype=torch.float32)

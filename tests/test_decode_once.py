@@ -118,8 +118,7 @@ def test_a_subset_equals_the_reference_of_those_present(members):
     ("within", "weights"),
     [
         (Exchange(0.6), "learned"),
-        (Asymmetric(), "equal"),
-        pytest.param(Asymmetric(), "learned", marks=pytest.mark.slow),
+        *(pytest.param(Asymmetric(), weights, marks=pytest.mark.slow) for weights in ("learned", "equal")),
         pytest.param(Exchange(0.6), "equal", marks=pytest.mark.slow),
         *(pytest.param(NoFusion(), weights, marks=pytest.mark.slow) for weights in ("learned", "equal")),
     ],

@@ -118,9 +118,14 @@ def test_of_two_modalities_the_largest_other_is_the_other():
     ("fusion", "sites"),
     [
         (Exchange(0.6, others="max"), "auto"),
-        (RandomExchange(0.5, others="max"), "auto"),
-        (Exchange(every=2), "auto"),
-        pytest.param(Exchange(every=2, within="all", axis=AXES), "all", marks=pytest.mark.slow),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (RandomExchange(0.5, others="max"), "auto"),
+                (Exchange(every=2), "auto"),
+                (Exchange(every=2, within="all", axis=AXES), "all"),
+            )
+        ),
     ],
 )
 def test_saved_absorbed_and_on_a_subset(fusion, sites, tmp_path):

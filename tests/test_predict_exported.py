@@ -39,6 +39,7 @@ def scenes(folder, *sizes):
     return {name: folder / name for name in ("depth", "rgb")}
 
 
+@pytest.mark.slow
 def test_a_size_that_the_file_does_not_take_is_found_before_anything_is_written(exported, tmp_path):
     """Else half of the scenes are predicted, and the user must find out which."""
     with pytest.raises(DataError, match=r"scene1: An image of 42x32 .* multiples of 8"):

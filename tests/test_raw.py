@@ -63,7 +63,9 @@ def assert_same_maps(file: Path, model: Path, root: Path, out: Path) -> None:
             np.testing.assert_array_equal(classes[0], expected, err_msg=f"{scene.stem} {name}")
 
 
-@pytest.mark.parametrize("size", [None, (24, 52), (60, 30)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(24, 52), *(pytest.param(s, marks=pytest.mark.slow) for s in (None, (60, 30)))], ids=str
+)
 def test_class_maps_are_those_of_predict(size, root, tmp_path):
     """If this breaks, a device without Python sees other classes than the person who tested the model."""
     metadata = describe(data_of(root, size)) | {"training": FACTS}
