@@ -408,6 +408,7 @@ def test_mixed_precision_trains():
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
+@pytest.mark.slow  # tests/test_speed.py compiles an exchange
 def test_compiles_into_one_graph():
     """If this breaks, torch.compile falls back to eager pieces, or fails."""
     net = fused(basic(), 2, Asymmetric(), training=False)

@@ -424,6 +424,7 @@ def test_a_comparison_killed_half_way_ends_in_the_table_of_an_undisturbed_one(wo
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_its_training_and_its_scores_is_only_scored(words, tmp_path, monkeypatch):
     monkeypatch.setattr(children, "follow", in_this_process)
     out = tmp_path / "out"

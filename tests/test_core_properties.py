@@ -272,6 +272,7 @@ def test_compiles_into_one_graph(unet):
     assert_equal(run(compiled, inputs), run(unet, inputs), 1e-6)
 
 
+@pytest.mark.slow
 def test_exports_with_any_batch_size(unet):
     """If this breaks, a trained network cannot leave Python."""
 

@@ -4,6 +4,7 @@ import copy
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,7 @@ def one_process(rank: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_together_are_one_process_with_the_joined_batch(tmp_path: Path):
     """If this breaks, training on several GPUs gives other statistics and gradients than on one."""
     other = torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=1, join=False)
