@@ -28,3 +28,14 @@ def seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of an untrained model of colour and depth; a module with another one makes its own."""
+    from predict_tools import save  # imports the package, which not every test needs
+
+    folder = tmp_path_factory.mktemp("run") / "model"
+    torch.manual_seed(0)
+    save(folder)
+    return folder

@@ -14,17 +14,10 @@ from polymodal.cli import main
 from polymodal.data import InputSpec
 from polymodal.runs import app
 from polymodal.runs.predict import predict
-from test_predict import refused, save, write_scene
+from predict_tools import save, write_scene
+from test_predict import refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "model"
-    torch.manual_seed(0)
-    save(folder)
-    return folder
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from polymodal.runs.evaluation import describe, save_model
 from polymodal.runs.predict import predict
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
-from test_predict import write_scene
+from predict_tools import write_scene
 
 NAMES = ["rgb", "depth"]
 

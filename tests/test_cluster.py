@@ -11,7 +11,7 @@ from polymodal.errors import ConfigError, PolymodalError
 from polymodal.runs import children, cluster
 from polymodal.runs.engine import SeededRun
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'polymodal[ray]'")
 
 
 def free_port():

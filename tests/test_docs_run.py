@@ -49,7 +49,7 @@ pytestmark = pytest.mark.docs
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
     """If this breaks, whoever opens it is left with a traceback."""
-    jupytext = pytest.importorskip("jupytext")
+    jupytext = pytest.importorskip("jupytext", reason="jupytext is not installed: pip install 'polymodal[docs]'")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     mpl.use("agg")
     names = {"__name__": "__main__"}

@@ -21,7 +21,8 @@ from polymodal.errors import CheckpointError, ConfigError
 from polymodal.runs.publish import CARD, model_card
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
-from test_predict import refused, save, write_scene
+from predict_tools import write_scene
+from test_predict import refused
 
 NAME = "someone/rooms"
 FILES = ["config.json", "model.safetensors"]
@@ -134,14 +135,6 @@ def hub(monkeypatch, tmp_path):
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "model"
-    torch.manual_seed(0)
-    save(folder)
-    return folder
 
 
 def files_of(folder):

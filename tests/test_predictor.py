@@ -14,18 +14,10 @@ from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.runs import predictor as module
 from polymodal.runs.frames import as_stored
 from polymodal.runs.predict import predict
-from test_predict import save, write_scene
+from predict_tools import write_scene
 
 RGB = InputSpec("image", channels=3)
 DEPTH = InputSpec("depth", channels=1, scale=0.001, unit="m", invalid=0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "model"
-    torch.manual_seed(0)
-    save(folder)
-    return folder
 
 
 @pytest.fixture

@@ -323,6 +323,25 @@ def test_a_data_set_may_lack_files(sparse):
     ]
 
 
+def test_a_split_of_whole_samples_has_no_gaps_whatever_is_declared(sparse):
+    """If this breaks, what wants complete scenes refuses those that are."""
+    root, keys = sparse
+    (root / "splits" / "val.txt").write_text("".join(f"{key}\n" for key in keys["val"][1:]))
+    assert FolderDataset(root, "train").gaps
+    whole = FolderDataset(root, "val")
+    assert not whole.gaps
+    assert "present" not in whole[0]
+
+
+def test_who_is_there_is_not_asked_of_a_device(sparse):
+    """If this breaks, a GPU is waited for in every step."""
+    data = FolderData(str(sparse[0]), batch_size=2)
+    data.setup("fit")
+    moved = data.transfer_batch_to_device(next(iter(data.val_dataloader())), torch.device("meta"), 0)
+    assert moved["inputs"]["rgb"].is_meta
+    assert not moved["present"]["rgb"].is_meta
+
+
 def test_what_is_not_declared_is_still_missing(sparse):
     root, keys = sparse
     edit(root, lambda content: content["modalities"]["depth"].update(optional=[keys["train"][0], keys["val"][0]]))

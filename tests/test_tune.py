@@ -15,7 +15,7 @@ from polymodal.runs.space import Dimension, read_space
 from polymodal.runs.training import recipe
 from polymodal.runs.tune import tune
 
-pytest.importorskip("optuna")
+pytest.importorskip("optuna", reason="optuna is not installed: pip install 'polymodal[tune]'")
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
 
 # A training that only pretends: three epochs, the better the nearer its rate is to 0.01.

@@ -1,7 +1,7 @@
 """Modality dropout: training samples lose modalities at random, so that a network learns to do without them.
 
-Neverova et al., "ModDrop: adaptive multi-modal gesture recognition", TPAMI 2016 (arXiv 1501.00102), sec. 3.3, dropped
-each channel by a draw of its own.
+Neverova et al., "ModDrop: adaptive multi-modal gesture recognition", TPAMI 2016 (arXiv 1501.00102), dropped each
+channel by a draw of its own.
 """
 
 from collections.abc import Mapping, Sequence

@@ -143,11 +143,9 @@ class FolderDataset(Dataset[Sample]):
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
         sample: Sample = {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
-        dropping = self.dropout and seed is not None
-        if dropping:
-            assert seed is not None
+        if self.dropout and seed is not None:
             present = self.dropout.draw(present, epoch, seed)
-        if dropping or self.gaps:
+        if self.gaps or (self.dropout and seed is not None):
             sample["present"] = present
             sample["inputs"] = {
                 name: _given(tensors, name, spec.channels, present) for name, spec in self.inputs.items()
@@ -155,9 +153,13 @@ class FolderDataset(Dataset[Sample]):
             sample["valid"] = {name: _given(valid, name, 1, present) for name in self.inputs}
         return sample
 
-    @property
+    @cached_property
     def gaps(self) -> bool:
-        """Whether samples lack modalities, those with `optional` in dataset.yaml, which they never had."""
+        """Whether any sample lacks a modality by itself, one with `optional` in dataset.yaml."""
+        return self._optional and not all(all(self.present(key).values()) for key in self.keys)
+
+    @property
+    def _optional(self) -> bool:
         return any(self.spec.modalities[name].optional for name in self.inputs)
 
     def present(self, key: str) -> dict[str, bool]:
@@ -165,7 +167,7 @@ class FolderDataset(Dataset[Sample]):
         return {name: not self.spec.lacks(name, key) for name in self.inputs}
 
     def _check_presence(self, split: str) -> None:
-        if not self.gaps:
+        if not self._optional:
             return
         where = self.spec.store.where(FILE)
         if self.target.kind != "label" or self.substitute:

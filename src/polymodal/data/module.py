@@ -179,6 +179,13 @@ class FolderData(LightningDataModule):
         if stage == "test":
             self._dataset(self.test_split)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """All of a batch but who is there, which is asked on the host: a GPU's answer would have to be waited for."""
+        present = {key: batch[key] for key in ("present",) if key in batch}
+        rest = {key: value for key, value in batch.items() if key not in present}
+        moved: Batch = super().transfer_batch_to_device(rest, device, dataloader_idx)
+        return {**moved, **present}
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of equal size."""
         dataset = self._dataset("train", augmented=True)

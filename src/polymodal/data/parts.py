@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from polymodal.data import values
@@ -27,8 +28,8 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
 _INPUT_KEYS = {kind: (*keys, "mean", "std", "resize", "optional") for kind, keys in _IMAGE_KEYS.items()} | {
     "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize", "optional")
 }
-_REQUIRED: bool | tuple[str, ...] = False
 _READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
+_NEVER_ABSENT: bool | tuple[str, ...] = False
 _STORED_KEYS = ("kind", "folder", *_READING_KEYS)
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
 
@@ -60,7 +61,11 @@ class ModalitySpec(FileSpec):
 
     def may_lack(self, key: str) -> bool:
         """Whether a sample may be without it."""
-        return self.optional if isinstance(self.optional, bool) else key in self.optional
+        return self.optional if isinstance(self.optional, bool) else key in self._absent
+
+    @cached_property
+    def _absent(self) -> frozenset[str]:
+        return frozenset(self.optional if isinstance(self.optional, tuple) else ())
 
     @property
     def code(self) -> LabelCode:
@@ -182,7 +187,7 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
         map=section.get("map", values.pairs, ()),
         colors=section.get("colors", values.colors, ()),
         resize=section.get("resize", values.flag, False),
-        optional=section.get("optional", values.flag_or_texts, _REQUIRED),
+        optional=section.get("optional", values.flag_or_texts, _NEVER_ABSENT),
         **_meaning(section),
         **_names(section),
         **_how(section),

@@ -20,6 +20,7 @@ from polymodal.runs.tested import naming
 from polymodal.runs.validate import data_settings, scenes_of
 from polymodal.scores import Score
 from polymodal.tasks.base import output_at
+from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.outputs import Output, output_of
 from polymodal.tasks.protocol import Protocol
 
@@ -111,7 +112,7 @@ class Calibration:
             substitute=self.data.substitute,
             target=self.data.target_name,
         )
-        if self._samples.gaps:
+        if self._samples.gaps or may_lack(self.data.val_dataloader().dataset):
             raise DataError(
                 f"{self.data.root}: samples lack modalities (`optional` in dataset.yaml), and an exported network "
                 "takes all of them. Calibrate with a data set of complete samples: --calibrate DIR."
