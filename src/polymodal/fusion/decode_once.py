@@ -107,14 +107,16 @@ class DecodeOnce(Fusion):
             inside.install(network, roster)
             like = next(network.parameters())
             gathers = [
-                Gather(feature.shape[1], roster, learned=self.weights == "learned").to(like)
-                if index in seen.read
-                else None
+                self.one_map(feature.shape[1], roster).to(like) if index in seen.read else None
                 for index, feature in enumerate(seen.features)
             ]
             stand_behind(network, seen.encoder, Exits(gathers))
 
         return Plan(install, layers_after(anatomy, seen.finished[seen.encoder]))
+
+    def one_map(self, channels: int, roster: Roster) -> nn.Module:
+        """What makes one map of all modalities' at a scale of so many channels, `(B*K, C, H, W)` to `(B, C, H, W)`."""
+        return Gather(channels, roster, learned=self.weights == "learned")
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
         """That of the fusion inside the encoder."""

@@ -11,12 +11,11 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from polymodal.anatomy import Anatomy
-from polymodal.anatomy.blocks import encoder_of
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Plan
-from polymodal.fusion.decode_once import DecodeOnce, Gather
-from polymodal.nn import Roster, behind
+from polymodal.fusion.decode_once import DecodeOnce
+from polymodal.nn import Roster
 from polymodal.nn.static import Mark, joint
 
 
@@ -44,7 +43,7 @@ class Difference(DecodeOnce):
         return "a difference is of two dates"
 
     def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
-        """As decoding once, with the difference where that has the weighted mean."""
+        """As decoding once, of two dates."""
         once = super().plan(anatomy, sites)
 
         def install(network: nn.Module, roster: Roster) -> None:
@@ -54,12 +53,13 @@ class Difference(DecodeOnce):
                     f"{', '.join(roster.names)}. Compare two at a time."
                 )
             once.install(network, roster)
-            ways = behind(network, encoder_of(network)).ways
-            for index, way in enumerate(ways):
-                if isinstance(way, Gather):
-                    ways[index] = Subtract(roster)
 
         return Plan(install, once.merged)
+
+    def one_map(self, channels: int, roster: Roster) -> nn.Module:
+        """The difference, where decoding once has the weighted mean."""
+        del channels
+        return Subtract(roster)
 
 
 class Subtract(nn.Module):
