@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 CODE = {
     "examples/train.py": ("examples/train.md", "A training in plain PyTorch", "python"),
+    "examples/mri.py": ("examples/mri.md", "Four MRI sequences in 3-D", "python"),
     "CITATION.cff": ("citation.md", "How to cite", "yaml"),
 }
 
