@@ -18,18 +18,18 @@ from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace, write_file
-from polymodal.hub import is_address, local
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
 from polymodal.run_folder import MODEL_CONFIG as _CONFIG
 from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
 from polymodal.settings import FuseSettings
+from polymodal.sources import local, packaged, require_own
 from polymodal.surgery import fuse
 from polymodal.weight_files import read_tensors, safetensors_of
 
 _FORMAT = 1
-_KEYS = ("format", "network", "fuse", "metadata", "weights")
+_KEYS = ("format", "network", "fuse", "metadata", "weights", "half")
 _FUSE = [field.name for field in fields(FuseSettings)]
 
 
@@ -39,6 +39,7 @@ def save(
     *,
     network: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a multimodal network to a folder.
 
@@ -52,12 +53,15 @@ def save(
             to see that the weights fit. Without it, `load` must be given the plain network.
         metadata: Anything else in types that JSON knows, such as how inputs were normalised and what the classes are
             called.
+        half: Whether weights of 32 bits are stored in 16 (fp16), which makes the file half as large; `load` then gives
+            them in 32 bits again, rounded.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: When `network` makes another network, or JSON knows no such type; nothing is written.
+        ConfigError: When `network` makes another network, or JSON knows no such type, or a weight is beyond what 16
+            bits hold; nothing is written.
         OSError: When the folder cannot be written.
     """
     from safetensors import SafetensorError
@@ -69,6 +73,7 @@ def save(
         "network": network,
         "fuse": net.settings.as_config(),
         "metadata": dict(metadata or {}),
+        **({"half": True} if half else {}),
     }
     plain = _parsed(_json(config))
     if network is not None:
@@ -77,6 +82,10 @@ def save(
         raise ConfigError(f"net: {spoilt} holds values that are NaN or infinite, so nothing was saved. Train it anew.")
     # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
+    if half:
+        tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
+        if beyond := _not_finite(tensors):
+            raise ConfigError(f"net: {beyond} has values that 16 bits do not hold (fp16). Save it without half=True.")
     existed = folder.exists()
     try:
         with workplace(folder / _WEIGHTS) as place:
@@ -108,8 +117,9 @@ def load(
     the saved one, and what starts anew. An image may have another size whenever the plain network allows it.
 
     Args:
-        folder: Where from: a model folder, the run folder that holds one, or a model on the Hugging Face Hub,
-            `hf://user/name` or `hf://user/name@revision`.
+        folder: Where from: a model folder, the run folder that holds one, the name of a model that comes with the
+            package, such as "rooms", or a model on the Hugging Face Hub, `hf://user/name` or
+            `hf://user/name@revision`.
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
         classes: How many classes it is to predict; the last layers then start anew, from PyTorch's random numbers.
         modalities: Those that it is to have, in order; or each with the one of the saved model whose norms, channels
@@ -117,7 +127,8 @@ def load(
             `{"rgb": "rgb", "depth": "depth", "thermal": "depth"}`.
 
     Returns:
-        The network, in eval mode and the precision that it was saved in; on the CPU, or where `network` is.
+        The network, in eval mode and the precision that it was saved in (float32, where its weights are only stored
+        in 16 bits); on the CPU, or where `network` is.
 
     Raises:
         CheckpointError: When the folder is no model, is corrupted, its tensors do not fit the network, or it has no
@@ -140,7 +151,7 @@ def load(
         raise CheckpointError(
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
-    _load_tensors(net, folder / _WEIGHTS, config.get("weights"))
+    _load_tensors(net, folder / _WEIGHTS, config.get("weights"), half=config.get("half", False))
     if classes is not None or modalities is not None:
         net = adapted(net, network, config.get("network"), classes, modalities, str(folder))
     return net.eval()
@@ -155,13 +166,10 @@ def annotate(folder: str | os.PathLike[str], **metadata: Any) -> None:
 
     Raises:
         CheckpointError: The folder is no model.
-        ConfigError: JSON knows no such type; nothing is written.
+        ConfigError: JSON knows no such type, or the model is not on this machine; nothing is written.
         OSError: The folder cannot be written.
     """
-    if is_address(folder):
-        raise CheckpointError(
-            f"{folder}: a model on the Hub cannot be changed from here. Give a folder of this machine."
-        )
+    require_own(folder, "Give a folder of this machine.")
     config = read_config(folder)
     config["metadata"] = {**(config.get("metadata") or {}), **metadata}
     text = _json(config)
@@ -185,7 +193,8 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = model_folder(folder) / _CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it."
+            f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it, or the name "
+            f"of a model that comes with the package: {', '.join(packaged())}."
         )
     try:
         config = read_json(path, CheckpointError)
@@ -200,6 +209,8 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     for key in ("network", "metadata"):
         if not isinstance(config.get(key), dict | None):
             raise CheckpointError(f"{path}: {key}: expected keys and values, got {str(config[key])[:60]}.")
+    if not isinstance(config.get("half", False), bool):
+        raise CheckpointError(f"{path}: half: expected true or false, got {str(config['half'])[:60]}.")
     unknown = [key for key in config if key not in _KEYS]
     unknown += [f"fuse.{key}" for key in config["fuse"] if key not in _FUSE]
     unknown += [f"network.{key}" for key in config.get("network") or () if key not in ("name", "arguments")]
@@ -311,9 +322,11 @@ def _shapes(path: Path) -> list[Any]:
         return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
 
 
-def _load_tensors(net: Multimodal, path: Path, digest: str | None) -> None:
+def _load_tensors(net: Multimodal, path: Path, digest: str | None, *, half: bool) -> None:
     """Read the weights; `digest` is what they must add up to, None in models of earlier versions."""
     tensors = _private(read_tensors(path), net)
+    if half:
+        tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     if problems := _misfits(tensors, net):
         raise CheckpointError(f"{path} belongs to another network: {problems}.")
     if spoilt := _not_finite(tensors):

@@ -16,7 +16,10 @@ def add(commands: Any) -> None:
         "the settings of the data are read. Training by that config.yaml, fit --config, runs what it names.",
     )
     validate.add_argument(
-        "folder", type=Path, metavar="RUN", help="run folder; with --root, a model folder or hf://user/name, too"
+        "folder",
+        type=Path,
+        metavar="RUN",
+        help="run folder; with --root, a model folder, the name of a packaged model or hf://user/name, too",
     )
     validate.add_argument("--split", choices=("val", "test"), default="val", help="which scenes (%(default)s)")
     validate.add_argument("--root", help="data set instead of the one in the run's config.yaml")
@@ -43,7 +46,8 @@ def add(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="RUN",
-        help="run folder, model folder, hf://user/name on the Hugging Face Hub, or exported .onnx file",
+        help="run folder, model folder, name of a model that comes with the package (such as rooms), hf://user/name on "
+        "the Hugging Face Hub, or exported .onnx file",
     )
     predict.add_argument(
         "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
@@ -53,6 +57,7 @@ def add(commands: Any) -> None:
     predict.add_argument(
         "--certainty", action="store_true", help="write maps of confidence, entropy and disagreement, too"
     )
+    _add_scale(predict)
     predict.set_defaults(run=_predict)
 
     app = commands.add_parser(
@@ -65,10 +70,12 @@ def add(commands: Any) -> None:
         "model",
         type=Path,
         nargs="?",
-        default=Path("runs/demo/exchange"),
+        default=Path("rooms"),
         metavar="MODEL",
-        help="run folder, model folder, hf://user/name or exported .onnx file (%(default)s, which the demo makes)",
+        help="run folder, model folder, name of a model that comes with the package, hf://user/name or exported .onnx "
+        "file (%(default)s)",
     )
+    _add_scale(app)
     app.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in (%(default)s)"
     )
@@ -87,7 +94,7 @@ def add(commands: Any) -> None:
     calibrate.set_defaults(run=_calibrate)
 
     export = commands.add_parser("export", help="write a run's network as a file that runs without polymodal")
-    export.add_argument("model", type=Path, metavar="RUN", help="run folder or model folder")
+    export.add_argument("model", type=Path, metavar="RUN", help="run folder, model folder, or name of a packaged model")
     export.add_argument("out", type=Path, metavar="OUT", help="the file: .onnx, .pt2, or .xml for openvino")
     export.add_argument("--format", default="onnx", help="onnx, pt2 or openvino (%(default)s)")
     export.add_argument("--fold", action="store_true", help="absorb norms and exchange into the convolutions")
@@ -122,7 +129,9 @@ def add(commands: Any) -> None:
     import_cen.set_defaults(run=_import_cen)
 
     inspect = commands.add_parser("inspect", help="what can be exchanged in a network, or is exchanged in a model")
-    inspect.add_argument("network", metavar="NAME|RUN", help="name of a network, run folder or model folder")
+    inspect.add_argument(
+        "network", metavar="NAME|RUN", help="name of a network or of a packaged model, run folder or model folder"
+    )
     inspect.add_argument("--arguments", nargs="+", default=[], metavar="KEY=VALUE", help="its, such as classes=40")
     inspect.set_defaults(run=_inspect)
 
@@ -130,6 +139,17 @@ def add(commands: Any) -> None:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, help="the page; report.html in the first run folder if not given")
     report.set_defaults(run=_report)
+
+
+def _add_scale(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--scale",
+        nargs="+",
+        default=[],
+        metavar="MODALITY=NUMBER",
+        help="how much one step of its numbers is in the model's unit, where that is not as in the training's files: "
+        "depth=0.001 for millimetres",
+    )
 
 
 def _validate(parsed: argparse.Namespace) -> None:
@@ -150,14 +170,21 @@ def _predict(parsed: argparse.Namespace) -> None:
     from polymodal.runs.predict import predict
 
     paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
-    written = predict(parsed.model, paths, parsed.out, subset=parsed.subset, certainty=parsed.certainty)
+    written = predict(
+        parsed.model, paths, parsed.out, subset=parsed.subset, certainty=parsed.certainty, scales=_scales(parsed)
+    )
     print(f"{len(written)} pictures in {parsed.out}")
+
+
+def _scales(parsed: argparse.Namespace) -> dict[str, float]:
+    words = typed.pairs(parsed.scale, "--scale", "MODALITY=NUMBER")
+    return {name: typed.numbers(text, float, f"--scale {name}")[0] for name, text in words.items()}
 
 
 def _app(parsed: argparse.Namespace) -> None:
     from polymodal.runs.app import app
 
-    app(parsed.model, host=parsed.host, port=parsed.port, share=parsed.share)
+    app(parsed.model, scales=_scales(parsed), host=parsed.host, port=parsed.port, share=parsed.share)
 
 
 def _calibrate(parsed: argparse.Namespace) -> None:
@@ -197,14 +224,14 @@ def _import_cen(parsed: argparse.Namespace) -> None:
 def _inspect(parsed: argparse.Namespace) -> None:
     from polymodal import checkpoint, inspect, models
     from polymodal.errors import ConfigError
-    from polymodal.hub import is_address
     from polymodal.models.registry import TRANSLATION
+    from polymodal.sources import is_address, is_packaged
 
     folder = Path(parsed.network)
     if parsed.network in models.names():
         needed = {} if parsed.network == TRANSLATION else {"classes": 2}
         print(inspect(models.create(parsed.network, **needed | typed.values(parsed.arguments, "--arguments"))))
-    elif folder.is_dir() or is_address(folder):
+    elif folder.is_dir() or is_address(folder) or is_packaged(folder):
         print(inspect(checkpoint.load(folder)))
     else:
         raise ConfigError(

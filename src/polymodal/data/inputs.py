@@ -200,7 +200,7 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
     if spec.stored and stored(raw) != spec.stored:
         raise DataError(
             f"{file}: expected {spec.stored} numbers, as in the other files of this modality, got {raw.dtype}: they "
-            "cannot mean the same. Store all of its files in one form."
+            "cannot mean the same. Store all of its files in one form, or predict with their own scale (--scale)."
         )
     measured = _measured(raw, spec)
     valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)

@@ -42,20 +42,36 @@ CSS = """
 """
 
 
-def app(model: Path, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+def app(
+    model: Path,
+    *,
+    scales: Mapping[str, float] | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+) -> None:
     """Serve a page on which a trained model can be tried, until interrupted; arguments and errors as of `served`."""
-    with served(model, host=host, port=port, share=share) as page:
+    with served(model, scales=scales, host=host, port=port, share=share) as page:
         page.block_thread()
 
 
 @contextmanager
-def served(model: Path, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> Iterator[Any]:
+def served(
+    model: Path,
+    *,
+    scales: Mapping[str, float] | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+) -> Iterator[Any]:
     """A page on which a trained model can be tried, served within the context.
 
     Nothing is sent elsewhere, and what people upload is deleted after an hour.
 
     Args:
-        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX.
+        model: A run folder, a model folder, the name of a model that comes with the package, or a file that
+            `polymodal export` wrote as ONNX.
+        scales: As for `polymodal.Predictor`.
         host: The address to listen at; by default this machine alone can reach it.
         port: If not given, the first free one from 7860 on.
         share: Whether Gradio may make a public link to the page, which passes through its servers.
@@ -64,7 +80,7 @@ def served(model: Path, *, host: str = "127.0.0.1", port: int | None = None, sha
         The page, a `gradio.Blocks`.
 
     Raises:
-        ConfigError: Gradio is missing, or the port is none.
+        ConfigError: Gradio is missing, or the port or a scale is none.
         CheckpointError: The model cannot be used.
         OSError: The port is taken.
     """
@@ -75,7 +91,7 @@ def served(model: Path, *, host: str = "127.0.0.1", port: int | None = None, sha
         raise ConfigError(f"the page needs the package {error.name}: pip install 'polymodal[app]'.") from error
     if port is not None and not 1 <= port <= 65535:
         raise ConfigError(f"--port {port}: expected a number from 1 to 65535.")
-    predictor = Predictor(model)
+    predictor = Predictor(model, scales=scales)
     predictor.network  # noqa: B018  (what is wrong with a model is said here, not on the page)
     with TemporaryDirectory(prefix="polymodal-app-") as folder:
         page = _page(predictor, model, _examples(predictor.modalities, Path(folder)))

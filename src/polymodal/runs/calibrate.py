@@ -13,13 +13,13 @@ from torch.optim import LBFGS
 
 from polymodal import checkpoint
 from polymodal.errors import ConfigError
-from polymodal.hub import is_address
 from polymodal.locks import locked
 from polymodal.metrics.certainty import log_probabilities
 from polymodal.names import ENSEMBLE
 from polymodal.runs.console import print_table
 from polymodal.runs.tested import TEMPERATURES, Scored, Tested
 from polymodal.runs.validate import data_settings, scenes_of
+from polymodal.sources import require_own
 from polymodal.tasks.protocol import Protocol
 
 KEPT = 2**25
@@ -47,8 +47,7 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
         ConfigError: The model predicts no classes, its validation split has no labelled pixel, or as for `validate`.
         PolymodalError: The model or the data set cannot be used.
     """
-    if is_address(run):
-        raise ConfigError(f"{run}: a model on the Hub cannot be changed from here. Give a folder of this machine.")
+    require_own(run, "Give a folder of this machine.")
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else data_settings(run)
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder

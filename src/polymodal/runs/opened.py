@@ -1,6 +1,8 @@
 """A trained model as it lies on the disk, folder or exported file, opened to predict with."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +12,13 @@ from torch import Tensor
 
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec
+from polymodal.data.inputs import UNITS
 from polymodal.errors import CheckpointError, ConfigError, DataError
-from polymodal.hub import local
 from polymodal.multimodal import Multimodal
 from polymodal.names import one_part
 from polymodal.runs.evaluation import described
 from polymodal.runs.tested import best_device, temperatures_of, trained
+from polymodal.sources import local
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.outputs import output_of
 
@@ -30,8 +33,9 @@ class Opened:
     """What a model says of itself, at once; the network itself, when it is first needed.
 
     Args:
-        model: A run folder, a model folder, a model on the Hub (`hf://user/name`), or a file that `polymodal export`
-            wrote as ONNX, run by ONNX Runtime.
+        model: A run folder, a model folder, the name of a model that comes with the package, a model on the Hub
+            (`hf://user/name`), or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
+        scales: Of modalities whose numbers here have another scale than the training's files, see `rescaled`.
 
     Attributes:
         specs: What the inputs mean, by modality.
@@ -41,10 +45,11 @@ class Opened:
 
     Raises:
         CheckpointError: The model cannot be used.
+        ConfigError: A scale is none, or belongs to no modality that has one.
         ExportError: A package that runs exported files is missing.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, scales: Mapping[str, float] | None = None) -> None:
         model = local(model)
         if model.is_file() and model.suffix != ONNX:
             raise CheckpointError(
@@ -63,7 +68,8 @@ class Opened:
                 "Predict with the model folder, or with a file that was exported without --raw."
             )
         taken = None if self.session is None else self.session.modalities
-        self.specs, target, self.size = read_model_description(metadata, self.source, taken)
+        specs, target, self.size = read_model_description(metadata, self.source, taken)
+        self.specs = rescaled(specs, scales or {})
         self.output = output_of(target, metadata.get("training") or {})
         self.temperatures = temperatures_of(metadata, self.source)
 
@@ -165,6 +171,32 @@ def read_model_description(
             f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
         )
     return specs, target, size
+
+
+def rescaled(specs: Mapping[str, InputSpec], scales: Mapping[str, float]) -> dict[str, InputSpec]:
+    """What inputs mean whose numbers have another scale than the training's files; they may be of any type then.
+
+    Args:
+        specs: As the model was trained.
+        scales: By modality, how much one step of its numbers is in the unit that the model knows, such as 0.001 for
+            depth in millimetres where that is metres.
+
+    Raises:
+        ConfigError: The model has no such modality, its numbers have no unit, or the scale is no number above 0.
+    """
+    changed = dict(specs)
+    for name, scale in scales.items():
+        if name not in specs:
+            raise ConfigError(f"scale: the model has no modality {name!r}; it has {', '.join(specs)}.")
+        if specs[name].kind not in UNITS:
+            raise ConfigError(
+                f"scale: {name} is of kind {specs[name].kind}, whose numbers have no unit; only {' and '.join(UNITS)} "
+                "have a scale. Leave it out."
+            )
+        if type(scale) not in (int, float) or not 0 < scale < math.inf:
+            raise ConfigError(f"scale: {name}: expected a number above 0, got {scale!r}.")
+        changed[name] = replace(specs[name], scale=float(scale), stored="", bits=None)
+    return changed
 
 
 def _session(file: Path) -> "Session":

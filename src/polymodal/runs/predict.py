@@ -26,7 +26,13 @@ from polymodal.tasks.images import viewable
 
 
 def predict(
-    model: Path, inputs: Mapping[str, Path], out: Path, *, subset: bool = False, certainty: bool = False
+    model: Path,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    subset: bool = False,
+    certainty: bool = False,
+    scales: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Predict every scene by every modality and by all of them together.
 
@@ -37,7 +43,8 @@ def predict(
     that the network cannot take is refused in its turn, by name.
 
     Args:
-        model: A run folder, a model folder, or a file that `polymodal export` wrote as ONNX, run by ONNX Runtime.
+        model: A run folder, a model folder, the name of a model that comes with the package, or a file that
+            `polymodal export` wrote as ONNX, run by ONNX Runtime.
         inputs: By modality, all files, or all folders, whose files, also those in folders below them, are matched by
             their names without ending, and without the prefix and suffix that the training's dataset.yaml declares.
         out: The folder for the pictures, new or empty, and in none that is read; scenes in folders below those given
@@ -46,6 +53,7 @@ def predict(
         certainty: Whether to write how sure each class map is, too: `<stem>_<prediction>_confidence.png`,
             `<stem>_<prediction>_entropy.png`, and, where several modalities predict,
             `<stem>_ensemble_disagreement.png`; grey with 16 bits, 0 to 65535 for 0 to 1.
+        scales: As for `polymodal.Predictor`.
 
     Returns:
         The files that were written.
@@ -54,13 +62,13 @@ def predict(
         CheckpointError: The model cannot be used.
         ExportError: A package that runs exported files is missing.
         ConfigError: The model has no such modality, or one is missing, or `out` holds something or is read from, or
-            there is no certainty of what it predicts.
+            there is no certainty of what it predicts, or a scale is none.
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with, or two pictures
             would have one name.
         OSError: A picture cannot be written.
     """
     check_out(out, inputs)
-    opened = Opened(model)
+    opened = Opened(model, scales)
     whole = opened.session is not None
     opened.check_names(
         inputs,

@@ -80,16 +80,20 @@ class Predictor:
     blue: of OpenCV's frames give `frame[..., ::-1]`.
 
     Args:
-        model: A run folder, a model folder, a model on the Hugging Face Hub, `hf://user/name` or
-            `hf://user/name@revision`, or a file that `polymodal export` wrote as ONNX.
+        model: A run folder, a model folder, the name of a model that comes with the package, such as "rooms", a
+            model on the Hugging Face Hub, `hf://user/name` or `hf://user/name@revision`, or a file that
+            `polymodal export` wrote as ONNX.
+        scales: By modality of kind depth or raw, how much one step of your numbers is in the model's unit, where that
+            is not as in its training: `{"depth": 0.001}` for millimetres.
 
     Raises:
         CheckpointError: The model cannot be used.
+        ConfigError: A scale is none, or belongs to no modality that has one.
         ExportError: A package that runs exported files is missing.
     """
 
-    def __init__(self, model: str | os.PathLike[str]) -> None:
-        self._opened = Opened(Path(model))
+    def __init__(self, model: str | os.PathLike[str], *, scales: Mapping[str, float] | None = None) -> None:
+        self._opened = Opened(Path(model), scales)
         self._taken: dict[tuple[tuple[str, ...], Size], Size] = {}
         self._far: set[str] = set()
 

@@ -8,11 +8,11 @@ from typing import Any
 from polymodal import checkpoint
 from polymodal.data.inputs import InputSpec
 from polymodal.errors import ConfigError
-from polymodal.hub import is_address
 from polymodal.report.load import load_run
 from polymodal.report.render import fixed
 from polymodal.run_folder import MODEL_CONFIG, MODEL_WEIGHTS
 from polymodal.runs.opened import Opened
+from polymodal.sources import is_address
 
 CARD = "README.md"
 _MARK = "<!-- Written by polymodal.push_to_hub, which replaces it; without this line it stays as it is. -->"

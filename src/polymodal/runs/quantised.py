@@ -15,10 +15,10 @@ from polymodal.data.track import track
 from polymodal.errors import ConfigError, DataError, ExportError
 from polymodal.export.quantiser import Images, Quantiser
 from polymodal.files import publish, workplace
-from polymodal.hub import local
 from polymodal.runs.tested import naming
 from polymodal.runs.validate import data_settings, scenes_of
 from polymodal.scores import Score
+from polymodal.sources import local
 from polymodal.tasks.base import output_at
 from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.outputs import Output, output_of

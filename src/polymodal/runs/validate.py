@@ -10,7 +10,6 @@ from polymodal.data import FolderData, InputSpec
 from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
-from polymodal.hub import local
 from polymodal.locks import locked
 from polymodal.run_folder import CONFIG, corruptions_file, subsets_file
 from polymodal.runs.console import print_table
@@ -20,6 +19,7 @@ from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
 from polymodal.runs.tested import scores_name, split_of
 from polymodal.scores import from_plain, known_scores
+from polymodal.sources import home, local
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
 
@@ -40,7 +40,8 @@ def validate(
 
     Args:
         run: The run folder; or, when `root` is given, a model folder, as `import-cen` writes it, or a model on the Hub,
-            `hf://user/name`, whose scores then stand beside it in the Hub's cache.
+            `hf://user/name`, whose scores then stand beside it in the Hub's cache, or the name of one that comes with
+            the package, whose scores then stand in `runs/packaged/NAME`.
         split: "val" or "test".
         root: The data set; that of the run when not given.
         protocol: How it is tested.
@@ -59,10 +60,11 @@ def validate(
     """
     if subsets is not None and corrupt is not None:
         raise ConfigError("--subsets and --corrupt: expected one of them; their scores stand in files of their own.")
-    run = local(run)
+    asked, run = run, local(run)
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else data_settings(run)
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
+    run = home(asked)
     with locked(run):
         data, elsewhere = scenes_of(run, model, settings, split, root, protocol)
         file = scores_name(split, protocol, elsewhere)
@@ -83,7 +85,7 @@ def validate(
     if subsets is not None:
         score = known_scores(scores["predictions"].values(), from_plain(scores["scores"]))[0]
         show_entire_missing(scores["entire_missing"], score)
-    if subsets is not None and not elsewhere and not protocol.name:
+    if subsets is not None and settings and not elsewhere and not protocol.name:
         print(f"polymodal report {run} shows them on the run's page")
     if elsewhere:
         print(f"not the scenes that {run} was scored on; its own scores stay, these are in {run / file}")
