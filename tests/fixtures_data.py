@@ -154,3 +154,15 @@ class Described:
     def target(self) -> TargetSpec:
         names = tuple(f"class {number}" for number in range(self.classes))
         return TargetSpec("label", "label", 255, (palette(255) * 2)[: self.classes], classes=names)
+
+
+def target_of(sample):
+    """The one target of a sample or a batch."""
+    (target,) = sample["targets"].values()
+    return target
+
+
+def known_of(sample):
+    """Where the one target of a sample or a batch, an image, has truth."""
+    (known,) = sample["targets_valid"].values()
+    return known

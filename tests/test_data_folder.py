@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fixtures_data import edit, make_archive, make_folder
+from fixtures_data import edit, make_archive, make_folder, target_of
 from polymodal.data import Augment, FolderDataset
 from polymodal.errors import DataError
 
@@ -41,8 +41,8 @@ def test_sample_of_five_modalities(tmp_path, tiff):
         assert tensor.isfinite().all()
         assert not tensor[:, ~sample["valid"][name][0]].any()
         assert sample["valid"][name].all() == (name not in ("depth", "bands"))
-    assert sample["target"].dtype == torch.int64
-    assert set(sample["target"].unique().tolist()) == {0, 1, 255}
+    assert target_of(sample).dtype == torch.int64
+    assert set(target_of(sample).unique().tolist()) == {0, 1, 255}
     assert sample["key"] == "0000"
 
 
@@ -63,9 +63,9 @@ def test_archive_gives_the_same_samples_in_workers_too(root):
 def test_target_of_evaluation_keeps_its_resolution_and_inputs_are_resized(root):
     sample = FolderDataset(root, "val", size=(12, 20))[0]
     assert all(tensor.shape[1:] == (12, 20) for tensor in sample["inputs"].values())
-    assert sample["target"].shape == (24, 32)
+    assert target_of(sample).shape == (24, 32)
     sample = FolderDataset(root, "train", size=(12, 20), augment=Augment())[0]
-    assert sample["target"].shape == sample["inputs"]["rgb"].shape[1:] == (12, 20)
+    assert target_of(sample).shape == sample["inputs"]["rgb"].shape[1:] == (12, 20)
 
 
 def test_cache_reads_files_once_and_changes_nothing(root):
@@ -74,7 +74,7 @@ def test_cache_reads_files_once_and_changes_nothing(root):
     for file in root.rglob("0000.*"):
         file.write_bytes(b"")
     assert same(first, cached[0])
-    assert torch.equal(first["target"], cached[0]["target"])
+    assert torch.equal(target_of(first), target_of(cached[0]))
     with pytest.raises(DataError, match="0000"):
         plain[0]
 
@@ -142,8 +142,8 @@ def test_class_numbers_as_an_input(root):
     )
     sample = FolderDataset(root, "train", ["parts"], augment=Augment(scale=(0.7, 0.7)))[0]
     measured = sample["valid"]["parts"][0]
-    assert torch.equal(sample["inputs"]["parts"].argmax(0)[measured], sample["target"][measured])
-    assert (sample["target"][~measured] == 255).all()
+    assert torch.equal(sample["inputs"]["parts"].argmax(0)[measured], target_of(sample)[measured])
+    assert (target_of(sample)[~measured] == 255).all()
 
 
 @pytest.mark.skipif(not NYU.is_dir(), reason="the NYUDv2 folder is not beside the checkout")

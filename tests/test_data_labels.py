@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fixtures_data import edit, make_folder
+from fixtures_data import edit, make_folder, target_of
 from polymodal.data import Augment, DatasetSpec, FolderDataset, InputSpec, check, prepare_input
 from polymodal.data.labels import NO_IGNORE, LabelCode, class_numbers
 from polymodal.errors import DataError
@@ -48,7 +48,7 @@ def write_labels(root, change, ending: str = ".png") -> None:
 def targets(root) -> torch.Tensor:
     """All training labels as a user gets them, with the ignored ones as 255."""
     data = FolderDataset(root, "train")
-    labels = torch.stack([data[i]["target"] for i in range(len(data))])
+    labels = torch.stack([target_of(data[i]) for i in range(len(data))])
     return torch.where(labels == data.target.ignore, 255, labels)
 
 
@@ -94,7 +94,7 @@ def test_negative_values_can_be_ignored(root, value):
     assert torch.equal(targets(root), expected)
     assert not any(defect for defect in check(root) if not defect.note)
     sample = FolderDataset(root, "train", augment=Augment(scale=(0.5, 0.5)))[0]
-    assert set(sample["target"].unique().tolist()) <= {0, 1, NO_IGNORE}
+    assert set(target_of(sample).unique().tolist()) <= {0, 1, NO_IGNORE}
 
 
 def test_sparse_ids_are_mapped(root):

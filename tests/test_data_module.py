@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
-from fixtures_data import edit, make_folder
+from fixtures_data import edit, make_folder, target_of
 from polymodal.data import Augment, FolderData, FolderDataset, check
 from polymodal.data.sampler import SeededSampler
 from polymodal.data.sizes import header_size
@@ -35,12 +35,12 @@ def test_batches(root):
     (batch,) = data.train_dataloader()  # the other two samples do not fill a batch
     assert batch["inputs"]["bands"].shape == (4, 4, 16, 16)
     assert batch["valid"]["bands"].shape == (4, 1, 16, 16)
-    assert batch["target"].shape == (4, 16, 16)
+    assert target_of(batch).shape == (4, 16, 16)
     assert len(set(batch["key"])) == 4
     batches = list(data.val_dataloader())
     assert [batch["key"] for batch in batches] == [["0006", "0007"], ["0008"]]
     assert batches[0]["inputs"]["rgb"].shape == (2, 3, 20, 30)
-    assert batches[0]["target"].shape == (2, 24, 32)
+    assert target_of(batches[0]).shape == (2, 24, 32)
 
 
 def test_embedded_rooms_need_no_path():
@@ -124,7 +124,7 @@ def test_samples_of_different_size_are_evaluated_one_by_one(tmp_path):
     for settings in ({}, {"size": (16, 16)}):
         batches = list(ready(root, **settings).val_dataloader())
         assert [batch["key"] for batch in batches] == [["0006"], ["0007"], ["0008"]]
-        assert [tuple(batch["target"].shape[1:]) for batch in batches] == [(24, 32), (20, 30), (24, 32)]
+        assert [tuple(target_of(batch).shape[1:]) for batch in batches] == [(24, 32), (20, 30), (24, 32)]
     (note,) = (defect for defect in check(root) if "sizes" in defect.problem)
     assert note.note
     assert "2 sizes, 32x24 (2), 30x20 (1): they are evaluated one by one" in note.problem

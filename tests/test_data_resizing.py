@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fixtures_data import edit, make_folder
+from fixtures_data import edit, make_folder, target_of
 from polymodal.data import DatasetSpec, FolderDataset, InputSpec, check
 from polymodal.data.resizing import aligned, resized
 from polymodal.data.statistics import input_specs
@@ -26,7 +26,7 @@ def root(tmp_path):
 
 def test_training_and_evaluation_see_one_size(root):
     plain = FolderDataset(root, "val")[0]
-    assert plain["inputs"]["grey"].shape[1:] == plain["inputs"]["rgb"].shape[1:] == plain["target"].shape
+    assert plain["inputs"]["grey"].shape[1:] == plain["inputs"]["rgb"].shape[1:] == target_of(plain).shape
     augmented = FolderDataset(root, "train", augment=Augment(crop=(16, 16)))[(0, 7)]
     assert augmented["inputs"]["grey"].shape[1:] == (16, 16)
     assert check(root) == []
@@ -85,7 +85,7 @@ def test_nothing_is_stretched(root):
 
 def test_a_target_sets_the_size(root):
     with pytest.raises(DataError, match=r"grey is declared with `resize: true`"):
-        DatasetSpec.load(root).with_target("grey")
+        DatasetSpec.load(root).with_targets(["grey"])
     edit(root, lambda d: d["modalities"]["grey"].update(resize="yes"))
     with pytest.raises(DataError, match=r"modalities.grey.resize: expected true or false"):
         DatasetSpec.load(root)

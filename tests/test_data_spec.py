@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fixtures_data import edit, make_archive, make_folder
+from fixtures_data import edit, make_archive, make_folder, target_of
 from polymodal.data import DatasetSpec, FolderData, FolderDataset, TargetSpec, palette
 from polymodal.data.check import check
 from polymodal.data.labels import NO_IGNORE
@@ -177,12 +177,12 @@ def several(root: Path) -> Path:
 def test_several_targets_are_declared_by_name_and_one_is_chosen(tmp_path):
     """If this breaks, a second target needs a second copy of the data set, or another one is learned than was meant."""
     root = make_folder(tmp_path / "own", size=(16, 24), modalities=("rgb", "depth"))
-    alone = FolderDataset(root, "train")[0]["target"]
+    alone = target_of(FolderDataset(root, "train")[0])
     spec = DatasetSpec.load(several(root))
     assert list(spec.targets) == ["labels", "far"]
-    assert torch.equal(FolderDataset(root, "train", target="labels")[0]["target"], alone)
+    assert torch.equal(target_of(FolderDataset(root, "train", target="labels")[0]), alone)
     sample = FolderDataset(root, "train", target="far")[0]
-    assert sample["target"].shape == (1, 16, 24)
+    assert target_of(sample).shape == (1, 16, 24)
     assert list(sample["inputs"]) == ["rgb"]
     assert not check(root)
     for make in (lambda: FolderDataset(root, "train"), lambda: FolderData(str(root)).setup()):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polymodal.data import Augment, InputSpec, resize_inputs
+from polymodal.data import Augment, InputSpec, TargetSpec, Truth, resize_inputs
 from polymodal.errors import ConfigError
 
 IGNORE = 255
@@ -38,9 +38,15 @@ def scene(height: int = 12, width: int = 16) -> tuple[dict[str, np.ndarray], np.
 
 
 def run(augment: Augment, seed: int = 0, *, size=None, arrays=None):
-    raw, target = arrays or scene()
+    return augmented(augment, *(arrays or scene()), SPECS, seed, size=size)
+
+
+def augmented(augment: Augment, raw, target, specs, seed: int = 0, *, size=None):
+    """Inputs, masks and labels."""
+    truth = Truth(target[None], TargetSpec("label", "", IGNORE), "target.png")
     generator = torch.Generator().manual_seed(seed)
-    return augment(raw, target, SPECS, FILES, ignore=IGNORE, size=size, generator=generator)
+    inputs, valid, targets, _ = augment(raw, {"target": truth}, specs, FILES, size=size, generator=generator)
+    return inputs, valid, targets["target"]
 
 
 def values(inputs: dict, name: str) -> torch.Tensor:
@@ -88,7 +94,7 @@ def test_smooth_modalities_stay_aligned_too(seed):
     arrays = ({"rgb": ramp[None].repeat(3, 0), "depth": ramp[None]}, np.zeros((60, 80), np.uint8))
     specs = {name: SPECS[name] for name in ("rgb", "depth")}
     augment = Augment(scale=(0.5, 2.0), crop=(40, 50), photometric=0.0)
-    inputs, valid, _ = augment(*arrays, specs, FILES, ignore=IGNORE, generator=torch.Generator().manual_seed(seed))
+    inputs, valid, _ = augmented(augment, *arrays, specs, seed)
     difference = (values(inputs, "rgb")[0] * 255 - values(inputs, "depth")[0] * 10)[valid["rgb"][0]]
     assert difference.abs().mean() < 1.0  # in pixels of the file along either axis
     assert difference.mean().abs() < 0.35
@@ -99,10 +105,7 @@ def test_crop_without_scaling_is_a_window_of_the_file(seed, height, width):
     """No pixel is moved, stretched or left out: every value is where its neighbours in the file put it."""
     numbers = np.arange(1, 12 * 16 + 1, dtype=np.uint8).reshape(1, 12, 16)
     augment = Augment(**STILL | {"crop": (height, width)})
-    generator = torch.Generator().manual_seed(seed)
-    inputs, valid, _ = augment(
-        {"depth": numbers}, numbers[0], {"depth": SPECS["depth"]}, FILES, ignore=IGNORE, generator=generator
-    )
+    inputs, valid, _ = augmented(augment, {"depth": numbers}, numbers[0], {"depth": SPECS["depth"]}, seed)
     shown = (values(inputs, "depth") * 10).round()[valid["depth"]].reshape(min(height, 12), min(width, 16))
     top, left = divmod(int(shown[0, 0]) - 1, 16)
     assert np.array_equal(shown.numpy(), numbers[0, top : top + height, left : left + width])
@@ -116,8 +119,7 @@ def test_what_fills_a_hole_is_not_mixed_into_the_pixels_beside_it(seed, scale):
     raw = {"rgb": (200 * known[None].repeat(3, 0)).astype(np.uint8)}
     specs = {"rgb": InputSpec("image", 3, invalid=0, mean=(0.1,) * 3, std=(0.5,) * 3)}
     augment = Augment(scale=(scale, scale), photometric=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    trained, seen, _ = augment(raw, np.zeros((30, 40), np.uint8), specs, FILES, ignore=IGNORE, generator=generator)
+    trained, seen, _ = augmented(augment, raw, np.zeros((30, 40), np.uint8), specs, seed)
     evaluated, valid = resize_inputs(raw, specs, FILES, (round(30 * scale), round(40 * scale)))
     for inputs, mask in ((trained, seen), (evaluated, valid)):
         found = inputs["rgb"][:, mask["rgb"][0]]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fixtures_data import MODALITIES, edit, make_archive, make_folder
+from fixtures_data import MODALITIES, edit, known_of, make_archive, make_folder, target_of
 from polymodal.cli import main
 from polymodal.data import Augment, DatasetSpec, FolderDataset, Store, check, derive, read_array
 from polymodal.data.content import FileSpec
@@ -275,7 +275,7 @@ def test_command_writes_a_data_set_of_many_domains(root, tmp_path, archive, caps
     data = FolderDataset(out, "train")
     assert list(data.inputs) == ["rgb", "depth", *ALL.split(",")]
     sample, plain = data[0], FolderDataset(root, "train")[0]
-    assert np.array_equal(sample["target"], plain["target"])
+    assert np.array_equal(target_of(sample), plain["target"])
     for name in ("normal", "reshading", "edge_occlusion", "principal_curvature", "hha"):
         assert not sample["valid"][name][~plain["valid"]["depth"]].any(), name
         assert sample["valid"][name].any(), name
@@ -458,10 +458,10 @@ def test_a_derived_domain_can_be_the_target(root, tmp_path, domain):
     data = FolderDataset(tmp_path / "out", "train", ["rgb"], target=domain)
     stored = read_array(tmp_path / f"out/{domain}/0000.png")
     sample = data[0]
-    valid = sample["target_valid"][0].numpy()
-    assert np.allclose(sample["target"].numpy()[:, valid], stored[:, valid] / 127.5 - 1, atol=1e-5)
+    valid = known_of(sample)[0].numpy()
+    assert np.allclose(target_of(sample).numpy()[:, valid], stored[:, valid] / 127.5 - 1, atol=1e-5)
     assert 0 < valid.mean() < 1
-    written = np.asarray(as_file(sample["target"], data.target))
+    written = np.asarray(as_file(target_of(sample), data.target))
     assert np.array_equal(written[valid], np.moveaxis(stored, 0, -1).squeeze()[valid])
 
 

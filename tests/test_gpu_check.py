@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures_data import make_folder
+from fixtures_data import make_folder, target_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import gpu_check
@@ -25,7 +25,7 @@ def test_a_packed_set_is_one_to_train_with(data):
 
     sample = FolderDataset(data, "train")[0]
     assert sample["inputs"]["rgb"].shape == (3, 240, 320)
-    assert sample["target"].shape == (240, 320)
+    assert target_of(sample).shape == (240, 320)
 
 
 @pytest.mark.slow

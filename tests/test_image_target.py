@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fixtures_data import MODALITIES, edit, make_folder
+from fixtures_data import MODALITIES, edit, known_of, make_folder, target_of
 from polymodal.data import (
     Augment,
     DatasetSpec,
     FolderData,
     FolderDataset,
-    InputSpec,
     TargetSpec,
+    Truth,
     check,
     read_array,
     restore_target,
-    settle_target,
+    settle_targets,
 )
+from polymodal.data.target import target_scaling
 from polymodal.errors import DataError
 
 STILL = Augment(scale=(1.0, 1.0), flip=False, photometric=0.0)
@@ -55,10 +56,10 @@ def test_any_modality_can_be_the_target(root, name, augment):
     assert list(data.inputs) == [other for other in MODALITIES if other != name]
     sample = data[1]
     values, valid = plain_target(root, name, "0001")
-    assert sample["target"].dtype == torch.float32
-    assert np.allclose(sample["target"].numpy(), values, atol=1e-6)
-    assert sample["target_valid"].dtype == torch.bool
-    assert np.array_equal(sample["target_valid"][0].numpy(), valid)
+    assert target_of(sample).dtype == torch.float32
+    assert np.allclose(target_of(sample).numpy(), values, atol=1e-6)
+    assert known_of(sample).dtype == torch.bool
+    assert np.array_equal(known_of(sample)[0].numpy(), valid)
     assert valid.all() == (name != "depth")
 
 
@@ -66,16 +67,16 @@ def test_target_of_dataset_yaml_may_be_an_image(root):
     edit(root, lambda d: d.update(target={"folder": "grey", "kind": "image", "bits": 16}))
     edit(root, lambda d: d["modalities"].pop("grey"))
     sample = FolderDataset(root, "train", ["rgb"])[0]
-    assert np.allclose(sample["target"].numpy(), plain_target(root, "grey", "0000")[0], atol=1e-6)
+    assert np.allclose(target_of(sample).numpy(), plain_target(root, "grey", "0000")[0], atol=1e-6)
 
 
 def test_target_of_dataset_yaml_may_be_a_modality_and_a_run_may_choose_another(root):
     edit(root, lambda d: d.update(target="rgb"))
     data = FolderDataset(root, "train")
     assert list(data.inputs) == [name for name in MODALITIES if name != "rgb"]
-    assert np.allclose(data[0]["target"].numpy(), plain_target(root, "rgb", "0000")[0], atol=1e-6)
+    assert np.allclose(target_of(data[0]).numpy(), plain_target(root, "rgb", "0000")[0], atol=1e-6)
     data = FolderDataset(root, "train", ["rgb", "grey"], target="normal")
-    assert np.allclose(data[0]["target"].numpy(), plain_target(root, "normal", "0000")[0], atol=1e-6)
+    assert np.allclose(target_of(data[0]).numpy(), plain_target(root, "normal", "0000")[0], atol=1e-6)
     edit(root, lambda d: d.update(target="rbg"))
     with pytest.raises(DataError, match=r"target: .* no modality 'rbg'; did you mean 'rgb'"):
         DatasetSpec.load(root)
@@ -84,35 +85,33 @@ def test_target_of_dataset_yaml_may_be_a_modality_and_a_run_may_choose_another(r
 def test_evaluation_keeps_the_resolution_of_the_target(root):
     sample = FolderDataset(root, "val", ["grey"], target="rgb", size=(12, 20))[0]
     assert sample["inputs"]["grey"].shape == (1, 12, 20)
-    assert sample["target"].shape == (3, 24, 32)
+    assert target_of(sample).shape == (3, 24, 32)
     sample = FolderDataset(root, "val", ["grey"], target="rgb", size=(12, 20), augment=STILL)[0]
-    assert sample["target"].shape == (3, 12, 20)
-    assert sample["target_valid"].shape == (1, 12, 20)
+    assert target_of(sample).shape == (3, 12, 20)
+    assert known_of(sample).shape == (1, 12, 20)
 
 
 @given(st.integers(0, 10_000), st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.none(), st.floats(0.4, 2.5))
 def test_target_moves_with_the_inputs_and_keeps_its_values(seed, crop, scale):
     """An input that is the target's own picture must stay that, through any scale, crop, flip and padding."""
     grey = np.random.default_rng(0).integers(1, 256, (1, 24, 32), dtype=np.uint8)
-    scaling = {
-        "image": InputSpec("image", 1, mean=(0.5,), std=(0.5,)),
-        "depth": InputSpec("depth", 1, scale=1 / 255, invalid=0, mean=(0.5,), std=(0.5,)),
-    }
+    meanings = (
+        TargetSpec("image", "", range=(0, 1), channels=1),
+        TargetSpec("depth", "", scale=1 / 255, invalid=0, range=(0, 1), channels=1),
+    )
     augment = Augment(scale=(scale, scale * 1.2), crop=crop, photometric=0.0)
-    for kind, spec in scaling.items():
-        inputs, valid, target, known = augment.with_image(
+    for meaning in meanings:
+        inputs, valid, targets, known = augment(
             {"a": grey},
-            grey,
-            {"a": spec},
-            spec,
+            {"t": Truth(grey, meaning, "t.png")},
+            {"a": target_scaling(meaning)},
             {"a": "a.png"},
-            target_file="t.png",
             generator=torch.Generator().manual_seed(seed),
         )
-        assert torch.equal(inputs["a"], target), kind
-        assert torch.equal(valid["a"], known), kind
-        assert not target[:, ~known[0]].any(), kind
-        assert target.shape[1:] == (crop or (24, 32)), kind
+        assert torch.equal(inputs["a"], targets["t"]), meaning.kind
+        assert torch.equal(valid["a"], known["t"]), meaning.kind
+        assert not targets["t"][:, ~known["t"][0]].any(), meaning.kind
+        assert targets["t"].shape[1:] == (crop or (24, 32)), meaning.kind
 
 
 def test_photometry_and_depth_noise_never_touch_the_target(root):
@@ -122,8 +121,8 @@ def test_photometry_and_depth_noise_never_touch_the_target(root):
         still = FolderDataset(ranged(root), "train", target=name, augment=STILL)[0, 3]
         changed = FolderDataset(root, "train", target=name, augment=loud)[0, 3]
         other = "depth" if name == "rgb" else "rgb"
-        assert torch.equal(still["target"], changed["target"])
-        assert torch.equal(still["target_valid"], changed["target_valid"])
+        assert torch.equal(target_of(still), target_of(changed))
+        assert torch.equal(known_of(still), known_of(changed))
         assert not torch.equal(still["inputs"][other], changed["inputs"][other])
 
 
@@ -132,7 +131,7 @@ def test_mirrored_normals_point_the_other_way(root):
     data = FolderDataset(root, "train", ["rgb"], target="normal", augment=augment)
     plain = plain_target(root, "normal", "0000")[0]
     mirrored = plain[:, :, ::-1] * np.array([-1, 1, 1])[:, None, None]
-    found = [data[0, seed]["target"].numpy() for seed in range(12)]
+    found = [target_of(data[0, seed]).numpy() for seed in range(12)]
     turned = [np.allclose(target, mirrored, atol=1e-6) for target in found]
     assert all(np.allclose(target, plain, atol=1e-6) or turn for target, turn in zip(found, turned, strict=True))
     assert 1 <= sum(turned) <= 11
@@ -146,7 +145,7 @@ def test_8_bit_depth_has_its_own_range_and_16_bit_must_state_one(root):
     edit(root, lambda d: d["modalities"]["depth"].update(scale=0.02))
     data = FolderDataset(root, "train", target="depth")
     assert data.target.range == pytest.approx((0, 5.1))
-    assert torch.allclose(data[0]["target"], torch.tensor(2 * 51 / 255 - 1))
+    assert torch.allclose(target_of(data[0]), torch.tensor(2 * 51 / 255 - 1))
 
 
 def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
@@ -180,16 +179,16 @@ def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
 @pytest.mark.parametrize("name", ["rgb", "normal", "depth"])
 def test_scaling_can_be_undone(root, name):
     data = FolderDataset(ranged(root), "train", target=name)
-    restored = restore_target(data[0]["target"].double(), data.target).numpy()
+    restored = restore_target(target_of(data[0]).double(), data.target).numpy()
     raw = read_array(next((root / name).glob("0000.*"))).astype(np.float64)
     expected = {"rgb": raw / 255, "normal": raw / 127.5 - 1, "depth": np.clip(raw / 1000, 0, 4)}[name]
-    known = data[0]["target_valid"].expand(data.target.channels, -1, -1).numpy()
+    known = known_of(data[0]).expand(data.target.channels, -1, -1).numpy()
     assert np.allclose(restored[known], expected[known], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["rgb", "depth", "normal"])
 def test_image_target_survives_the_model_folder(root, name):
-    target = settle_target(DatasetSpec.load(ranged(root)).with_target(name))
+    target = settle_targets(DatasetSpec.load(ranged(root)).with_targets([name]))[name]
     assert TargetSpec.from_dict(target.as_dict()) == target
     with pytest.raises(DataError, match=r"target: range: expected a list of two"):
         TargetSpec.from_dict(target.as_dict() | {"range": [2, 1]})
@@ -204,9 +203,9 @@ def test_data_module_batches_images(root):
     assert (data.target.kind, data.target.channels, data.target.range) == ("depth", 1, (0, 4))
     for loader, size in ((data.train_dataloader(), 2), (data.val_dataloader(), 3)):
         batch = next(iter(loader))
-        assert batch["target"].shape == (size, 1, 24, 32)
-        assert batch["target_valid"].shape == (size, 1, 24, 32)
-        assert batch["target_valid"].dtype == torch.bool
+        assert target_of(batch).shape == (size, 1, 24, 32)
+        assert known_of(batch).shape == (size, 1, 24, 32)
+        assert known_of(batch).dtype == torch.bool
     with pytest.raises(DataError, match="segmentation needs a target of kind label, got depth"):
         data.num_classes  # noqa: B018
 
@@ -234,7 +233,7 @@ def test_16_bit_file_saved_as_8_bit_is_refused(root, role):
     Image.fromarray(np.full((24, 32), 11, np.uint8)).save(root / "depth/0001.png")
     inputs, target = (["depth"], "grey") if role == "input" else (["rgb"], "depth")
     data = FolderDataset(root, "train", inputs, target=target)
-    assert data[0]["target"].shape == (1, 24, 32)
+    assert target_of(data[0]).shape == (1, 24, 32)
     with pytest.raises(DataError, match=r"depth/0001.png: expected 16-bit .* got uint8"):
         data[1]
 
@@ -257,7 +256,7 @@ def test_suffix_stands_behind_the_key(tmp_path):
         file.rename(file.with_name(f"{file.stem}_domain_grey.png"))
     edit(root, lambda d: d["modalities"]["grey"].update(suffix="_domain_grey"))
     assert np.allclose(
-        FolderDataset(root, "train", ["rgb"], target="grey")[0]["target"].numpy(),
+        target_of(FolderDataset(root, "train", ["rgb"], target="grey")[0]).numpy(),
         plain_target(root, "grey", "0000_domain_grey")[0],
         atol=1e-6,
     )
@@ -266,3 +265,40 @@ def test_suffix_stands_behind_the_key(tmp_path):
     (root / "grey/0001_domain_grey.png").unlink()
     with pytest.raises(DataError, match=r"grey: no file for the key '0001_domain_grey'"):
         FolderDataset(root, "train", ["grey"])[1]
+
+
+@pytest.mark.parametrize("augment", [None, Augment(scale=(0.7, 1.3), crop=(16, 20), photometric=0.3)])
+def test_several_targets_are_each_what_they_are_alone(root, augment):
+    """A task of one's own learns labels and an image of the same crop: else one of them belongs to another picture."""
+
+    def both(d):
+        d["targets"] = {"classes": d.pop("target"), "far": {**d["modalities"]["depth"], "range": [0, 4]}}
+
+    edit(root, both)
+    seen = ["rgb", "normal"]
+    together = FolderDataset(root, "train", seen, target=["classes", "far"], augment=augment)[0, 5]
+    assert list(together["targets"]) == ["classes", "far"]
+    for name in together["targets"]:
+        alone = FolderDataset(root, "train", seen, target=name, augment=augment)[0, 5]
+        assert torch.equal(together["targets"][name], target_of(alone))
+        for modality in seen:
+            assert torch.equal(together["inputs"][modality], alone["inputs"][modality])
+    assert list(together["targets_valid"]) == ["far"]
+    assert torch.equal(together["targets_valid"]["far"], known_of(alone))
+
+
+def test_a_batch_holds_several_targets_and_one_is_learned(root):
+    edit(root, lambda d: d.update(targets={"classes": d["target"], "seen": {"folder": "rgb", "kind": "image"}}))
+    edit(root, lambda d: d.pop("target"))
+    data, alone = (FolderData(str(root), ["depth"], target=t, batch_size=2) for t in (["classes", "seen"], "classes"))
+    data.setup("fit")
+    alone.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert {name: len(target) for name, target in batch["targets"].items()} == {"classes": 2, "seen": 2}
+    assert data.class_histogram() is None
+    with pytest.raises(DataError, match=r"one is learned at a time\. Choose it: --data\.target classes"):
+        data.num_classes  # noqa: B018
+    assert data.identity("train") != alone.identity("train")
+    for names, message in ((["classes", "classes"], "different names"), ([], "one at least")):
+        with pytest.raises(DataError, match=message):
+            FolderDataset(root, "train", ["depth"], target=names)

@@ -11,6 +11,7 @@ import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures_data import target_of
 from fixtures_prepare import (
     SIZE,
     make_cen,
@@ -74,7 +75,7 @@ def test_nyudv2_comes_back_from_the_folder_as_it_was_in_the_mat(truth, depth, me
             assert (sample["inputs"]["rgb"].permute(1, 2, 0).mul(255).round().numpy() == image).all()
             np.testing.assert_allclose(sample["inputs"]["depth"][0].numpy(), metres, atol=0.00051)
             assert (sample["valid"]["depth"][0].numpy() == (metres > 0)).all()
-            assert (sample["target"].numpy() == np.vectorize(FORTY.get)(labels)).all()
+            assert (target_of(sample).numpy() == np.vectorize(FORTY.get)(labels)).all()
     assert dataset.spec.target.classes[:3] == ("wall", "floor", "cabinet")
     assert [defect for defect in check(tmp_path / "out") if not defect.note] == []
 

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from torch import nn
 
 from core_tools import randomize_norms
-from fixtures_data import edit, make_folder
+from fixtures_data import edit, make_folder, target_of
 from polymodal import Exchange, checkpoint, fuse, models
 from polymodal.data import FolderData, FolderDataset
 from polymodal.data.check import check
@@ -263,7 +263,7 @@ def test_dropout_changes_nothing_else_of_a_sample(tmp_path):
     seen = set()
     for seed in range(12):
         one, other = plain[Draw(0, seed)], some[Draw(0, seed)]
-        assert (one["target"] == other["target"]).all()
+        assert (target_of(one) == target_of(other)).all()
         for name, there in other["present"].items():
             assert (other["inputs"][name] == (one["inputs"][name] if there else 0)).all()
             assert there or not other["valid"][name].any()
@@ -390,7 +390,7 @@ def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_pa
         with torch.no_grad():
             said = net(there, subset=True)
         for name, logits in {**said.per_modality, "ensemble": said.ensemble}.items():
-            counts.update(name, logits, scene["target"][None])
+            counts.update(name, logits, target_of(scene)[None])
     for name, figures in counts.compute().items():
         assert scores["predictions"][name]["mean_iou"] == pytest.approx(figures["mean_iou"], abs=0.2)
     assert (out / "report.html").is_file()

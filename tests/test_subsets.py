@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fixtures_data import make_folder
+from fixtures_data import make_folder, target_of
 from fixtures_run import write_run
 from polymodal import Exchange, checkpoint, fuse, models
 from polymodal.cli import main
@@ -50,7 +50,7 @@ def test_every_set_is_scored_as_if_the_others_had_never_been_there(root, tmp_pat
         for scene in data.val_dataloader().dataset:
             with torch.no_grad():
                 said = net({m: scene["inputs"][m][None] for m in present}, subset=True)
-            counts.update(name, said.ensemble, scene["target"][None])
+            counts.update(name, said.ensemble, target_of(scene)[None])
         assert scores["predictions"][name]["mean_iou"] == pytest.approx(counts.compute()[name]["mean_iou"], abs=0.3)
     values = [figures["mean_iou"] for figures in scores["predictions"].values()]
     chances = [0.1**2 * 0.9] * 3 + [0.1 * 0.9**2] * 3 + [0.9**3]  # of one, two and three that are there

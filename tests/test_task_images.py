@@ -58,18 +58,16 @@ def test_a_written_prediction_is_read_back_as_what_was_predicted(spec, step, tmp
 
 def test_depth_is_never_interpolated_and_its_holes_stay_holes():
     """If this breaks, scores at another size invent depths between two surfaces."""
-    batch = {
-        "target": torch.tensor([[-1.0, -1.0, 1.0, 1.0]]).expand(1, 1, 4, 4),
-        "target_valid": torch.tensor([[True, True, False, False]]).expand(1, 1, 4, 4),
-    }
+    truth = torch.tensor([[-1.0, -1.0, 1.0, 1.0]]).expand(1, 1, 4, 4)
+    known = torch.tensor([[True, True, False, False]]).expand(1, 1, 4, 4)
     depth = target("depth", range=(0.0, 4.0))
-    image, valid = truth_at(batch, (2, 2), depth)
+    image, valid = truth_at(truth, known, (2, 2), depth)
     assert image[0, 0].tolist() == [[-1.0, 0.0]] * 2
     assert valid[0, 0].tolist() == [[True, False]] * 2
-    batch["target_valid"] = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    smooth, _ = truth_at(batch, (4, 3), target())
+    known = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    smooth, _ = truth_at(truth, known, (4, 3), target())
     assert smooth[0, 0, 0, 1].abs() < 0.5
-    assert truth_at(batch, (4, 4), depth)[0] is batch["target"]
+    assert truth_at(truth, known, (4, 4), depth)[0] is truth
 
 
 @given(st.integers(0, 10_000), st.tuples(st.integers(3, 40), st.integers(3, 40)))
@@ -77,8 +75,7 @@ def test_holes_of_an_image_are_not_mixed_into_its_truth(seed, size):
     """A wall with holes is one colour at any size: else what fills a hole is part of the truth beside it."""
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(2, 1, 16, 20, generator=generator) < 0.7
-    batch = {"target": torch.where(valid, -0.6, 0.0), "target_valid": valid}
-    image, known = truth_at(batch, size, target())
+    image, known = truth_at(torch.where(valid, -0.6, 0.0), valid, size, target())
     assert image.shape[-2:] == size
     assert known.any()
     assert torch.allclose(image[known], torch.tensor(-0.6), atol=1e-5)
@@ -90,5 +87,5 @@ def test_truth_is_known_where_more_than_half_of_it_is():
     valid = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     valid[..., 3, 3] = False  # a single pixel
     valid[..., :, 6:] = False  # the last quarter
-    _, known = truth_at({"target": torch.zeros(1, 1, 8, 8), "target_valid": valid}, (4, 4), target())
+    _, known = truth_at(torch.zeros(1, 1, 8, 8), valid, (4, 4), target())
     assert known[0, 0].tolist() == [[True, True, True, False]] * 4

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fixtures_data import target_of
 from polymodal import fuse
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.fusion import Exchange, SiteState
@@ -27,7 +28,7 @@ def task(**settings) -> Segmentation:
         num_classes=CLASSES,
         channels={"rgb": 3, "depth": 1},
         gaps=False,
-        target=SimpleNamespace(ignore=IGNORE, classes=[f"class {i}" for i in range(CLASSES)]),
+        target=SimpleNamespace(name="target", ignore=IGNORE, classes=[f"class {i}" for i in range(CLASSES)]),
         class_frequencies=lambda: torch.tensor([0.75, 0.25, 0.0]),
     )
     vars(data).update(settings.pop("data", {}))
@@ -44,7 +45,7 @@ def batch(size: int = 2) -> dict:
     target = torch.randint(0, CLASSES, (size, 12, 16))
     target[:, :3] = IGNORE
     inputs = {"rgb": torch.randn(size, 3, 12, 16), "depth": torch.randn(size, 1, 12, 16)}
-    return {"inputs": inputs, "target": target, "key": [f"k{i}" for i in range(size)]}
+    return {"inputs": inputs, "targets": {"target": target}, "key": [f"k{i}" for i in range(size)]}
 
 
 def by_hand(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -64,15 +65,15 @@ def test_the_loss_is_the_formula_with_weights_and_without_ignored_pixels(weights
     prediction = made(given["inputs"])
     weight = torch.tensor(weights or [1.0] * CLASSES)
     logits = [*prediction.per_modality.values(), prediction.ensemble]
-    expected = sum(by_hand(each, given["target"], weight) for each in logits)
-    assert torch.allclose(made.segmentation_loss(prediction, given["target"]), expected, rtol=1e-5)
+    expected = sum(by_hand(each, target_of(given), weight) for each in logits)
+    assert torch.allclose(made.segmentation_loss(prediction, target_of(given)), expected, rtol=1e-5)
     step = made.training_step(given, 0)
     assert torch.allclose(step, expected + made.fused.fusion_loss(), rtol=1e-5)
 
 
 def test_a_batch_without_a_labelled_pixel_costs_nothing_and_is_no_nan():
     made, given = task(), batch()
-    loss = made.segmentation_loss(made(given["inputs"]), torch.full_like(given["target"], IGNORE))
+    loss = made.segmentation_loss(made(given["inputs"]), torch.full_like(target_of(given), IGNORE))
     assert loss.item() == 0
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
@@ -81,14 +82,14 @@ def test_a_batch_without_a_labelled_pixel_costs_nothing_and_is_no_nan():
 def test_the_ensembles_loss_trains_its_weights_alone():
     """CEN detaches the predictions: the ensemble must not pull the branches towards each other."""
     made, given = task(), batch()
-    logits = named_outputs(made(given["inputs"]), given["target"].shape[-2:])
-    F.cross_entropy(logits["ensemble"], given["target"], ignore_index=IGNORE).backward()
+    logits = named_outputs(made(given["inputs"]), target_of(given).shape[-2:])
+    F.cross_entropy(logits["ensemble"], target_of(given), ignore_index=IGNORE).backward()
     assert made.fused.ensemble.alpha.grad.abs().sum() > 0
     assert [name for name, p in made.fused.named_parameters() if p.grad is not None] == ["ensemble.alpha"]
 
 
 def test_an_auxiliary_head_counts_with_its_weight_and_small_logits_are_resized():
-    made, target = task(), batch()["target"]
+    made, target = task(), target_of(batch())
     one, aux = torch.randn(2, CLASSES, 12, 16), torch.randn(2, CLASSES, 6, 8)
     with_aux = Prediction({"rgb": {"out": one, "aux": aux}}, {"out": one, "aux": aux}, torch.ones(1))
     without = Prediction({"rgb": one}, one, torch.ones(1))

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from fixtures_data import make_folder
+from fixtures_data import known_of, make_folder, target_of
 from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
@@ -85,7 +85,7 @@ def test_a_step_is_that_of_the_papers(root, inputs):
     watch = step(model, root, inputs)
     generator, discriminator = watch.before
     batch = watch.batch
-    real, valid = batch["target"], batch["target_valid"]
+    real, valid = target_of(batch), known_of(batch)
     assert valid.all()
     adam = {"lr": 1e-2, "betas": (0.5, 0.999)}
     of_generator = torch.optim.Adam(generator.parameters(), **adam)
@@ -380,7 +380,7 @@ def test_another_network_can_be_the_generator(root, fusion):
     model = task(fusion, network="rooms-unet", network_args={"stem": 4, "widths": [4, 4], "decoder": 4})
     watch = step(model, root)
     prediction = model.fused(watch.batch["inputs"])
-    assert prediction.ensemble.shape == watch.batch["target"].shape
+    assert prediction.ensemble.shape == target_of(watch.batch).shape
     assert {name: image.shape for name, image in prediction.per_modality.items()} == dict.fromkeys(
         INPUTS, (4, 3, 32, 32)
     )

@@ -6,6 +6,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fixtures_data import known_of, target_of
 from polymodal.cli import main
 from polymodal.data import FolderDataset, check, restore_target
 from polymodal.data.taskonomy import DOMAINS, describe
@@ -52,8 +53,8 @@ def test_all_ten_domains_are_read_with_their_ranges(root, capsys):
     raw = np.asarray(Image.open(root / f"depth_zbuffer/{data.keys[0]}_domain_depth_zbuffer.png")).astype(np.float64)
     sample = FolderDataset(root, "train", ["rgb"], target="depth_zbuffer")[0]
     known = raw != 65535
-    assert np.array_equal(sample["target_valid"][0].numpy(), known)
-    metres = restore_target(sample["target"], FolderDataset(root, "train", ["rgb"], target="depth_zbuffer").target)
+    assert np.array_equal(known_of(sample)[0].numpy(), known)
+    metres = restore_target(target_of(sample), FolderDataset(root, "train", ["rgb"], target="depth_zbuffer").target)
     assert np.allclose(metres[0].numpy()[known], raw[known] / 512, atol=1e-5)
     raw = np.asarray(Image.open(root / f"edge_texture/{data.keys[0]}_domain_edge_texture.png")).astype(np.float64)
     target = FolderDataset(root, "train", ["rgb"], target="edge_texture")[0]["target"][0]

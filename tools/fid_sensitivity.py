@@ -80,8 +80,8 @@ def images(split: str, modalities: list[str]) -> dict[str, Tensor]:
     dataset = FolderDataset("rooms", split, modalities or ["reshading"], target="daylight")
     scenes = [dataset[index] for index in range(len(dataset))]
     stacked = {name: torch.stack([scene["inputs"][name] for scene in scenes]) for name in modalities}
-    stacked["target"] = torch.stack([scene["target"] for scene in scenes])
-    stacked["valid"] = torch.stack([scene["target_valid"] for scene in scenes])
+    stacked["target"] = torch.stack([scene["targets"]["daylight"] for scene in scenes])
+    stacked["valid"] = torch.stack([scene["targets_valid"]["daylight"] for scene in scenes])
     return stacked
 
 

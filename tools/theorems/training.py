@@ -33,7 +33,7 @@ class Rooms:
         torch.manual_seed(0)
         batch = next(iter(data.train_dataloader()))
         self.inputs: dict[str, Tensor] = batch["inputs"]
-        self.target: Tensor = batch["target"]
+        self.target: Tensor = batch["targets"]["target"]
         self.channels, self.classes = data.channels, data.num_classes
 
     @property

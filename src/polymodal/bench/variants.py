@@ -243,7 +243,7 @@ def _trainer(variant: Variant, networks: Networks) -> Step:
     if variant.base in ("no-exchange", "exchange", "decode-once"):
         net = _fast(variant, _shared(variant, networks), case, training=True)
         task = _Quiet(net, case.classes).to(case.device)
-        batch = {"inputs": networks.inputs, "target": target, "key": list(range(case.batch))}
+        batch = {"inputs": networks.inputs, "targets": {task.target.name: target}, "key": list(range(case.batch))}
         losses = [(net, lambda: task.training_step(batch, 0))]
     elif variant.base == "plain":
         plain, folded = _fast(variant, networks.first, case, training=True), fold(list(images.values()))

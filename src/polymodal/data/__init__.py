@@ -15,7 +15,7 @@ from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.reading import read_array
 from polymodal.data.spec import DatasetSpec
 from polymodal.data.statistics import Moments
-from polymodal.data.target import prepare_target, restore_target, settle_target
+from polymodal.data.target import Truth, prepare_target, restore_target, settle_target, settle_targets
 from polymodal.data.transforms import Augment, resize_inputs
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "Sample",
     "Store",
     "TargetSpec",
+    "Truth",
     "check",
     "derive",
     "palette",
@@ -44,6 +45,7 @@ __all__ = [
     "resize_inputs",
     "restore_target",
     "settle_target",
+    "settle_targets",
 ]
 
 

@@ -163,7 +163,7 @@ class Seen:
 
 def _parts(spec: DatasetSpec) -> list[tuple[str, ModalitySpec | TargetSpec]]:
     """The modalities by name, and the target without one."""
-    inputs = [(name, part) for name, part in spec.modalities.items() if name != spec.target_name]
+    inputs = [(name, part) for name, part in spec.modalities.items() if name not in spec.predicted]
     return [*inputs, ("", spec.target)]
 
 
@@ -228,7 +228,7 @@ def _class_problems(classes: Histogram) -> Iterator[Defect]:
 
 def _lacking(spec: DatasetSpec) -> Iterator[Defect]:
     """How many samples of a split lack a modality, and samples that have none."""
-    names = [name for name in spec.modalities if name != spec.target_name]
+    names = [name for name in spec.modalities if name not in spec.predicted]
     for split, keys in spec.splits.items():
         lacking = {name: [key for key in keys if spec.lacks(name, key)] for name in names}
         for name, without in lacking.items():

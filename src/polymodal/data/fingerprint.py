@@ -8,13 +8,13 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from polymodal.data.parts import ModalitySpec, TargetSpec
+from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
 
 _NO_MATTER = ("folder", "prefix", "suffix", "resize", "optional", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
 
-_NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels")
+_NAMES = ("folder", "prefix", "suffix", "unit", "mean", "std", "colors", "channels", "name")
 """Settings that do not tell one data set from another for a trained model, which has statistics of its own."""
 
 _ORDER = (
@@ -82,16 +82,22 @@ def identity(spec: DatasetSpec, modalities: Sequence[str], split: str) -> str:
 
     Args:
         spec: The data set.
-        modalities: Those that are read beside the target.
+        modalities: Those that are read beside the targets.
         split: Its name.
     """
     keys = sorted(spec.keys(split))
     lines = [*keys]
-    parts: dict[str, ModalitySpec | TargetSpec] = {name: spec.modalities[name] for name in modalities}
-    for name, part in {**parts, "target": spec.target}.items():
-        there = [key for key in keys if name not in parts or not spec.lacks(name, key)]
-        lines += [name, json.dumps(_meaning(part)), _contents(spec, [spec.file(part, key) for key in there])]
+    for name in modalities:
+        there = [key for key in keys if not spec.lacks(name, key)]
+        lines += [name, *_identity(spec, spec.modalities[name], there)]
+    for name, target in spec.targets.items():
+        # What the only target is called does not matter, as it did not when there was one alone.
+        lines += [TARGET if len(spec.targets) == 1 else f"{TARGET} {name}", *_identity(spec, target, keys)]
     return _digest(lines)
+
+
+def _identity(spec: DatasetSpec, part: ModalitySpec | TargetSpec, keys: Sequence[str]) -> list[str]:
+    return [json.dumps(_meaning(part)), _contents(spec, [spec.file(part, key) for key in keys])]
 
 
 def _meaning(part: ModalitySpec | TargetSpec) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.resizing import aligned
 from polymodal.data.sampler import Draw
 from polymodal.data.sizes import header_size
-from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.spec import FILE, DatasetSpec, only
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
-from polymodal.data.target import prepare_target, settle_target, target_scaling
+from polymodal.data.target import Truth, settle_targets
 from polymodal.data.transforms import Augment, Size, resize_inputs
 from polymodal.errors import DataError
 
@@ -33,10 +33,11 @@ class Sample(TypedDict):
     """float32 (C_m, H, W) by modality, normalised, 0 where nothing was measured."""
     valid: dict[str, Tensor]
     """bool (1, H, W) by modality: where something was measured."""
-    target: Tensor
-    """int64 (H, W), `target.ignore` where none counts; of an image, float32 (C, H, W) from -1 to 1, 0 without truth."""
-    target_valid: NotRequired[Tensor]
-    """bool (1, H, W), of an image alone: where there is truth."""
+    targets: dict[str, Tensor]
+    """By the target's name: labels, int64 (H, W), `ignore` where none counts; or an image, float32 (C, H, W) from -1 to
+    1, 0 without truth."""
+    targets_valid: dict[str, Tensor]
+    """bool (1, H, W) by the names of targets that are images: where there is truth."""
     present: NotRequired[dict[str, bool]]
     """Whether the sample has a modality, where samples may lack some; 0 and not measured where it has not."""
     key: str
@@ -45,10 +46,10 @@ class Sample(TypedDict):
 class FolderDataset(Dataset[Sample]):
     """The samples of one split, of the modalities that are asked for.
 
-    With `augment` a sample is for training: inputs and target are changed together. Without, it is for evaluation: the
-    inputs may be resized and the target keeps the resolution of its file.
+    With `augment` a sample is for training: inputs and targets are changed together. Without, it is for evaluation: the
+    inputs may be resized and a target keeps the resolution of its file.
 
-    The target may be labels or an image (any other kind); an image is scaled as `settle_target` says.
+    A target may be labels or an image (any other kind); an image is scaled as `settle_target` says.
 
     Args:
         root: A folder, an archive, `rooms`, or its `DatasetSpec`.
@@ -60,11 +61,11 @@ class FolderDataset(Dataset[Sample]):
         dropout: Which modalities training samples lose at random.
         substitute: Modalities that are noise or copies instead, as a control; see `check_substitute`.
         cache: Whether decoded files stay in memory, as they are stored. Loader workers keep one copy each.
-        target: Which of the targets of dataset.yaml is read where there are several; or a modality that is the target
-            instead, and then no input.
+        target: Which of the targets of dataset.yaml are read, a name or several; or modalities that are targets
+            instead, and then no inputs. The only one if not given.
 
     Attributes:
-        target: What is predicted.
+        targets: What is predicted, by name.
 
     Raises:
         DataError: When the split or a modality does not exist, or an image target has no range.
@@ -82,11 +83,11 @@ class FolderDataset(Dataset[Sample]):
         substitute: Mapping[str, str] | None = None,
         dropout: ModalityDropout | None = None,
         cache: bool = False,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
     ) -> None:
         spec = root if isinstance(root, DatasetSpec) else DatasetSpec.load(root)
-        self.spec = spec if target is None else spec.with_target(target)
-        self.target = settle_target(self.spec)
+        self.spec = spec.with_targets(target)
+        self.targets = settle_targets(self.spec)
         self.keys = self.spec.keys(split)
         self.modalities = self.spec.select(modalities)
         known = inputs or input_specs(self.spec, self.modalities)
@@ -120,29 +121,31 @@ class FolderDataset(Dataset[Sample]):
                 file = self.spec.file(part, key)
                 named[name] = self.spec.store.where(file)
                 raw[name], specs[name] = settled(self._read(part, file), self.inputs[name], named[name])
-        target, meaning, target_file = self._target(index)
-        raw = aligned(raw, specs, named, (target.shape[1], target.shape[2]))
-        check_sizes({**{named[name]: array.shape[1:] for name, array in raw.items()}, target_file: target.shape[1:]})
-
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        truth: dict[str, Tensor]
+        truths = {name: self._truth(target, key) for name, target in self.targets.items()}
+        raw = aligned(raw, specs, named, next(iter(truths.values())).size)
+        check_sizes(
+            {named[name]: array.shape[1:] for name, array in raw.items()}
+            | {truth.file: truth.size for truth in truths.values()}
+        )
         if self.augment is None:
             tensors, valid = resize_inputs(raw, specs, named, self.size)
-            truth = _truth(target, meaning, target_file)
-        elif self.target.kind == "label":
-            tensors, valid, labels = self.augment(
-                raw, target[0], specs, named, ignore=self.target.ignore, size=self.size, generator=generator
-            )
-            truth = {"target": labels}
+            prepared = {name: truth.prepared() for name, truth in truths.items()}
+            targets = {name: target for name, (target, _) in prepared.items()}
+            known = {name: where for name, (_, where) in prepared.items() if where is not None}
         else:
-            scaling = target_scaling(meaning)
-            tensors, valid, image, known = self.augment.with_image(
-                raw, target, specs, scaling, named, target_file=target_file, size=self.size, generator=generator
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            tensors, valid, targets, known = self.augment(
+                raw, truths, specs, named, size=self.size, generator=generator
             )
-            truth = {"target": image, "target_valid": known}
         if self.substitute:
             tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
-        sample: Sample = {"inputs": tensors, "valid": valid, "key": key, **truth}  # type: ignore[typeddict-item]
+        sample: Sample = {
+            "inputs": tensors,
+            "valid": valid,
+            "targets": targets,
+            "targets_valid": known,
+            "key": key,
+        }
         if self.dropout and seed is not None:
             present = self.dropout.draw(present, epoch, seed)
         if self.gaps or (self.dropout and seed is not None):
@@ -152,6 +155,15 @@ class FolderDataset(Dataset[Sample]):
             }
             sample["valid"] = {name: _given(valid, name, 1, present) for name in self.inputs}
         return sample
+
+    @property
+    def target(self) -> TargetSpec:
+        """The one target.
+
+        Raises:
+            DataError: When there are several.
+        """
+        return only(self.targets, self.spec.store.where(FILE))
 
     @cached_property
     def gaps(self) -> bool:
@@ -170,7 +182,7 @@ class FolderDataset(Dataset[Sample]):
         if not self._optional:
             return
         where = self.spec.store.where(FILE)
-        if self.target.kind != "label" or self.substitute:
+        if any(target.kind != "label" for target in self.targets.values()) or self.substitute:
             what = "data.substitute" if self.substitute else "a target that is an image"
             raise DataError(f"{where}: modalities with `optional` do not go with {what}. Choose other modalities.")
         for name in self.inputs:
@@ -187,31 +199,30 @@ class FolderDataset(Dataset[Sample]):
                 )
 
     def has_truth(self) -> bool:
-        """Whether any pixel of any sample counts; that of images is taken for granted.
+        """Whether any pixel of any sample counts; of images, and of several targets, that is taken for granted.
 
         Raises:
             DataError: When a label file is missing or damaged, or holds what is no class.
         """
-        if self.target.kind != "label":
+        if any(target.kind != "label" for target in self.targets.values()) or len(self.targets) > 1:
             return True
         return any((self.label(index) != self.target.ignore).any() for index in range(len(self)))
 
     def label(self, index: int) -> np.ndarray:
-        """The class numbers of a sample and `target.ignore`, (H, W).
+        """The class numbers of a sample and `target.ignore`, (H, W), of the one target.
 
         Raises:
             DataError: When the file is missing or damaged, or holds a label that is no class.
         """
-        return self._target(index)[0][0]
+        return self._truth(self.target, self.keys[index]).raw[0]
 
-    def _target(self, index: int) -> tuple[np.ndarray, TargetSpec, str]:
-        """The target of a sample, (C, H, W) as it is stored, what it means, and its file."""
-        file = self.spec.file(self.target, self.keys[index])
+    def _truth(self, target: TargetSpec, key: str) -> Truth:
+        file = self.spec.file(target, key)
         where = self.spec.store.where(file)
-        content = self._read(self.target, file)
-        if self.target.kind != "label":
-            return content.channels(self.target.channels, where), honouring(self.target, content), where
-        return content.channels(1, where), self.target, where
+        content = self._read(target, file)
+        if target.kind == "label":
+            return Truth(content.channels(1, where), target, where)
+        return Truth(content.channels(target.channels, where), honouring(target, content), where)
 
     @cached_property
     def sizes(self) -> dict[Size, str]:
@@ -221,20 +232,21 @@ class FolderDataset(Dataset[Sample]):
             DataError: When the target's file of a sample is missing or damaged.
         """
         found: dict[Size, str] = {}
-        for index, key in enumerate(self.keys):
-            content = self.spec.store.read(self.spec.file(self.target, key))
-            shape = header_size(content) or self._target(index)[0].shape[-2:]
+        target = next(iter(self.targets.values()))  # all files of a sample are of one size
+        for key in self.keys:
+            content = self.spec.store.read(self.spec.file(target, key))
+            shape = header_size(content) or self._truth(target, key).size
             found.setdefault((shape[0], shape[1]), key)
         return found
 
     def _read(self, part: ModalitySpec | TargetSpec, file: str) -> Content:
-        slot = (file, "target" if part is self.target else "input")
+        slot = (file, f"target {part.name}" if isinstance(part, TargetSpec) else "input")
         if self._cache is not None and slot in self._cache:
             return self._cache[slot]
         content = self.spec.content(part, file)
-        if part is self.target and part.kind == "label":
+        if isinstance(part, TargetSpec) and part.kind == "label":
             where = self.spec.store.where(file)
-            content = Content(class_numbers(content.channels(1, where), self.target.code, where)[None])
+            content = Content(class_numbers(content.channels(1, where), part.code, where)[None])
         if self._cache is not None:
             self._cache[slot] = content
         return content
@@ -246,11 +258,3 @@ def _given(tensors: Mapping[str, Tensor], name: str, channels: int, present: Map
         return tensors[name]
     like = next(iter(tensors.values()))
     return like.new_zeros(channels, *like.shape[-2:])
-
-
-def _truth(raw: np.ndarray, target: TargetSpec, file: str) -> dict[str, Tensor]:
-    """The target of evaluation, at the resolution of its file."""
-    if target.kind == "label":
-        return {"target": torch.from_numpy(raw[0].astype(np.int64))}
-    image, known = prepare_target(raw, target, file)
-    return {"target": image, "target_valid": known}

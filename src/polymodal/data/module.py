@@ -15,10 +15,10 @@ from polymodal.data.histogram import Counted, Histogram, count
 from polymodal.data.inputs import InputSpec
 from polymodal.data.parts import TargetSpec
 from polymodal.data.sampler import SeededSampler, TurnSampler
-from polymodal.data.spec import DatasetSpec
+from polymodal.data.spec import FILE, DatasetSpec, only
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted_specs
-from polymodal.data.target import settle_target
+from polymodal.data.target import settle_targets
 from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
 from polymodal.limits import at_least, check, each, or_none
@@ -58,18 +58,18 @@ class FolderData(LightningDataModule):
         val_split: Split for validation.
         test_split: Split for test.
         target: Which of the targets of dataset.yaml is learned where there are several; or a modality that is predicted
-            instead, and is then no input.
+            instead, and is then no input. For a task of one's own, several names.
         dropout: Which modalities training samples lose at random; see `ModalityDropout`.
         substitute: Controls for comparisons, by modality: "noise" puts standard normal noise in its place, the name of
             another modality a copy of that.
 
     Attributes:
         inputs: What each modality's values mean, after `setup`.
-        target: What is predicted, after `setup`.
+        targets: What is predicted, by name, after `setup`.
     """
 
     inputs: dict[str, InputSpec]
-    target: TargetSpec
+    targets: dict[str, TargetSpec]
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class FolderData(LightningDataModule):
         cache: bool = False,
         val_split: str = "val",
         test_split: str = "test",
-        target: str | None = None,
+        target: str | list[str] | None = None,
         substitute: dict[str, str] | None = None,
         dropout: ModalityDropout = ModalityDropout(),  # noqa: B008 - frozen
     ) -> None:
@@ -119,6 +119,15 @@ class FolderData(LightningDataModule):
         return DatasetSpec.load(self.root)
 
     @property
+    def target(self) -> TargetSpec:
+        """The one target, after `setup`.
+
+        Raises:
+            DataError: When there are several.
+        """
+        return only(self.targets, self.description.store.where(FILE))
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, after `setup`.
 
@@ -148,14 +157,12 @@ class FolderData(LightningDataModule):
             DataError: When the data set is not what its description says, or lacks a split that the stage needs.
         """
         if self._spec is None:
-            spec = self.description
-            if self.target_name is not None:
-                spec = spec.with_target(self.target_name)
+            spec = self.description.with_targets(self.target_name)
             names = spec.select(self.modalities)
             check_substitute(self.substitute, names)
             self.dropout.check_names(names)
             self.inputs = substituted_specs(input_specs(spec, names), self.substitute, names)
-            self.target = settle_target(spec)
+            self.targets = settle_targets(spec)
             self._spec = spec
         if stage == "fit":
             dataset = self._dataset("train", augmented=True)
@@ -271,14 +278,14 @@ class FolderData(LightningDataModule):
         return (pixels / pixels.sum()).float()
 
     def class_histogram(self) -> Histogram | None:
-        """How often each class occurs in the splits of a training; None of a target that is an image.
+        """How often each class occurs in the splits of a training; None of an image, or of several targets.
 
         Of a large split up to `HISTOGRAM_SAMPLES` samples are counted, or all of it if they show one class alone.
 
         Raises:
             DataError: When a label file is missing or damaged, or holds what is no class.
         """
-        if self.target.kind != "label" or self._spec is None:
+        if self._spec is None or [target.kind for target in self.targets.values()] != ["label"]:
             return None
         splits = [split for split in ("train", self.val_split, self.test_split) if split in self._spec.splits]
         found = {split: self._count(split, HISTOGRAM_SAMPLES) for split in splits}
@@ -310,6 +317,7 @@ class FolderData(LightningDataModule):
                 substitute=self.substitute,
                 dropout=self.dropout if augmented else None,
                 cache=self.cache,
+                target=list(self.targets),
             )
         return self._datasets[split, augmented]
 
@@ -343,7 +351,7 @@ def collate(samples: list[Sample], remedy: str) -> Batch:
     for sample in samples:
         for name, one, other in (
             *((name, first["inputs"][name], tensor) for name, tensor in sample["inputs"].items()),
-            ("target", first["target"], sample["target"]),
+            *((name, first["targets"][name], tensor) for name, tensor in sample["targets"].items()),
         ):
             if one.shape[-2:] != other.shape[-2:]:
                 (h, w), (k, v) = one.shape[-2:], other.shape[-2:]

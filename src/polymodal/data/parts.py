@@ -14,6 +14,9 @@ from polymodal.data.section import Section, listed
 from polymodal.errors import DataError
 from polymodal.names import ENSEMBLE, LONGEST, affix
 
+TARGET = "target"
+"""The name of the only target of a data set."""
+
 KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
 label: one channel of class numbers; raw: any other measured channels."""
@@ -85,6 +88,8 @@ class TargetSpec(FileSpec):
         range: Of an image, the values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
         channels: Of an image's files; 0 until `settle_target` has looked at one.
         labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
+        name: What samples and batches call it: that of `targets` in dataset.yaml, or of a modality; `TARGET` where it
+            is the only one and has no other.
     """
 
     folder: str
@@ -93,6 +98,7 @@ class TargetSpec(FileSpec):
     range: tuple[float, float] | None = None
     channels: int = 0
     labels: LabelCode | None = field(default=None, compare=False)
+    name: str = field(default=TARGET, compare=False)
 
     @property
     def settled(self) -> bool:
@@ -218,8 +224,12 @@ def _how(section: Section) -> dict[str, Any]:
     return {key: section.get(key, convert, None) for key, convert in _READING_KEYS.items()}
 
 
-def target_of(section: Section) -> TargetSpec:
+def target_of(section: Section, name: str = TARGET) -> TargetSpec:
     """The target that a section declares.
+
+    Args:
+        section: Its keys.
+        name: What it is called.
 
     Raises:
         DataError: With the key and what is expected there.
@@ -229,7 +239,7 @@ def target_of(section: Section) -> TargetSpec:
     section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
     folder, files = section.get("folder", values.folder), _names(section) | _how(section)
     if kind != "label":
-        return TargetSpec(kind, folder, **_meaning(section), **files)
+        return TargetSpec(kind, folder, name=name, **_meaning(section), **files)
     colors: tuple[values.Color, ...] = section.get("colors", values.colors, ())
     code = LabelCode(
         section.get("classes", values.texts),
@@ -237,10 +247,10 @@ def target_of(section: Section) -> TargetSpec:
         colors,
         section.get("ignore", values.unlabelled_colors if colors else values.unlabelled, ()),
     )
-    return label_target(folder, code.check(section.at), files)
+    return label_target(folder, code.check(section.at), files, name)
 
 
-def label_target(folder: str, code: LabelCode, files: Mapping[str, Any]) -> TargetSpec:
+def label_target(folder: str, code: LabelCode, files: Mapping[str, Any], name: str) -> TargetSpec:
     """A target of labels that are stored in a way, in files that are called and read in a way."""
     colors = code.colors or palette(len(code.classes))
-    return TargetSpec("label", folder, code.ignore, colors, classes=code.classes, labels=code, **files)
+    return TargetSpec("label", folder, code.ignore, colors, classes=code.classes, labels=code, name=name, **files)

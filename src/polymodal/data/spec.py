@@ -24,11 +24,11 @@ samples lack says `optional: true`, or `optional: [KEY, ...]` for these alone; e
 
 A target may be an image instead of a label, `target: {folder: albedo, kind: image}`, or one of the modalities,
 `target: rgb`, which is then no input. A data set may have several, by name, `targets: {labels: {...}, albedo: {...}}`;
-a recipe says which is learned, `data.target: labels`.
+a recipe says which is learned, `data.target: labels`, or which are read for a task of one's own, `[labels, albedo]`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
@@ -40,7 +40,7 @@ from polymodal.data import values
 from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.label_files import LabelFiles
-from polymodal.data.parts import ModalitySpec, TargetSpec, label_target, modality_of, target_of
+from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec, label_target, modality_of, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import QUOTED, Section, decoded, listed, parse
 from polymodal.data.sizes import header_size
@@ -51,8 +51,6 @@ from polymodal.near import meant
 from polymodal.yaml_documents import MAX_YAML
 
 FILE = "dataset.yaml"
-TARGET = "target"
-"""What a target is called that has no name of its own."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class DatasetSpec:
         modalities: By name, in the order of `dataset.yaml`.
         targets: What can be predicted, by name; `TARGET` is that of the only one, if it has no other.
         splits: The keys of each split.
-        target_name: The modality that is the target; empty when the target is none of them.
+        predicted: The modalities that are targets, which are no inputs then.
     """
 
     name: str
@@ -73,7 +71,7 @@ class DatasetSpec:
     modalities: dict[str, ModalitySpec]
     targets: dict[str, TargetSpec]
     splits: dict[str, tuple[str, ...]]
-    target_name: str = ""
+    predicted: tuple[str, ...] = ()
     _labels: dict[ModalitySpec | TargetSpec, LabelFiles] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -109,7 +107,7 @@ class DatasetSpec:
             splits=_splits(top.section("splits"), store),
         )
         spec._check_optional()
-        return spec.with_target(top.values["target"]) if named else spec
+        return spec.with_targets(top.values["target"]) if named else spec
 
     def _check_optional(self) -> None:
         """Refuse keys of no sample among those that may lack a modality."""
@@ -129,12 +127,7 @@ class DatasetSpec:
         Raises:
             DataError: When the data set has several targets, and none was chosen.
         """
-        if len(self.targets) > 1:
-            raise DataError(
-                f"{self.store.where(FILE)}: targets: there are {listed(self.targets)}, and one is learned at a time. "
-                f"Choose it: --data.target {next(iter(self.targets))}."
-            )
-        return next(iter(self.targets.values()))
+        return only(self.targets, self.store.where(FILE))
 
     def each_target(self) -> list["DatasetSpec"]:
         """The data set once for each of its targets."""
@@ -148,12 +141,12 @@ class DatasetSpec:
                 files of one are the target's.
         """
         if modalities is None:
-            modalities = [name for name in self.modalities if name != self.target_name]
+            modalities = [name for name in self.modalities if name not in self.predicted]
         if not modalities:
             raise DataError(f"modalities: expected at least one of {listed(self.modalities)}, got none.")
         for name in modalities:
             self._require(name, "modalities")
-            if name == self.target_name:
+            if name in self.predicted:
                 raise DataError(
                     f"modalities: {name} is the target, so it can be no input. Choose others, or set target."
                 )
@@ -167,17 +160,31 @@ class DatasetSpec:
                 )
         return tuple(modalities)
 
-    def with_target(self, name: str) -> "DatasetSpec":
-        """The same data set with one of its targets, or one of its modalities as the target and the others for inputs.
+    def with_targets(self, names: str | Sequence[str] | None) -> "DatasetSpec":
+        """The same data set with some of its targets, or of its modalities as targets and the others for inputs.
+
+        Args:
+            names: One or several; None for the only one.
 
         Raises:
-            DataError: When the data set has no such target or modality, or no other modality.
+            DataError: When there is no only one, or none is named, or one twice, or the data set has no such target or
+                modality, or no modality is left.
         """
-        if name in self.targets and (name not in self.modalities):
-            return replace(self, targets={name: self.targets[name]})
+        if names is None:
+            return replace(self, targets={self.target.name: self.target})
+        names = [names] if isinstance(names, str) else names
+        if not names or len(set(names)) < len(names):
+            raise DataError(f"target: expected different names, one at least, got {listed(names) or 'none'}.")
+        predicted = tuple(name for name in names if name in self.modalities or name not in self.targets)
+        targets = {name: self._predicted(name) if name in predicted else self.targets[name] for name in names}
+        if len(predicted) == len(self.modalities):
+            what = "is the only modality" if len(predicted) == 1 else "are all modalities"
+            raise DataError(f"target: {listed(predicted)} {what} of {self.store.path}; nothing is left to predict it.")
+        return replace(self, targets=targets, predicted=predicted)
+
+    def _predicted(self, name: str) -> TargetSpec:
+        """A modality as the target."""
         self._require(name, "target")
-        if len(self.modalities) == 1:
-            raise DataError(f"target: {name} is the only modality of {self.store.path}; nothing is left to predict it.")
         part = self.modalities[name]
         for value, said, why in (
             (part.resize, "resize: true", "a target sets the size"),
@@ -187,17 +194,16 @@ class DatasetSpec:
                 raise DataError(f"target: {name} is declared with `{said}`, and {why}. Remove that key.")
         if part.kind == "label":
             files = {key: getattr(part, key) for key in ("prefix", "suffix", "layout", "pages")}
-            target = label_target(part.folder, part.code, files)
-        else:
-            target = TargetSpec(**part.common, folder=part.folder, range=part.range)
-        return replace(self, targets={name: target}, target_name=name)
+            return label_target(part.folder, part.code, files, name)
+        return TargetSpec(**part.common, folder=part.folder, range=part.range, name=name)
 
     def truths(self) -> list[str]:
-        """The modalities whose files are those of the target: as an input, each would be the answer itself."""
+        """The modalities whose files are those of a target: as an input, each would be the answer itself."""
+        answers = [self._files_of(target) for target in self.targets.values()]
         return [
             name
             for name, part in self.modalities.items()
-            if name != self.target_name and self._files_of(part) == self._files_of(self.target)
+            if name not in self.predicted and self._files_of(part) in answers
         ]
 
     def _files_of(self, part: ModalitySpec | TargetSpec) -> tuple[PurePath, str, str]:
@@ -297,7 +303,7 @@ def _targets(top: Section) -> dict[str, TargetSpec]:
         DataError: It declares none, or in both ways.
     """
     if "targets" not in top.values:
-        return {TARGET: target_of(top.section("target"))}
+        return {TARGET: target_of(top.section(TARGET))}
     if "target" in top.values:
         raise DataError(f"{top.at('targets')}: there is a target beside it. Move that one into targets, under a name.")
     targets = top.section("targets")
@@ -305,7 +311,21 @@ def _targets(top: Section) -> dict[str, TargetSpec]:
         raise DataError(f"{top.at('targets')}: expected at least one target, got none.")
     if both := [name for name in targets.file_names() if name in top.values["modalities"]]:
         raise DataError(f"{targets.at(both[0])}: a modality has this name, too. Rename one of them.")
-    return {name: target_of(targets.section(name)) for name in targets.values}
+    return {name: target_of(targets.section(name), name) for name in targets.values}
+
+
+def only(targets: Mapping[str, TargetSpec], where: str) -> TargetSpec:
+    """The one target.
+
+    Raises:
+        DataError: When there are several.
+    """
+    if len(targets) > 1:
+        raise DataError(
+            f"{where}: targets: there are {listed(targets)}, and one is learned at a time. Choose it: --data.target "
+            f"{next(iter(targets))}."
+        )
+    return next(iter(targets.values()))
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

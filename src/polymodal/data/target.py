@@ -1,10 +1,10 @@
-"""An image that is to be predicted: its values scaled to -1..1 by a stated range, and back.
+"""What is to be predicted, as tensors; an image's values are scaled to -1..1 by a stated range, and back.
 
-One linear rule for every kind, so that a generator with a tanh can reach all of it: the ends of `TargetSpec.range`
-become -1 and 1, and what lies beyond them counts as the end.
+One linear rule for every kind of image, so that a generator with a tanh can reach all of it: the ends of
+`TargetSpec.range` become -1 and 1, and what lies beyond them counts as the end.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,43 @@ from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
 
 
-def settle_target(spec: DatasetSpec) -> TargetSpec:
-    """The target with its channels and its range; one of kind label as it is.
+@dataclass(frozen=True)
+class Truth:
+    """A target of one sample, as its file holds it.
+
+    Attributes:
+        raw: (C, H, W); of labels (1, H, W), class numbers and the ignored value.
+        meaning: What the values mean.
+        file: Its name, for messages.
+    """
+
+    raw: np.ndarray
+    meaning: TargetSpec
+    file: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.raw.shape[-2], self.raw.shape[-1]
+
+    def prepared(self) -> tuple[Tensor, Tensor | None]:
+        """For evaluation: labels, int64 (H, W), and nothing beside them; or an image as of `prepare_target`."""
+        if self.meaning.kind == "label":
+            return torch.from_numpy(self.raw[0].astype(np.int64)), None
+        return prepare_target(self.raw, self.meaning, self.file)
+
+
+def settle_targets(spec: DatasetSpec) -> dict[str, TargetSpec]:
+    """The targets by name, each as `settle_target` returns it.
+
+    Raises:
+        DataError: As of each.
+    """
+    return {name: settle_target(spec, target) for name, target in spec.targets.items()}
+
+
+def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
+    """A target of a data set with its channels and its range; one of kind label as it is.
 
     The channels are those of the first file. Without a declared range, image is 0 to 1 (full scale) and normal -1 to 1;
     8-bit files of depth or raw hold at most 255 * scale, so 0 to that.
@@ -26,7 +61,6 @@ def settle_target(spec: DatasetSpec) -> TargetSpec:
         DataError: When the file cannot be read or has channels that the kind cannot have, a range is needed and not
             declared, or predictions could not be written as PNG files that mean the same.
     """
-    target = spec.target
     if target.kind == "label":
         return target
     key = next(iter(spec.splits.values()))[0]

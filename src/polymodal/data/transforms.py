@@ -1,4 +1,4 @@
-"""Augmentation: one geometry for all modalities and the target, photometry by the kind of each modality.
+"""Augmentation: one geometry for all modalities and targets, photometry by the kind of each modality.
 
 The part of the files that a crop shows is cut out before anything else, so only pixels that are used are converted and
 resized. All draws come from one torch generator.
@@ -7,6 +7,7 @@ resized. All draws come from one torch generator.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from polymodal.data.inputs import InputSpec, check_sizes, normalise, to_values
+from polymodal.data.target import Truth, target_scaling
 from polymodal.limits import FROM_0, SHARE, Limit, at_least, check, each, or_none
 
 Size = tuple[int, int]
@@ -34,7 +36,24 @@ _LIMITS = {
     "depth_hole_size": SHARE,
 }
 
-_TARGET = ""  # among the masks or images; no modality has this name
+_TARGET = "target/"  # before a target's name among those of modalities, which have no slash
+
+
+class Augmented(NamedTuple):
+    """A training sample.
+
+    Attributes:
+        inputs: Normalised, float32 (C_m, h, w), by modality.
+        valid: Where something was measured, bool (1, h, w), by modality.
+        targets: By name; labels, int64 (h, w), the ignored value where nothing was; or images, float32 (C, h, w), from
+            -1 to 1.
+        targets_valid: Where there is truth, bool (1, h, w), by the names of images.
+    """
+
+    inputs: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    targets_valid: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,101 +93,58 @@ class Augment:
     def __call__(
         self,
         raw: Mapping[str, np.ndarray],
-        target: np.ndarray,
+        truths: Mapping[str, Truth],
         specs: Mapping[str, InputSpec],
         files: Mapping[str, str],
         *,
-        ignore: int,
         size: Size | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    ) -> "Augmented":
         """A training sample from the files' content.
 
         Args:
             raw: (C_m, H, W) by modality, all of one size.
-            target: Class numbers, (H, W).
+            truths: The targets by name, of that size. Geometry is changed with the inputs, values never.
             specs: What the values mean, by modality.
             files: Names for messages, by modality.
-            ignore: Label of padded pixels.
             size: Height and width that the sample is resized to first; None for its own.
             generator: Source of every draw; None for torch's own.
-
-        Returns:
-            Normalised inputs, float32 (C_m, h, w), and masks of measured pixels, bool (1, h, w), by modality; the
-            target, int64 (h, w).
         """
-        window = self._window((target.shape[0], target.shape[1]), size, generator)
-        labels = torch.from_numpy(window.cut(target).astype(np.int64))[None].float()
-        inputs, masks = self._sample(raw, specs, files, window, {_TARGET: labels}, generator)
-        labels = masks.pop(_TARGET)[0].long()
-        valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
-        return inputs, valid, window.pad(labels, ignore)
-
-    def with_image(
-        self,
-        raw: Mapping[str, np.ndarray],
-        target: np.ndarray,
-        specs: Mapping[str, InputSpec],
-        scaling: InputSpec,
-        files: Mapping[str, str],
-        *,
-        target_file: str,
-        size: Size | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """A training sample whose target is an image: geometry is changed with the inputs, values never.
-
-        Args:
-            raw: (C_m, H, W) by modality, all of one size.
-            target: (C, H, W) of that size.
-            specs: What the values mean, by modality.
-            scaling: What those of the target mean, and how they become -1 to 1.
-            files: Names for messages, by modality.
-            target_file: Likewise.
-            size: Height and width that the sample is resized to first; None for its own.
-            generator: Source of every draw; None for torch's own.
-
-        Returns:
-            Normalised inputs and their masks as for a call; the target, float32 (C, h, w), from -1 to 1; and the bool
-            mask (1, h, w) of where there is truth, which padding is not.
-        """
-        window = self._window((target.shape[-2], target.shape[-1]), size, generator)
-        tensors, masks = self._sample(
-            {**raw, _TARGET: target},
-            {**specs, _TARGET: scaling},
-            {**files, _TARGET: target_file},
-            window,
-            {},
-            generator,
-        )
-        valid = {name: window.pad(mask.bool()) for name, mask in masks.items()}
-        return tensors, valid, tensors.pop(_TARGET).clamp_(-1, 1), valid.pop(_TARGET)
-
-    def _sample(
-        self,
-        raw: Mapping[str, np.ndarray],
-        specs: Mapping[str, InputSpec],
-        files: Mapping[str, str],
-        window: "Window",
-        masks: dict[str, Tensor],
-        generator: torch.Generator | None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Normalised and padded images, and unpadded masks of theirs beside those given."""
+        window = self._window(next(iter(truths.values())).size, size, generator)
+        labels = {name: truth for name, truth in truths.items() if truth.meaning.kind == "label"}
+        images = {name: truth for name, truth in truths.items() if name not in labels}
         values: dict[str, Tensor] = {}
-        valid: dict[str, Tensor] = {}
-        for name, array in raw.items():
-            values[name], valid[name] = to_values(window.cut(array), specs[name], files[name])
-        values, masks = window.fit(values, {name: mask.float() for name, mask in valid.items()} | masks, specs)
-        valid = {name: masks[name].bool() for name in specs}
+        masks: dict[str, Tensor] = {}
+        meanings = {**specs, **{_TARGET + name: target_scaling(truth.meaning) for name, truth in images.items()}}
+        for name in specs:
+            values[name], masks[name] = to_values(window.cut(raw[name]), specs[name], files[name])
+        for name, truth in images.items():
+            key = _TARGET + name
+            values[key], masks[key] = to_values(window.cut(truth.raw), meanings[key], truth.file)
+        masks = {name: mask.float() for name, mask in masks.items()}
+        for name, truth in labels.items():
+            masks[_TARGET + name] = torch.from_numpy(window.cut(truth.raw).astype(np.int64)).float()
+        values, masks = window.fit(values, masks, meanings)
+        valid = {name: masks[name].bool() for name in meanings}
         for name, spec in specs.items():
-            if name == _TARGET:
-                continue
             if spec.kind == "image" and self.photometric:
                 values[name] = self._photometric(values[name], generator)
             if spec.kind == "depth":
                 self._disturb_depth(values[name], valid[name], generator)
-        images = {name: window.pad(normalise(values[name], valid[name], spec)) for name, spec in specs.items()}
-        return images, masks | valid
+        padded = {name: window.pad(normalise(values[name], valid[name], spec)) for name, spec in meanings.items()}
+        known = {name: window.pad(mask) for name, mask in valid.items()}
+        targets = {
+            name: window.pad(masks[_TARGET + name][0].long(), truth.meaning.ignore)
+            if name in labels
+            else padded[_TARGET + name].clamp_(-1, 1)
+            for name, truth in truths.items()
+        }
+        return Augmented(
+            {name: padded[name] for name in specs},
+            {name: known[name] for name in specs},
+            targets,
+            {name: known[_TARGET + name] for name in images},
+        )
 
     def _window(self, size: Size, resized: Size | None, generator: torch.Generator | None) -> "Window":
         frame = resized or size

@@ -110,7 +110,7 @@ def load_run(folder: Path) -> Run:
     return Run(
         name=folder.resolve().name,
         dataset=Path(str(data["root"])).name if data.get("root") else None,
-        target=data.get("target"),
+        target=", ".join(target) if isinstance(target := data.get("target"), list) else target,
         config=text,
         scores=scores,
         subsets=next(

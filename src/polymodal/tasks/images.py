@@ -1,6 +1,6 @@
 """Images as they are predicted: at the size of their inputs, as pictures for people, and as files like the target's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.target import restore_target, stored_bits
 
 
-def truth_at(batch: Mapping[str, Tensor], size: Sequence[int], target: TargetSpec) -> tuple[Tensor, Tensor]:
-    """The target of a batch at the size of its inputs, at which images are predicted and scored.
+def truth_at(image: Tensor, valid: Tensor, size: Sequence[int], target: TargetSpec) -> tuple[Tensor, Tensor]:
+    """A target at the size of the inputs, at which images are predicted and scored.
 
     Args:
-        batch: With "target" (B, C, H, W) from -1 to 1, and "target_valid" (B, 1, H, W).
+        image: (B, C, H, W) from -1 to 1.
+        valid: Where there is truth, (B, 1, H, W).
         size: Height and width.
         target: What is predicted. Depth is not interpolated, as between two depths there is no third. Of anything else
             a pixel is the mean of the truth that it covers, and known where that is more than half of it.
@@ -25,7 +26,6 @@ def truth_at(batch: Mapping[str, Tensor], size: Sequence[int], target: TargetSpe
     Returns:
         The target, (B, C, *size), 0 where there is no truth, and the bool mask of where there is, (B, 1, *size).
     """
-    image, valid = batch["target"], batch["target_valid"]
     if image.shape[-2:] == tuple(size):
         return image, valid
     way: dict[str, Any] = (

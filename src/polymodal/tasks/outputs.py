@@ -59,7 +59,7 @@ class Output(ABC):
         """What counts named predictions: `update(name, prediction, *truth)`, then `compute()`."""
 
     @abstractmethod
-    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+    def truth(self, batch: Mapping[str, Any], size: Sequence[int]) -> tuple[Tensor, ...]:
         """What a batch's predictions are held against, the target itself first, where the inputs have this size."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Output(ABC):
         """One prediction (1, C, H, W) as samples.npz holds it."""
 
     @abstractmethod
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
+    def shown_truth(self, scene: Mapping[str, Any], size: Sequence[int]) -> dict[str, np.ndarray]:
         """What samples.npz holds of a scene's truth, by name: the target at a size, in the same form, first."""
 
     def legend(self) -> dict[str, np.ndarray]:
@@ -132,18 +132,18 @@ class Labels(Output):
         """A confusion matrix for each prediction."""
         return SegmentationScores(names, len(self.target.classes), self.target.ignore)
 
-    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+    def truth(self, batch: Mapping[str, Any], size: Sequence[int]) -> tuple[Tensor, ...]:
         """The labels, whatever the inputs' size."""
         del size
-        return (batch["target"],)
+        return (batch["targets"][self.target.name],)
 
     def shown(self, prediction: Tensor) -> np.ndarray:
         """Class numbers (H, W)."""
         return prediction.argmax(1)[0].cpu().numpy().astype(self._small)
 
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
+    def shown_truth(self, scene: Mapping[str, Any], size: Sequence[int]) -> dict[str, np.ndarray]:
         """Class numbers (H, W)."""
-        labels = F.interpolate(scene["target"][None, None].float(), size=tuple(size), mode="nearest")
+        labels = F.interpolate(scene["targets"][self.target.name][None, None].float(), size=tuple(size), mode="nearest")
         return {"target": labels[0, 0].numpy().astype(self._small)}
 
     def legend(self) -> dict[str, np.ndarray]:
@@ -223,18 +223,19 @@ class Images(Output):
         looked_at = None if extractor is None else feature_extractor(extractor)
         return ImageScores(names, looked_at, stretched=bool(self.scoring.get("stretched")))
 
-    def truth(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, ...]:
+    def truth(self, batch: Mapping[str, Any], size: Sequence[int]) -> tuple[Tensor, ...]:
         """The image at the inputs' size, and where there is truth."""
-        return truth_at(batch, size, self.target)
+        name = self.target.name
+        return truth_at(batch["targets"][name], batch["targets_valid"][name], size, self.target)
 
     def shown(self, prediction: Tensor) -> np.ndarray:
         """A picture, uint8 (H, W, 3)."""
         return as_picture(prediction[0])
 
-    def shown_truth(self, scene: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, np.ndarray]:
+    def shown_truth(self, scene: Mapping[str, Any], size: Sequence[int]) -> dict[str, np.ndarray]:
         """A picture, uint8 (H, W, 3), and where there is truth, bool (H, W)."""
-        batch = {key: scene[key][None] for key in ("target", "target_valid")}
-        image, valid = truth_at(batch, size, self.target)
+        image, valid = (scene[key][self.target.name][None] for key in ("targets", "targets_valid"))
+        image, valid = truth_at(image, valid, size, self.target)
         return {"target": as_picture(image[0]), "target_valid": valid[0, 0].numpy()}
 
     @property

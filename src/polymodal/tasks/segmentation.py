@@ -161,7 +161,7 @@ class Segmentation(Task):
         """One batch: forward, loss, the check that it is finite."""
         del batch_idx
         present = {"present": batch["present"]} if "present" in batch else {}  # a loss of one's own may not know of it
-        loss = self.segmentation_loss(self.predict_batch(batch), batch["target"], **present)
+        loss = self.segmentation_loss(self.predict_batch(batch), batch["targets"][self.target.name], **present)
         penalty = self.fused.fusion_loss()
         loss = loss + penalty
         self.check_finite(loss, batch)
@@ -172,7 +172,7 @@ class Segmentation(Task):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: the loss, and counting at the labels' own resolution."""
-        target = batch["target"]
+        target = batch["targets"][self.target.name]
         present = batch.get("present")
         predictions = named_outputs(self.predict_batch(batch), target.shape[-2:])
         total = self._weight_of(target).clamp(min=1e-6)

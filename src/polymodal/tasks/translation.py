@@ -143,7 +143,7 @@ class Translation(Task):
         """What the data says of the generator."""
         if self.network != TRANSLATION:
             return {"classes": self.target.channels}
-        height, width = data.train_dataloader().dataset[0]["target"].shape[-2:]
+        height, width = data.train_dataloader().dataset[0]["targets"][self.target.name].shape[-2:]
         depth = self.network_args.get("depth") or models.depth_for(height, width)
         if type(depth) is not int:
             raise ConfigError(f"network_args.depth: expected a number of down blocks, got {depth!r}.")
@@ -198,7 +198,7 @@ class Translation(Task):
         adversarial = sides.count * _bce(self.discriminator(sides.given, sides.made), real=True)
         self.discriminator.requires_grad_(True)
         images = named_outputs(prediction).values()
-        l1 = torch.stack([masked_l1(image, batch["target"], batch["target_valid"]) for image in images]).sum()
+        l1 = torch.stack([masked_l1(image, *self._truth(batch)) for image in images]).sum()
         loss = adversarial + self.l1_weight * l1 + penalty
         self.check_finite(loss, batch)
         for_generator.zero_grad()
@@ -227,12 +227,15 @@ class Translation(Task):
             )
         return prediction
 
+    def _truth(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The image that is to be predicted, and where there is truth."""
+        return batch["targets"][self.target.name], batch["targets_valid"][self.target.name]
+
     def _sides(self, prediction: Prediction, batch: Mapping[str, Any]) -> "Sides":
         """What the discriminator tells apart."""
         outputs = list(prediction.per_modality.values())
         count = len(self.fused.modalities)
-        valid = fold([batch["target_valid"]] * count)
-        real = fold([batch["target"]] * count)
+        real, valid = (fold([tensor] * count) for tensor in self._truth(batch))
         made = where_known(valid, fold(outputs or [prediction.ensemble] * count), real)
         return Sides(self.fused.stem(batch["inputs"]), made, real, len(outputs) or 1)
 
@@ -244,7 +247,7 @@ class Translation(Task):
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One batch: every prediction against the target, at the size of the inputs."""
         images = named_outputs(self._predict(batch))
-        target, valid = truth_at(batch, images[ENSEMBLE].shape[-2:], self.target)
+        target, valid = truth_at(*self._truth(batch), images[ENSEMBLE].shape[-2:], self.target)
         # The last step of an epoch may have spoilt the weights, and its checkpoint is written after the validation.
         self.check_finite(torch.stack([image.float().sum() for image in images.values()]), batch)
         if not self.counts(batch_idx):
@@ -270,7 +273,8 @@ class Translation(Task):
                 images = named_outputs(self(batch))
             size = images[ENSEMBLE].shape[-2:]
             inputs = [viewable(x, data.inputs[name]) for name, x in scene["inputs"].items()]
-            truth, _ = truth_at({key: scene[key][None] for key in ("target", "target_valid")}, size, self.target)
+            truth, known = self._truth(scene)
+            truth, _ = truth_at(truth[None], known[None], size, self.target)
             row = [picture.permute(1, 2, 0).numpy() for picture in inputs]
             row += [as_picture(image) for image in (*(image[0] for image in images.values()), truth[0])]
             if not rows or row[0].shape == rows[0][0].shape:  # scenes of other sizes do not fit on one sheet
