@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fixtures_data import target_of
 from polymodal.data import FolderDataset
 
 
@@ -25,7 +26,7 @@ def by_brightness(
     for scene in scenes:
         for name, image in scene["inputs"].items():
             for label in (0, 1):
-                bright[name][label].append(image.mean(0)[(scene["target"] == label) & scene["valid"][name][0]])
+                bright[name][label].append(image.mean(0)[(target_of(scene) == label) & scene["valid"][name][0]])
     nodes: list[Any] = []
     constants: list[Any] = []
 

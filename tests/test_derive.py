@@ -275,7 +275,7 @@ def test_command_writes_a_data_set_of_many_domains(root, tmp_path, archive, caps
     data = FolderDataset(out, "train")
     assert list(data.inputs) == ["rgb", "depth", *ALL.split(",")]
     sample, plain = data[0], FolderDataset(root, "train")[0]
-    assert np.array_equal(target_of(sample), plain["target"])
+    assert np.array_equal(target_of(sample), target_of(plain))
     for name in ("normal", "reshading", "edge_occlusion", "principal_curvature", "hha"):
         assert not sample["valid"][name][~plain["valid"]["depth"]].any(), name
         assert sample["valid"][name].any(), name

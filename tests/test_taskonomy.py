@@ -57,9 +57,9 @@ def test_all_ten_domains_are_read_with_their_ranges(root, capsys):
     metres = restore_target(target_of(sample), FolderDataset(root, "train", ["rgb"], target="depth_zbuffer").target)
     assert np.allclose(metres[0].numpy()[known], raw[known] / 512, atol=1e-5)
     raw = np.asarray(Image.open(root / f"edge_texture/{data.keys[0]}_domain_edge_texture.png")).astype(np.float64)
-    target = FolderDataset(root, "train", ["rgb"], target="edge_texture")[0]["target"][0]
+    target = target_of(FolderDataset(root, "train", ["rgb"], target="edge_texture")[0])[0]
     assert np.allclose(target.numpy(), raw / 65535 / 0.125 - 1, atol=1e-6)
-    target = FolderDataset(root, "train")[0]["target"]
+    target = target_of(FolderDataset(root, "train")[0])
     raw = np.asarray(Image.open(root / f"rgb/{data.keys[0]}_domain_rgb.png"))
     assert torch.allclose(target, torch.from_numpy(raw.copy()).permute(2, 0, 1) / 127.5 - 1, atol=1e-6)
 
