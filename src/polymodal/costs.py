@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from polymodal.anatomy import ghost
+from polymodal.anatomy import ByShapes, ghost
 from polymodal.multimodal import Multimodal
 
 
@@ -47,7 +47,7 @@ def count(network: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     copied = ghost(network)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), ByShapes():
         copied({name: image.to("meta") for name, image in inputs.items()})
     # The counter counts a multiply-accumulate as two operations.
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polymodal.anatomy import Anatomy, ghost
+from polymodal.anatomy import Anatomy, ByShapes, ghost
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
@@ -182,7 +182,9 @@ class _Surgery:
         way_in, size = self.anatomy.entrance, self.anatomy.run.size
         images = {name: way_in.image(size, count) for name, count in settings.modalities.items()}
         try:
-            self.carry_out(ghost(model))(images)
+            changed = self.carry_out(ghost(model))
+            with ByShapes():
+                changed(images)
         except PolymodalError:
             raise
         except NotImplementedError:  # of an operation without values, nothing is known

@@ -4,5 +4,6 @@ from polymodal.anatomy.anatomy import Anatomy
 from polymodal.anatomy.dry_run import DryRun
 from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.meta import ghost
+from polymodal.anatomy.shapes import ByShapes
 
-__all__ = ["Anatomy", "DryRun", "Entrance", "ghost"]
+__all__ = ["Anatomy", "ByShapes", "DryRun", "Entrance", "ghost"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.anatomy.convolutions import Convolution
+from polymodal.anatomy.shapes import ByShapes
 
 SIZES = (64, 256, 224)
 """Heights and widths to try: some networks take no image as small as the first, some only those of one size."""
@@ -51,7 +52,8 @@ def watched(network: nn.Module, image: Tensor, before: Before, after: After | No
         if after is not None:
             handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
     try:
-        return copied(image)
+        with ByShapes():
+            return copied(image)
     finally:  # a backward pass may run layers again
         for handle in handles:
             handle.remove()

@@ -12,6 +12,7 @@ from polymodal.anatomy.blocks import is_mixer, is_of_one_sample, transformer_blo
 from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.meta import SIZES, ghost
 from polymodal.anatomy.norms import can_be_private, kind_of
+from polymodal.anatomy.shapes import ByShapes
 from polymodal.errors import FusionError
 
 
@@ -94,7 +95,7 @@ def _calls(network: nn.Module, blocks: list[str], way_in: Entrance) -> dict[str,
                     )
                 )
         try:
-            with torch.no_grad():
+            with torch.no_grad(), ByShapes():
                 copied(way_in.image(size))
         except Exception as error:  # whatever a network does on such an image
             problem = str(error).partition("\n")[0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.meta import SIZES, ghost
+from polymodal.anatomy.shapes import ByShapes
 
 _BATCH = 11
 """How many images are tried: a prime, of which no number of windows or patches is a multiple by chance."""
@@ -60,7 +61,7 @@ def _given(network: nn.Module, images: Tensor, norms: dict[str, nn.Module]) -> _
         network.get_submodule(name).register_forward_pre_hook(
             lambda _, given, name=name: seen.append((name, given[0].detach()))
         )
-    with torch.no_grad():
+    with torch.no_grad(), ByShapes():
         network(images)
     return seen
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
+from polymodal.anatomy import ByShapes
 from polymodal.errors import ExportError
 from polymodal.export.reason import first_line
 from polymodal.export.same_padding import numbers_where_known
@@ -109,7 +110,7 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size:
 def _problem(ghost: nn.Module, example: Example, size: Size) -> Exception | None:
     """Why a module on the meta device does not run on images of a size; None when it does."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), ByShapes():
             ghost(*tree_map(lambda image: image.to("meta"), example((2, size))))
     except Exception as error:  # whatever a network of somebody else's raises
         return error

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, TypeGuard
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,12 @@ HUES = 6  # modality colours in style.css
 
 def render(template: str, **values: Any) -> str:
     """HTML from a template of this package, with the values escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """Made once, as it keeps the templates that it compiled."""
     environment = Environment(
         loader=PackageLoader("polymodal.report", "."),
         autoescape=True,
@@ -20,7 +27,7 @@ def render(template: str, **values: Any) -> str:
     )
     filters = (fixed, span, share, count, duration)
     environment.filters |= {function.__name__: function for function in filters}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def hue(prediction: str, modalities: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polymodal.anatomy.meta import ghost
+from polymodal.anatomy import ByShapes, ghost
 from polymodal.data import resize_inputs
 from polymodal.data.inputs import InputSpec
 from polymodal.data.resizing import aligned
@@ -216,7 +216,8 @@ class Predictor:
         for near in dict.fromkeys([size, *(_nearest(size, step) for step in STEPS)]):
             images = {name: torch.empty(1, spec.channels, *near, device="meta") for name, spec in specs.items()}
             try:
-                self._ghost(images, subset=True)
+                with ByShapes():
+                    self._ghost(images, subset=True)
             except NotImplementedError:  # of an operation without values, nothing is known
                 return size
             except Exception as error:  # networks refuse sizes each by an error of its own
