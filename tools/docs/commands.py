@@ -1,6 +1,7 @@
 """The reference of the command line, from its own parser."""
 
 import argparse
+import re
 from collections.abc import Iterator
 
 from polymodal.cli.parser import make_parser
@@ -46,7 +47,7 @@ def _table(parser: argparse.ArgumentParser) -> str:
         about = _escaped(formatter._expand_help(action)) if action.help else ""
         need = "required" if action.required and action.option_strings else ""
         rows.append(f"| `{', '.join(spelt)}` | {', '.join(filter(None, (about, need)))} |".replace("|RUN`", "\\|RUN`"))
-    return "\n".join(["| argument | |", "|---|---|", *rows, ""]) if rows else ""
+    return "\n".join(["| argument | what it is for |", "|---|---|", *rows, ""]) if rows else ""
 
 
 def _sentence(text: str) -> str:
@@ -54,5 +55,10 @@ def _sentence(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text of a terminal as Markdown."""
+    """Text of a terminal as Markdown, its options as code."""
+    words = re.split(r"((?<![\w-])--[a-z][\w.-]*\w)", text)
+    return "".join(f"`{word}`" if i % 2 else _plain(word) for i, word in enumerate(words))
+
+
+def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("[", "\\[").replace("<", "&lt;")

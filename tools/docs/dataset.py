@@ -25,7 +25,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _table(keys: Mapping[str, tuple[str, ...]], read: Callable[[dict[str, Any]], object]) -> str:
     kinds = list(keys)
-    rows = ["| key | of kind | expected | |", "|---|---|---|---|"]
+    rows = ["| key | of kind | expected | what it says |", "|---|---|---|---|"]
     meanings = _meanings()
     for key in dict.fromkeys(key for of_kind in keys.values() for key in of_kind):
         having = [kind for kind in kinds if key in keys[kind]]
@@ -53,5 +53,12 @@ def _meanings() -> dict[str, str]:
         for section in documented:
             if section.kind is griffe.DocstringSectionKind.parameters:
                 for argument in section.value:
-                    found.setdefault(argument.name, " ".join(argument.description.split()))
+                    found.setdefault(argument.name, _of_a_file(" ".join(argument.description.split())))
     return found | {"ignore": found["ignored"]}
+
+
+def _of_a_file(text: str) -> str:
+    """What is said of an argument, for people who write a file, which knows no names of Python."""
+    for pattern, said in ((r",? one of `[A-Z]+`", ""), ("; None ", "; left out, it "), (r"\bNone ", "Left out, it ")):
+        text = re.sub(pattern, said, text)
+    return text

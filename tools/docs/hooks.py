@@ -3,7 +3,9 @@
 Nothing is written beside the sources: every page goes from here to the site.
 """
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,3 +30,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for place, content in generated():
         files.append(File.generated(config, place, content=content))
     return files
+
+
+def on_page_content(html: str, **about: Any) -> str:
+    """Keep each figure of a table on one line, with its deviation or its per cent."""
+    del about
+    return re.sub(r"<td.*?</td>", lambda cell: re.sub(r"(?<=\d) (?=[±%])|(?<=±) ", "&nbsp;", cell[0]), html)

@@ -1,7 +1,6 @@
 """Notebooks as pages: the sources are scripts (jupytext, py:percent); each page offers the notebook itself, too."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jupytext
 
@@ -19,8 +18,3 @@ def pages() -> Iterator[tuple[str, str]]:
         title, *rest = cells
         yield f"{place}.md", "\n\n".join([title, f"[As a notebook]({source.stem}.ipynb)", *rest])
         yield f"{place}.ipynb", jupytext.writes(notebook, fmt="ipynb")
-
-
-def _markdown(cell: Any) -> str:
-    text: str = cell.source
-    return text if cell.cell_type == "markdown" else fenced(text, "python")

@@ -7,6 +7,8 @@ import griffe
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+HEADS = {"index.md": "---\nhide: [navigation]\n---\n\n"}
+"""What the site must know of a page: the start has no others beside it."""
 CODE = {
     "examples/train.py": ("examples/train.md", "A training in plain PyTorch", "python"),
     "examples/mri.py": ("examples/mri.md", "Four MRI sequences in 3-D", "python"),
@@ -22,7 +24,7 @@ def pages() -> Iterator[tuple[str, str]]:
         text = (ROOT / file).read_text(encoding="utf-8")
         for before, after in moved.items():
             text = text.replace(before, after)
-        yield place, text.replace("](docs/", "](")
+        yield place, HEADS.get(place, "") + text.replace("](docs/", "](")
     for file, (place, title, language) in CODE.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         yield place, f"# {title}\n\n`{file}`\n\n{fenced(text, language)}"

@@ -29,7 +29,7 @@ class FileSpec:
     """What is common to `ModalitySpec`, `TargetSpec` and `InputSpec`: how files are called and read, what they hold.
 
     Args:
-        kind: One of `KINDS`.
+        kind: What its values are, one of `KINDS`.
         scale: Factor from stored values to `unit` (depth and raw).
         unit: Of the scaled values, for people to read.
         invalid: Stored value of a pixel without measurement, in all of its channels.

@@ -43,10 +43,11 @@ class ModalitySpec(FileSpec):
 
     Args:
         folder: The folder of its files, from the root of the data set.
-        mean: Of each channel, or one for all, in scaled values; None when not declared.
+        mean: Of each channel, or one for all, in scaled values; None takes those of `statistics.json`, of ImageNet
+            (8-bit images of three channels), or of the training split, the first that there is.
         std: Like `mean`.
         range: Smallest and largest value, in `unit` (image: as a share of full scale): what a target is scaled by.
-            None when not declared.
+            None takes full scale: of images, or of depth and raw values of 8 bits.
         map: Pairs of a stored number and its class (label).
         colors: Of each class, by which files of three channels are read (label).
         resize: Whether its files may have another resolution than the others, to whose size they are brought.
