@@ -211,10 +211,16 @@ def test_what_makes_a_variant_faster_leaves_the_others_as_they_were(networks):
     ("trained", "inference"),
     [
         (TRAINED, ["exchange+absorb"]),
-        (["decode-once"], []),
+        (["decode-once"], ["decode-once+files"]),
         pytest.param(
             [*TRAINED, "exchange+auto"],
-            ["exchange+absorb", "exported+absorb", "exported+absorb+int8", "exported-decode-once+absorb"],
+            [
+                "exchange+absorb",
+                "exported+absorb",
+                "exported+absorb+int8",
+                "exported+absorb+files",
+                "exported-decode-once+absorb",
+            ],
             marks=pytest.mark.slow,
         ),
     ],
@@ -232,14 +238,14 @@ def test_every_asked_variant_is_in_the_report(trained, inference, tmp_path, caps
         assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in table["rows"])
         assert table["rows"][0]["speed"] == 1
     for row in found["tables"][0]["rows"]:
-        exact = not row["variant"].endswith(("+amp", "+int8"))
+        exact = not row["variant"].endswith(("+amp", "+int8", "+files"))
         assert row["difference"] <= 1e-5 if exact else 1e-5 < row["difference"] < 0.2
         assert row["same class"] == 1 if exact else row["same class"] > 0.8
     assert found["machine"]["threads"] == 1
     assert found["machine"]["torch"] == torch.__version__
     for word in words:
         assert len(re.findall(rf"^\| {re.escape(word)} \|", shown, re.M)) == 2 - (word in inference)
-    assert inference == [] or re.search(r"^- absorbing: multiply-accumulates .* G to .* G", shown, re.M)
+    assert "absorb" not in "".join(words) or re.search(r"^- absorbing: multiply-accumulates .* G to .* G", shown, re.M)
 
 
 def test_memory_that_the_system_does_not_tell_is_missing_and_not_zero(monkeypatch):

@@ -1,7 +1,7 @@
 """The ways to run the same modalities that are measured against each other, by name."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from polymodal import export
 from polymodal.anatomy.norms import is_batch_norm
 from polymodal.bench.case import Case, Networks
+from polymodal.bench.end_to_end import from_files
 from polymodal.bench.timing import Step
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
@@ -70,28 +71,23 @@ class Own(Protocol):
         """Train on a batch."""
 
 
+_EAGER = ("absorb", "auto", "compile", "amp", "files")
+_EXPORTED = ("absorb", "int8", "files")
 BASES = {
     "plain": Base("a plain network on the images of all modalities in one batch, as if they were one"),
     "apart": Base("a plain network for each modality, one after the other"),
     "no-exchange": Base("all modalities in one network with private norms, without exchange"),
-    "exchange": Base(
-        "all modalities in one network with private norms and channel exchange",
-        ("absorb", "auto", "compile", "amp"),
-        like="exchange",
-    ),
+    "exchange": Base("all modalities in one network with private norms and channel exchange", _EAGER, like="exchange"),
     "decode-once": Base(
         "all modalities in one network with private norms, channel exchange in the encoder, and one decoder for all",
-        ("absorb", "auto", "compile", "amp"),
+        _EAGER,
         like="decode-once",
     ),
     "exported": Base(
-        "the network with exchange as an ONNX file, run by ONNX Runtime", ("absorb", "int8"), like="exchange", file=True
+        "the network with exchange as an ONNX file, run by ONNX Runtime", _EXPORTED, like="exchange", file=True
     ),
     "exported-decode-once": Base(
-        "the network that decodes once as an ONNX file, run by ONNX Runtime",
-        ("absorb", "int8"),
-        like="decode-once",
-        file=True,
+        "the network that decodes once as an ONNX file, run by ONNX Runtime", _EXPORTED, like="decode-once", file=True
     ),
 }
 MODIFIERS = {
@@ -100,6 +96,7 @@ MODIFIERS = {
     "auto": "the fast path without compilation (polymodal.accelerate)",
     "compile": "the fast path with torch.compile",
     "amp": "automatic mixed precision in bf16",
+    "files": "end to end, from files of 8 and 16 bits, which are read anew, to the file of the class map",
 }
 
 
@@ -121,7 +118,7 @@ class Variant:
     @property
     def trains(self) -> bool:
         """Whether it can be trained; what is made for inference cannot."""
-        return not BASES[self.base].file and "absorb" not in self.modifiers
+        return not BASES[self.base].file and not {"absorb", "files"} & self.modifiers
 
     @classmethod
     def parse(cls, word: str) -> "Variant":
@@ -198,18 +195,10 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
         own = build(networks)
         own.train(False)
         return own.predict
-    if BASES[variant.base].file:
-        session, inputs = _session(variant, networks), networks.inputs
-        return lambda: {name: torch.from_numpy(logits) for name, logits in session(inputs).items()}
     case, autocast = networks.case, _precision(variant, networks)
-    if variant.base in ("no-exchange", "exchange", "decode-once"):
-        net, inputs = _fast(variant, _shared(variant, networks), case, training=False), networks.inputs
-
-        def predict() -> dict[str, Tensor]:
-            with torch.inference_mode(), autocast():
-                return named_outputs(net(inputs))
-
-        return predict
+    if BASES[variant.base].file or variant.base in ("no-exchange", "exchange", "decode-once"):
+        run = _of_images(variant, networks)
+        return from_files(run, networks) if "files" in variant.modifiers else partial(run, networks.inputs)
 
     images = networks.tiled()
     if variant.base == "plain":
@@ -230,6 +219,21 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
             return {name: output_at(net(image), None) for net, (name, image) in zip(nets, images.items(), strict=True)}
 
     return predict_apart
+
+
+def _of_images(variant: Variant, networks: Networks) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """A network of all modalities, or its file, as a function of their images."""
+    if BASES[variant.base].file:
+        session = _session(variant, networks)
+        return lambda images: {name: torch.from_numpy(logits) for name, logits in session(images).items()}
+    autocast = _precision(variant, networks)
+    net = _fast(variant, _shared(variant, networks), networks.case, training=False)
+
+    def predict(images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with torch.inference_mode(), autocast():
+            return named_outputs(net(images))
+
+    return predict
 
 
 def _trainer(variant: Variant, networks: Networks) -> Step:
@@ -307,7 +311,8 @@ def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
 
 
 def _session(variant: Variant, networks: Networks) -> Session:
-    return Session(_exported(variant, networks), threads=torch.get_num_threads())
+    network = Variant(variant.base, variant.modifiers - {"files"})
+    return Session(_exported(network, networks), threads=torch.get_num_threads())
 
 
 def _exported(variant: Variant, networks: Networks) -> Path:
