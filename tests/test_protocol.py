@@ -19,6 +19,7 @@ from polymodal.report import write_report
 from polymodal.runs.evaluation import save_model
 from polymodal.runs.tested import name_of_split
 from polymodal.tasks.protocol import Protocol, in_windows, resized, view
+from polymodal.tasks.windows import Windows
 
 RGB = InputSpec("image", 3)
 SPECS = {"rgb": RGB, "depth": InputSpec("depth", 1)}
@@ -139,7 +140,7 @@ def test_windows_average_their_logits_where_they_overlap():
         seen.append(tuple(shown["depth"].shape[-2:]))
         return {"a": torch.full((2, 1, 1, 1), float(len(seen)))}
 
-    logits = in_windows(numbered, (5, 4), (5, 2))(given_inputs)["a"]
+    logits = in_windows(numbered, Windows((5, 4), (5, 2)))(given_inputs)["a"]
     assert seen == [(5, 4)] * 3  # columns 0-3, 2-5, and 3-6, where the last one ends with the image
     assert logits[0, 0, 0].tolist() == [1.0, 1.0, 1.5, 2.0, 2.5, 2.5, 3.0]
 

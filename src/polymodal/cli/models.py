@@ -58,6 +58,13 @@ def add(commands: Any) -> None:
         "--certainty", action="store_true", help="write maps of confidence, entropy and disagreement, too"
     )
     _add_scale(predict)
+    predict.add_argument(
+        "--window",
+        metavar="H,W",
+        help="predict large pictures in windows of this size that overlap, with bounded memory; a window is resized "
+        "as the training's pictures were",
+    )
+    predict.add_argument("--stride", metavar="H,W", help="from window to window; two thirds of one if not given")
     predict.set_defaults(run=_predict)
 
     app = commands.add_parser(
@@ -159,19 +166,30 @@ def _validate(parsed: argparse.Namespace) -> None:
     protocol = Protocol(
         typed.numbers(parsed.scales, float, "--scales") or (1.0,),
         parsed.flip,
-        typed.numbers(parsed.window, int, "--window") or None,
-        typed.numbers(parsed.stride, int, "--stride") or None,
+        *_window_and_stride(parsed),
         parsed.resize,
     )
     validate(parsed.folder, parsed.split, parsed.root, protocol, parsed.subsets, parsed.corrupt)
 
 
+def _window_and_stride(parsed: argparse.Namespace) -> tuple[Any, Any]:
+    window, stride = (typed.numbers(getattr(parsed, name), int, f"--{name}") for name in ("window", "stride"))
+    return window or None, stride or None
+
+
 def _predict(parsed: argparse.Namespace) -> None:
     from polymodal.runs.predict import predict
+    from polymodal.tasks.windows import windows_of
 
     paths = {name: Path(path) for name, path in typed.pairs(parsed.input, "--input", "MODALITY=PATH").items()}
     written = predict(
-        parsed.model, paths, parsed.out, subset=parsed.subset, certainty=parsed.certainty, scales=_scales(parsed)
+        parsed.model,
+        paths,
+        parsed.out,
+        subset=parsed.subset,
+        certainty=parsed.certainty,
+        scales=_scales(parsed),
+        windows=windows_of(*_window_and_stride(parsed)),
     )
     print(f"{len(written)} pictures in {parsed.out}")
 

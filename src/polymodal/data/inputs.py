@@ -202,7 +202,7 @@ def to_values(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tens
             f"{file}: expected {spec.stored} numbers, as in the other files of this modality, got {raw.dtype}: they "
             "cannot mean the same. Store all of its files in one form, or predict with their own scale (--scale)."
         )
-    measured = _measured(raw, spec)
+    measured = where_measured(raw, spec)
     valid = torch.ones(1, *raw.shape[1:], dtype=torch.bool) if measured is None else torch.from_numpy(measured)
 
     values = torch.from_numpy(raw.astype(np.float32))
@@ -259,7 +259,7 @@ def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
-def _measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
+def where_measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
     """Pixels (1, H, W) with a measurement; None for all of them, which costs nothing to find out for most files."""
     measured = np.isfinite(raw).all(0, keepdims=True) if raw.dtype.kind == "f" else None
     if spec.invalid is not None:

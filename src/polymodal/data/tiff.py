@@ -49,16 +49,16 @@ def decode_tiff(data: bytes, reading: FileSpec) -> Content:
 
 
 def _content(file: tifffile.TiffFile, data: bytes, reading: FileSpec) -> Content:
-    found = _pages(file)
+    found = all_pages(file)
     masks = [page for page in found if page.is_mask]
-    pages = _largest([page for page in found if not page.is_mask])
+    pages = full_pages([page for page in found if not page.is_mask])
     page = pages[0]
     for each in (*pages, *masks):
         _check_page(each, data)
     if masks and not all(mask.asarray().all() for mask in masks if mask.shape[:2] == page.shape[:2]):
         raise RefusedError("its mask leaves pixels out. Give them a no-data value instead")
-    array = _stacked(file, pages, reading) if len(pages) > 1 or _holds_more(file, page) else _planes(page)
-    nodata = _nodata(next(filter(None, map(_nodata_text, pages)), ""), array.dtype)
+    array = _stacked(file, pages, reading) if len(pages) > 1 or holds_more(file, page) else _planes(page)
+    nodata = nodata_of(pages, array.dtype)
     colors, alpha, notes = _colors(array, page, reading)
     if colors is not array and nodata is not None:
         hidden = array == nodata
@@ -128,7 +128,7 @@ def _check_agreement(pages: Sequence[TiffPage]) -> None:
             raise RefusedError(f"its pages declare different {what}, {shown}. Save them anew, all alike")
 
 
-def _pages(file: tifffile.TiffFile) -> list[TiffPage]:
+def all_pages(file: tifffile.TiffFile) -> list[TiffPage]:
     """All pages of a file, and those that its pages hold.
 
     Raises:
@@ -158,7 +158,7 @@ def _pages(file: tifffile.TiffFile) -> list[TiffPage]:
     return found
 
 
-def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:
+def full_pages(pages: Sequence[TiffPage]) -> list[TiffPage]:
     """The pages of the full resolution: none that says to be reduced, and none that is smaller and of the same shape.
 
     Raises:
@@ -180,7 +180,7 @@ def _largest(pages: Sequence[TiffPage]) -> list[TiffPage]:
     return kept
 
 
-def _holds_more(file: tifffile.TiffFile, page: TiffPage) -> bool:
+def holds_more(file: tifffile.TiffFile, page: TiffPage) -> bool:
     """Whether an only page stands for the many images behind it."""
     return (page.is_shaped or file.is_imagej) and file.series[0].size > page.size
 
@@ -281,8 +281,9 @@ def _nodata_text(page: TiffPage) -> str:
     return str(page.tags.valueof(_NODATA, default="")).strip(" \0\n")
 
 
-def _nodata(text: str, dtype: np.dtype) -> float | None:
-    """The value that GDAL declares, as a pixel of the file would hold it."""
+def nodata_of(pages: Iterable[TiffPage], dtype: np.dtype) -> float | None:
+    """The value that GDAL declares on the first of the pages that has one, as a pixel of the file would hold it."""
+    text = next(filter(None, map(_nodata_text, pages)), "")
     if not text:
         return None
     try:

@@ -4,25 +4,31 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
-from polymodal.data.inputs import check_sizes, reached, settled
+from polymodal.data.georeference import Georeference, beside, check_grids, georeference
+from polymodal.data.inputs import check_sizes, reached, settled, where_measured
+from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.data.track import track
-from polymodal.errors import ConfigError, DataError
-from polymodal.files import complete_file, new_folder
+from polymodal.errors import ConfigError, DataError, PolymodalError
+from polymodal.files import new_folder
 from polymodal.names import ENSEMBLE
+from polymodal.runs.maps import Canvas, write_maps
 from polymodal.runs.opened import Opened
+from polymodal.runs.parts import predicted_parts, size_of, step_of
 from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
 from polymodal.tasks.images import viewable
+from polymodal.tasks.windows import Part, Size, Windows, listed
 
 
 def predict(
@@ -33,6 +39,7 @@ def predict(
     subset: bool = False,
     certainty: bool = False,
     scales: Mapping[str, float] | None = None,
+    windows: Windows | None = None,
 ) -> list[Path]:
     """Predict every scene by every modality and by all of them together.
 
@@ -54,6 +61,9 @@ def predict(
             `<stem>_<prediction>_entropy.png`, and, where several modalities predict,
             `<stem>_ensemble_disagreement.png`; grey with 16 bits, 0 to 65535 for 0 to 1.
         scales: As for `polymodal.Predictor`.
+        windows: In which parts a scene that is larger than one is predicted, with memory that does not grow with it
+            beyond the decoded files; its pictures for people then have sides of at most 1920 pixels. None for all at
+            once.
 
     Returns:
         The files that were written.
@@ -84,29 +94,17 @@ def predict(
     maps = [f"_{what}" for what in opened.output.maps if certainty]
     check_pictures(scenes, [ENSEMBLE], [*opened.output.endings, *maps], whole=whole)
     for scene in track(scenes, "checking"):
-        raw, meanings = read_scene(scene, specs)
-        tensors = _tensors(raw, meanings, scene, opened.size)
-        warn_of_other_units(raw, scene, meanings)
-        with _naming(scene):
-            opened.check({name: image[None] for name, image in tensors.items()})
+        _check(opened, scene, specs, windows)
 
-    with new_folder(out, _work(model, scenes, maps)):
+    with new_folder(out, _work(model, scenes, maps, windows, scales or {})):
         written: list[Path] = []
+        began = perf_counter()
         for scene in track(scenes, "predicting"):
-            raw, meanings = read_scene(scene, specs)
-            tensors = _tensors(raw, meanings, scene, opened.size)
-            picture = picture_of(raw, meanings)
             with _naming(scene):
-                images = {name: image[None] for name, image in tensors.items()}
-                predictions = opened.predict(images, picture.shape[:2], subset=subset)
-            for name, logits in predictions.items():
-                for ending, image in opened.output.files(logits, picture, title=name).items():
-                    written.append(_write(image, out / picture_name(scene, name, ending)))
-            if certainty:
-                own = {name: logits[0] for name, logits in predictions.items()}
-                for name, said in opened.output.certainty(own, opened.temperatures).items():
-                    for what, values in said.items():
-                        written.append(_write(_grey(values), out / picture_name(scene, name, f"_{what}")))
+                written += _write(opened, scene, specs, out, windows, certainty=certainty)
+        seconds = perf_counter() - began
+    count = "1 scene" if len(scenes) == 1 else f"{len(scenes)} scenes"
+    print(f"{count} read, predicted and written in {seconds:.1f} s, {len(scenes) / seconds:.3g} a second")
     for name in specs:
         if absent := [scene.stem for scene in scenes if name not in scene.files]:
             print(
@@ -116,31 +114,133 @@ def predict(
     return written
 
 
-def _grey(values: np.ndarray) -> Image.Image:
-    """Values in 0..1 with 16 bits."""
-    return Image.fromarray((values * 65535).round().astype(np.uint16))
+def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows: Windows | None) -> None:
+    """Refuse values that mean nothing, and sizes that the network cannot take, before anything is written."""
+    raw, specs = read_scene(scene, specs, by_rows=windows is not None)
+    warn_of_other_units(raw, scene, specs)
+    _warn_of_place(scene, size_of(raw))
+    files = {name: str(file) for name, file in scene.files.items()}
+    height, width = windows.size if windows else size_of(raw)
+    with _naming(scene):
+        for top in range(0, size_of(raw)[0], height):
+            resize_inputs({name: array[:, top : top + height, :] for name, array in raw.items()}, specs, files, None)
+        first = {name: array[:, :height, :width] for name, array in raw.items()}
+        prepared = resize_inputs(first, specs, files, opened.size)[0]
+        images = {name: image[None] for name, image in prepared.items()}
+        opened.check(images)
+        if windows and not windows.cover(size_of(raw)):
+            _try(opened, images, windows)
 
 
-def _work(model: Path, scenes: Sequence[Scene], maps: Sequence[str]) -> str:
+def _write(
+    opened: Opened,
+    scene: Scene,
+    specs: Mapping[str, InputSpec],
+    out: Path,
+    windows: Windows | None,
+    *,
+    certainty: bool,
+) -> list[Path]:
+    """Predict a scene and write its maps."""
+    raw, specs = read_scene(scene, specs, by_rows=windows is not None)
+    files = {name: str(file) for name, file in scene.files.items()}
+    size = size_of(raw)
+    step = step_of(size) if windows else 1
+    canvas = Canvas(
+        size,
+        step,
+        picture_of({name: array[:, ::step, ::step] for name, array in raw.items()}, specs),
+        lambda name, ending: out / picture_name(scene, name, ending),
+        _reference(scene, size),
+        partial(_absent, raw, specs),
+    )
+    parts = predicted_parts(opened, raw, specs, files, windows, lambda _: opened.size)
+    return write_maps(opened, parts, canvas, certainty=certainty)
+
+
+def _try(opened: Opened, images: Mapping[str, Tensor], windows: Windows) -> None:
+    """Refuse windows that the network cannot take, by the first one: the others of a scene have its size.
+
+    Raises:
+        ConfigError: With the network's own reason.
+    """
+    try:
+        opened.predict(images, next(iter(images.values())).shape[-2:], subset=True)
+    except PolymodalError:
+        raise
+    except Exception as error:  # networks refuse sizes each by an error of its own
+        raise ConfigError(f"--window {listed(windows.size)}: the network takes no such part: {error}") from error
+
+
+def _references(scene: Scene) -> dict[str, Georeference]:
+    """What the files of a scene say of their place, by file."""
+    found = {str(file): georeference(file) for file in scene.files.values()}
+    return {file: reference for file, reference in found.items() if reference is not None}
+
+
+def _reference(scene: Scene, size: Size) -> Georeference | None:
+    """The place of a scene: that of its first file of this size that has one, and a CRS if any has."""
+    own = [reference for reference in _references(scene).values() if reference.size == size]
+    return next((reference for reference in own if reference.crs), own[0] if own else None)
+
+
+def _warn_of_place(scene: Scene, size: Size) -> None:
+    """Refuse files that lie at different places; say on stderr what is assumed of a place, or lost.
+
+    Raises:
+        DataError: With two files, and what differs.
+    """
+    references = _references(scene)
+    said = check_grids(references) if references else []
+    if references and not any(reference.size == size for reference in references.values()):
+        said.append(f"{', '.join(references)}: no map keeps its georeference, as maps have the size of the other files")
+    for file in scene.files.values():
+        if str(file) not in references and (world := beside(file)):
+            said.append(f"{world}: no map keeps this georeference; write it into {file.name}, as gdal_translate does")
+    for line in said:
+        print(f"polymodal: warning: {line}", file=sys.stderr)
+
+
+def _absent(raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], part: Part) -> np.ndarray | None:
+    """The pixels (h, w) of which no modality has a measurement; None for none."""
+    there = [where_measured(array[:, part[0], part[1]], specs[name]) for name, array in raw.items()]
+    found = [one for one in there if one is not None]
+    return ~np.any(found, axis=0)[0] if len(found) == len(there) else None
+
+
+def _work(
+    model: Path, scenes: Sequence[Scene], maps: Sequence[str], windows: Windows | None, scales: Mapping[str, float]
+) -> str:
     """What is predicted, in one line: pictures of anything else do not belong among these."""
     files = [str(file.resolve()) for scene in scenes for file in scene.files.values()]
-    what = f"predict {'--certainty ' if maps else ''}--model {model.resolve()}"
+    options = [*(["--certainty"] if maps else []), *([str(windows)] if windows else [])]
+    options += [f"--scale {name}={scale:g}" for name, scale in scales.items()]
+    what = " ".join(["predict", *options, f"--model {model.resolve()}"])
     return f"{what}, {len(scenes)} scenes, {sha256(json.dumps(files).encode()).hexdigest()}"
 
 
-def read_scene(scene: Scene, specs: Mapping[str, InputSpec]) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
+def read_scene(
+    scene: Scene, specs: Mapping[str, InputSpec], *, by_rows: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, InputSpec]]:
     """The files of a scene by modality, aligned, and what the values of each mean.
+
+    Args:
+        scene: The files.
+        specs: What the values of each modality mean.
+        by_rows: Whether a TIFF file may be a `LargeTiff`, unpacked as its rows are taken.
 
     Raises:
         DataError: A file is missing, cannot be read, or is no such input as the model was trained with.
     """
-    stored = {name: stored_bytes(file) for name, file in scene.files.items()}
-    claimed = {str(file): header_size(stored[name]) for name, file in scene.files.items() if not specs[name].resize}
+    may = [name for name in scene.files if by_rows and specs[name].resize is None and specs[name].kind != "label"]
+    large = {name: large_tiff(scene.files[name], specs[name]) for name in may}
+    contents = {name: content for name, content in large.items() if content is not None}
+    stored = {name: stored_bytes(file) for name, file in scene.files.items() if name not in contents}
+    claimed = {str(scene.files[name]): header_size(data) for name, data in stored.items() if not specs[name].resize}
     check_sizes({file: size for file, size in claimed.items() if size})  # before any is decoded
-    read = {
-        name: settled(decode(stored[name], str(file), specs[name]), specs[name], str(file))
-        for name, file in scene.files.items()
-    }
+    for name in stored:
+        contents[name] = decode(stored[name], str(scene.files[name]), specs[name])
+    read = {name: settled(contents[name], specs[name], str(file)) for name, file in scene.files.items()}
     raw, meaning = {name: array for name, (array, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
     return aligned(raw, meaning, {name: str(file) for name, file in scene.files.items()}), meaning
 
@@ -164,13 +264,6 @@ def other_units(raw: np.ndarray, spec: InputSpec, file: str) -> str:
     )
 
 
-def _tensors(
-    raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], scene: Scene, size: tuple[int, int] | None
-) -> dict[str, Tensor]:
-    own = {name: specs[name] for name in raw}
-    return resize_inputs(raw, own, {name: str(file) for name, file in scene.files.items()}, size)[0]
-
-
 def picture_of(raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec]) -> np.ndarray:
     """What people see of a scene, uint8 (H, W, 3): the first image among its modalities, or else the first one."""
     name = next((name for name in raw if specs[name].kind == "image"), next(iter(raw)))
@@ -185,9 +278,3 @@ def _naming(scene: Scene) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{scene.stem}: {error}") from error
-
-
-def _write(image: Image.Image, path: Path) -> Path:
-    with complete_file(path) as file:
-        image.save(file)
-    return path

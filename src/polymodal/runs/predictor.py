@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,19 @@ from polymodal.anatomy import ByShapes, ghost
 from polymodal.data import resize_inputs
 from polymodal.data.inputs import InputSpec
 from polymodal.data.resizing import aligned
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
 from polymodal.runs.frames import as_stored
 from polymodal.runs.opened import Opened
+from polymodal.runs.parts import Thinned, predicted_parts, size_of, step_of
 from polymodal.runs.predict import other_units, picture_of, read_scene
 from polymodal.runs.scenes import Scene
 from polymodal.tasks.outputs import Output
+from polymodal.tasks.windows import Size, windows_of
 
 STEPS = (2, 4, 8, 16, 32, 64, 128, 256)
 """Multiples to which a frame is resized for a network that does not take its own size, the first that it takes."""
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,70 @@ class Predicted:
         sure = self._output.certainty(self.scores, self._temperatures)
         return {name: self._output.arrays(scores) | sure.get(name, {}) for name, scores in self.scores.items()}
 
+    @cached_property
+    def _decided(self) -> Mapping[str, np.ndarray]:
+        """Of the ensemble, all but how sure it is, which a camera's loop need not wait for."""
+        return self._output.arrays(self.scores[ENSEMBLE])
+
     def __getitem__(self, what: str) -> np.ndarray:
         """An array of the ensemble, such as `predicted["labels"]`."""
-        return self.arrays[ENSEMBLE][what]
+        return self._decided[what] if what in self._decided else self.arrays[ENSEMBLE][what]
 
     def shown(self, name: str = ENSEMBLE) -> Image.Image:
         """A prediction as a picture for people."""
         return list(self._output.files(self.scores[name][None], self.picture, title=name).values())[-1]
+
+
+@dataclass(frozen=True)
+class Stitched(Predicted):
+    """What is predicted for a frame window by window: `arrays` alone, as scores of all of it would fill the memory.
+
+    Attributes:
+        scores: None.
+        picture: What people see of the frame, uint8 (h, w, 3): every second, third, ... row and column of a large one.
+    """
+
+    _arrays: dict[str, dict[str, np.ndarray]]
+    _pictures: Mapping[str, tuple[str, np.ndarray]]
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """As of any prediction; of certainty where the `Predictor` was asked for it."""
+        return self._arrays
+
+    @cached_property
+    def _decided(self) -> Mapping[str, np.ndarray]:
+        return self._arrays[ENSEMBLE]
+
+    def __getitem__(self, what: str) -> np.ndarray:
+        """An array of the ensemble, such as `predicted["labels"]`.
+
+        Raises:
+            ConfigError: It is a map of certainty that was not asked for.
+        """
+        if what in self._output.maps and what not in self._decided:
+            raise ConfigError(
+                f"{what}: of a frame in windows it is kept where it is asked for, Predictor(..., certainty=True)."
+            )
+        return self._decided[what]
+
+    def shown(self, name: str = ENSEMBLE) -> Image.Image:
+        """A prediction as a picture for people, of at most 1920 pixels a side beside its legend."""
+        ending, pixels = self._pictures[name]
+        return self._output.image(ending, pixels, self.picture, name)
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Aligned frames of a scene, what they mean, and where each comes from, for messages."""
+
+    raw: Mapping[str, np.ndarray]
+    specs: Mapping[str, InputSpec]
+    named: Mapping[str, str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self.raw.items()}
 
 
 class Predictor:
@@ -85,14 +142,28 @@ class Predictor:
             `polymodal export` wrote as ONNX.
         scales: By modality of kind depth or raw, how much one step of your numbers is in the model's unit, where that
             is not as in its training: `{"depth": 0.001}` for millimetres.
+        window: Height and width of the parts in which a frame that is larger than one is predicted, a `Stitched`, with
+            memory that does not grow with it beyond its arrays; see `polymodal.tasks.windows.blended`.
+        stride: From one window to the next; two thirds of it if not given.
+        certainty: Whether predictions in windows have maps of certainty, 4 bytes a pixel each.
 
     Raises:
         CheckpointError: The model cannot be used.
-        ConfigError: A scale is none, or belongs to no modality that has one.
+        ConfigError: A scale is none, or belongs to no modality that has one, or the windows cannot work.
         ExportError: A package that runs exported files is missing.
     """
 
-    def __init__(self, model: str | os.PathLike[str], *, scales: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        scales: Mapping[str, float] | None = None,
+        window: Size | None = None,
+        stride: Size | None = None,
+        certainty: bool = False,
+    ) -> None:
+        self._windows = windows_of(window, stride)
+        self._certainty = certainty
         self._opened = Opened(Path(model), scales)
         self._taken: dict[tuple[tuple[str, ...], Size], Size] = {}
         self._far: set[str] = set()
@@ -136,12 +207,15 @@ class Predictor:
             DataError: A file is missing, cannot be read, or is none that the model was trained for.
         """
         given = self._given(files)
-        raw, specs = read_scene(Scene("", {name: Path(files[name]) for name in given}), given)
+        scene = Scene("", {name: Path(files[name]) for name in given})
+        raw, specs = read_scene(scene, given, by_rows=self._windows is not None)
+        if self._windows and self._windows.cover(size_of(raw)):
+            raw = {name: array[:, :, :] for name, array in raw.items()}  # unpacked, all of it
         named = {name: str(files[name]) for name in given}
         for name, file in named.items():
             if far := other_units(raw[name], specs[name], file):
                 warnings.warn(far, stacklevel=2)
-        return next(self._predicted([self._prepared(raw, specs, named)]))
+        return next(self._predicted([_Frames(raw, specs, named)]))
 
     def many(self, scenes: Iterable[Mapping[str, Any]], *, batch: int = 1) -> Iterator[Predicted]:
         """Predict scenes in turn, those of one size and the same modalities that follow one another together.
@@ -154,17 +228,17 @@ class Predictor:
             ConfigError: As for one.
             DataError: As for one.
         """
-        waiting: list[tuple[dict[str, Tensor], np.ndarray]] = []
+        waiting: list[_Frames] = []
         for frames in scenes:
             scene = self._inputs(frames)
-            if waiting and (len(waiting) == batch or _shape(scene) != _shape(waiting[0])):
+            if waiting and (len(waiting) == batch or scene.shapes != waiting[0].shapes):
                 yield from self._predicted(waiting)
                 waiting = []
             waiting.append(scene)
         yield from self._predicted(waiting)
 
-    def _inputs(self, frames: Mapping[str, Any]) -> tuple[dict[str, Tensor], np.ndarray]:
-        """Network inputs (C_m, H, W) by modality, in the model's order, and what people see of the scene."""
+    def _inputs(self, frames: Mapping[str, Any]) -> _Frames:
+        """The frames of a scene in the model's order, aligned."""
         specs = self._given(frames)
         named = {name: name for name in specs}
         raw = aligned({name: as_stored(frames[name], specs[name], name) for name in specs}, specs, named)
@@ -172,29 +246,55 @@ class Predictor:
             if far := other_units(raw[name], specs[name], name):
                 self._far.add(name)  # said once, not with every frame
                 warnings.warn(far, stacklevel=4)
-        return self._prepared(raw, specs, named)
+        return _Frames(raw, specs, named)
 
     def _given(self, scene: Mapping[str, Any]) -> dict[str, InputSpec]:
         """What the modalities of a scene mean, in the model's order."""
         self._opened.check_names(scene, subset=True, how_absent="Give at least one.")
         return {name: spec for name, spec in self._opened.specs.items() if name in scene}
 
-    def _prepared(
-        self, raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], named: Mapping[str, str]
-    ) -> tuple[dict[str, Tensor], np.ndarray]:
-        """The network's inputs, and what people see; `named` says in messages where each comes from."""
-        own = next(iter(raw.values())).shape[-2:]
-        size = self._opened.size or self._takes(specs, (own[0], own[1]))
-        return resize_inputs(raw, specs, named, size if size != own else None)[0], picture_of(raw, specs)
-
-    def _predicted(self, scenes: list[tuple[dict[str, Tensor], np.ndarray]]) -> Iterator[Predicted]:
+    def _predicted(self, scenes: Sequence[_Frames]) -> Iterator[Predicted]:
+        """Scenes of one shape, together; in windows, one after the other."""
         if not scenes:
             return
-        images = {name: torch.stack([inputs[name] for inputs, _ in scenes]) for name in scenes[0][0]}
-        found = self._opened.predict(images, scenes[0][1].shape[:2], subset=True)
-        for i, (_, picture) in enumerate(scenes):
+        size = size_of(scenes[0].raw)
+        if self._windows and not self._windows.cover(size):
+            yield from map(self._stitched, scenes)
+            return
+        taken = self._resized(scenes[0].specs, size)
+        prepared = [resize_inputs(scene.raw, scene.specs, scene.named, taken)[0] for scene in scenes]
+        images = {name: torch.stack([inputs[name] for inputs in prepared]) for name in prepared[0]}
+        found = self._opened.predict(images, size, subset=True)
+        for i, scene in enumerate(scenes):
             own = {name: scores[i] for name, scores in found.items()}
+            picture = picture_of(scene.raw, scene.specs)
             yield Predicted(own, picture, self._opened.output, self._opened.temperatures)
+
+    def _stitched(self, scene: _Frames) -> Stitched:
+        """A scene in windows."""
+        opened, size = self._opened, size_of(scene.raw)
+        step = step_of(size)
+        kept: dict[tuple[str, str], Thinned] = {}
+        shown: dict[str, tuple[str, Thinned]] = {}
+        takes = partial(self._resized, scene.specs)
+        for part, scores in predicted_parts(opened, scene.raw, scene.specs, scene.named, self._windows, takes):
+            sure = opened.output.certainty(scores, opened.temperatures) if self._certainty else {}
+            for name, one in scores.items():
+                for what, values in (opened.output.arrays(one) | sure.get(name, {})).items():
+                    kept.setdefault((name, what), Thinned(size)).put(part, values)
+                ending, pixels = list(opened.output.pixels(one).items())[-1]
+                shown.setdefault(name, (ending, Thinned(size, step)))[1].put(part, pixels)
+        arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in shown}
+        for (name, what), whole in kept.items():
+            arrays[name][what] = whole.array
+        pictures = {name: (ending, pixels.array) for name, (ending, pixels) in shown.items()}
+        picture = picture_of({name: array[:, ::step, ::step] for name, array in scene.raw.items()}, scene.specs)
+        return Stitched({}, picture, opened.output, opened.temperatures, arrays, pictures)
+
+    def _resized(self, specs: Mapping[str, InputSpec], size: Size) -> Size | None:
+        """To which size frames of a size are resized; None where they keep it."""
+        taken = self._opened.size or self._takes(specs, size)
+        return None if taken == size else taken
 
     def _takes(self, specs: Mapping[str, InputSpec], size: Size) -> Size:
         """The nearest size that the network takes, asked once for every size and every set of modalities.
@@ -232,11 +332,6 @@ class Predictor:
     def _ghost(self) -> torch.nn.Module:
         """The network without values, which says what it takes for the cost of looking."""
         return ghost(self._opened.network)
-
-
-def _shape(scene: tuple[dict[str, Tensor], np.ndarray]) -> tuple[Any, ...]:
-    inputs, picture = scene
-    return tuple((name, image.shape) for name, image in inputs.items()), picture.shape
 
 
 def _nearest(size: Size, step: int) -> Size:

@@ -108,18 +108,42 @@ class Output(ABC):
         del names, temperatures
         return None
 
-    @abstractmethod
-    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
-        """One prediction (1, C, H, W) as files.
+    def to_blend(self, scores: Tensor) -> Tensor:
+        """What is averaged of the predictions (C, H, W) of several windows; themselves if not overridden."""
+        return scores
 
-        Args:
-            prediction: At the size of the picture.
-            picture: What people see of the scene, uint8 (H, W, 3).
-            title: The prediction's name.
+    def from_blend(self, mean: Tensor) -> Tensor:
+        """The prediction whose `to_blend` is this mean; the mean itself if not overridden."""
+        return mean
+
+    def pixels(self, scores: Tensor) -> dict[str, np.ndarray]:
+        """Of one prediction (C, H, W), pixel by pixel, what each of its files is made of; see `image`.
 
         Returns:
-            By the endings of their names, the empty one for the prediction itself.
+            (H, W) or (H, W, C) by the endings of their names, the empty one for the prediction itself.
+
+        Raises:
+            ConfigError: If not overridden.
         """
+        del scores
+        raise ConfigError(f"--window: predictions of {self.name} are written as a whole alone; leave the option out.")
+
+    def image(self, ending: str, pixels: np.ndarray, picture: np.ndarray, title: str) -> Image.Image:
+        """A file of one prediction, these pixels themselves if not overridden.
+
+        Args:
+            ending: What its name ends in.
+            pixels: What it is made of.
+            picture: What people see of the scene, uint8 (H, W, 3).
+            title: The prediction's name.
+        """
+        del ending, picture, title
+        return Image.fromarray(pixels)
+
+    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
+        """One prediction (1, C, H, W), at the size of the picture, as files; arguments and names as of `image`."""
+        made_of = self.pixels(prediction[0])
+        return {ending: self.image(ending, pixels, picture, title) for ending, pixels in made_of.items()}
 
 
 class Labels(Output):
@@ -184,12 +208,23 @@ class Labels(Output):
         """Bins of confidence, and the signs of an error, for each prediction."""
         return Reliability(names, self.channels, self.target.ignore, temperatures)
 
-    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
-        """The class numbers with 8 bits, 16 for more than 256 classes, and an overlay for people."""
-        labels = prediction[0].argmax(0).cpu().numpy()
-        small = labels.astype(self._stored)
-        shown = overlay(picture, labels, self.target.classes, self.target.colors, title=title)
-        return dict(zip(self.endings, (Image.fromarray(small), shown), strict=True))
+    def to_blend(self, scores: Tensor) -> Tensor:
+        """Probabilities."""
+        return scores.float().softmax(0)
+
+    def from_blend(self, mean: Tensor) -> Tensor:
+        """Their logarithms."""
+        return mean.log()
+
+    def pixels(self, scores: Tensor) -> dict[str, np.ndarray]:
+        """The class numbers with 8 bits, 16 for more than 256 classes, of which the overlay is made, too."""
+        return dict.fromkeys(self.endings, scores.argmax(0).cpu().numpy().astype(self._stored))
+
+    def image(self, ending: str, pixels: np.ndarray, picture: np.ndarray, title: str) -> Image.Image:
+        """The class numbers, or an overlay for people."""
+        if not ending:
+            return Image.fromarray(pixels)
+        return overlay(picture, pixels, self.target.classes, self.target.colors, title=title)
 
     @property
     def _stored(self) -> type[np.generic]:
@@ -253,12 +288,10 @@ class Images(Output):
         values = restore_target(scores.float().clamp(-1, 1), self.target)
         return {"values": values.permute(1, 2, 0).cpu().numpy(), "colors": as_picture(scores)}
 
-    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
+    def pixels(self, scores: Tensor) -> dict[str, np.ndarray]:
         """The values as files of the target hold them; of depth and raw values a picture, too."""
-        del picture, title
-        stored = as_file(prediction[0], self.target)
-        shown = (Image.fromarray(as_picture(prediction[0])) for _ in self.endings[1:])
-        return dict(zip(self.endings, (stored, *shown), strict=True))
+        shown = (as_picture(scores) for _ in self.endings[1:])
+        return dict(zip(self.endings, (np.asarray(as_file(scores, self.target)), *shown), strict=True))
 
 
 def output_of(target: TargetSpec, training: Mapping[str, Any]) -> Output:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from polymodal.data import InputSpec
 from polymodal.errors import ConfigError
+from polymodal.tasks.windows import Size, Windows, listed, windows_of
 
 Predict = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-Size = tuple[int, int]
 
 _DIVISOR = 32
 """The stride of most encoders: a view keeps as much of it as the inputs have."""
@@ -50,19 +50,10 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ConfigError(f"--scales: expected factors above 0, got {_listed(self.scales) or 'none'}.")
+            raise ConfigError(f"--scales: expected factors above 0, got {listed(self.scales) or 'none'}.")
         if len(set(self.scales)) < len(self.scales):
-            raise ConfigError(f"--scales: expected different factors, got {_listed(self.scales)}.")
-        if self.stride and not self.window:
-            raise ConfigError("--stride: there is no window to move; give --window H,W, too.")
-        for option, size in (("--window", self.window), ("--stride", self.stride)):
-            if size and (len(size) != 2 or min(size) < 1):
-                raise ConfigError(f"{option}: expected a height and a width above 0, got {_listed(size)}.")
-        if self.window and self.stride and any(s > w for s, w in zip(self.stride, self.window, strict=True)):
-            raise ConfigError(
-                f"--stride: expected at most the window, {_listed(self.window)}, got {_listed(self.stride)}: pixels "
-                "between two windows would have no prediction."
-            )
+            raise ConfigError(f"--scales: expected different factors, got {listed(self.scales)}.")
+        windows_of(self.window, self.stride)
         if self.resize not in _MODES:
             raise ConfigError(f"--resize: expected bilinear or cubic, got {self.resize!r}.")
 
@@ -80,8 +71,8 @@ class Protocol:
         Returns:
             (B, classes, *size) by name: probabilities, or logits where there is one view only.
         """
-        if self.window is not None:
-            predict = in_windows(predict, self.window, self.stride or _two_thirds(self.window), self.resize)
+        if windows := windows_of(self.window, self.stride):
+            predict = in_windows(predict, windows, self.resize)
         views = self._views
         total: dict[str, Tensor] = {}
         for scale, mirrored in views:
@@ -155,13 +146,14 @@ def view(
     return shown
 
 
-def in_windows(predict: Predict, window: Size, stride: Size, resize: str = "bilinear") -> Predict:
+def in_windows(predict: Predict, windows: Windows, resize: str = "bilinear") -> Predict:
     """The same prediction from overlapping parts: the mean of the logits of all windows over a pixel.
+
+    All windows count alike, as in the literature; see `polymodal.tasks.windows.blended` for large images.
 
     Args:
         predict: Sees one window at a time.
-        window: Height and width; an axis that is shorter is seen whole.
-        stride: From one window to the next; the last one ends with the image.
+        windows: Which there are.
         resize: How a window's logits reach its size.
 
     Returns:
@@ -169,12 +161,13 @@ def in_windows(predict: Predict, window: Size, stride: Size, resize: str = "bili
     """
 
     def whole(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        size = next(iter(inputs.values())).shape[-2:]
+        height, width = size = next(iter(inputs.values())).shape[-2:]
         sums: dict[str, Tensor] = {}
         seen = torch.zeros(size, device=next(iter(inputs.values())).device)
-        for top in _starts(size[0], window[0], stride[0]):
-            for left in _starts(size[1], window[1], stride[1]):
-                part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+        rows, columns = windows.starts((height, width))
+        for top in rows:
+            for left in columns:
+                part = (..., slice(top, top + windows.size[0]), slice(left, left + windows.size[1]))
                 seen[part] += 1
                 for name, logits in predict({name: image[part] for name, image in inputs.items()}).items():
                     if name not in sums:
@@ -206,16 +199,3 @@ def _scaled(length: int, scale: float) -> int:
         return length
     divisor = math.gcd(length, _DIVISOR)
     return max(1, round(length * scale / divisor)) * divisor
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    last = max(0, length - window)
-    return [min(start, last) for start in range(0, last + stride, stride)]
-
-
-def _two_thirds(window: Size) -> Size:
-    return max(1, round(window[0] * 2 / 3)), max(1, round(window[1] * 2 / 3))
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
