@@ -21,7 +21,7 @@ from polymodal.runs.predict import predict
 from polymodal.tasks.windows import Windows, blended
 from predict_tools import save, write_scene
 
-SIDES = st.tuples(st.integers(1, 20), st.integers(1, 20))
+SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 def reference(predict, size, windows):
@@ -44,7 +44,7 @@ def reference(predict, size, windows):
 
 
 @given(size=SIDES, window=SIDES, share=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_windows_are_blended_as_the_mean_written_out(size, window, share):
     stride = tuple(max(1, round(side * of)) for side, of in zip(window, share, strict=True))
     windows = Windows(window, stride)
@@ -103,6 +103,8 @@ def test_frames_are_predicted_in_windows_as_their_files_are(model, tmp_path):
     files = write_scene(tmp_path, "a", (30, 70))
     predict(model, files, tmp_path / "out", certainty=True, windows=Windows((24, 32)))
     frames = {name: np.array(Image.open(file)) for name, file in files.items()}
+    with pytest.raises(ConfigError, match="--window: expected a height and a width above 0, got 24"):
+        Predictor(model, window=24)
     found = Predictor(model, window=(24, 32), certainty=True)(**frames)
     for name in ("rgb", "depth", "ensemble"):
         assert np.array_equal(found.arrays[name]["labels"], read(tmp_path / "out", f"a_{name}"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ class Windows:
 
     def __post_init__(self) -> None:
         for option, size in (("--window", self.size), ("--stride", self.stride)):
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise ConfigError(f"{option}: expected a height and a width above 0, got {listed(size)}.")
+            if size is not None and not _is_size(size):
+                raise ConfigError(f"{option}: expected a height and a width above 0, got {size}.")
         if self.stride and any(stride > side for stride, side in zip(self.stride, self.size, strict=True)):
             raise ConfigError(
                 f"--stride: expected at most the window, {listed(self.size)}, got {listed(self.stride)}: pixels "
@@ -52,6 +53,10 @@ class Windows:
         stride = self.stride[axis] if self.stride else max(1, round(self.size[axis] * 2 / 3))
         last = max(0, size[axis] - self.size[axis])
         return [min(start, last) for start in range(0, last + stride, stride)]
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
 
 
 def windows_of(size: Size | None, stride: Size | None) -> Windows | None:
