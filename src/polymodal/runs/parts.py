@@ -45,7 +45,7 @@ def predicted_parts(
         own = {name: array[:, part[0], part[1]] for name, array in raw.items()}
         images = resize_inputs(own, specs, files, takes(size_of(own)))[0]
         found = opened.predict({name: image[None] for name, image in images.items()}, size_of(own), subset=True)
-        return {name: one[0] for name, one in found.items()}
+        return {name: found.pop(name)[0] for name in list(found)}
 
     if windows is None or windows.cover(size):
         whole = (slice(0, height), slice(0, width))
@@ -54,7 +54,8 @@ def predicted_parts(
     output = opened.output
 
     def summands(part: Part) -> dict[str, Tensor]:
-        return {name: output.to_blend(one) for name, one in predict(part).items()}
+        found = predict(part)
+        return {name: output.to_blend(found.pop(name)) for name in list(found)}  # each goes before the next one comes
 
     for part, means in blended(summands, size, windows):
         yield part, {name: output.from_blend(mean) for name, mean in means.items()}

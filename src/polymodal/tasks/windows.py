@@ -94,8 +94,9 @@ def blended(
         beside: dict[str, Tensor] = {}
         for column in columns:
             found = predict((slice(row.start, row.stop), slice(column.start, column.stop)))
-            for name, values in found.items():
-                sums = values * (row.weights[:, None] * column.weights).to(values)
+            weights = row.weights[:, None] * column.weights
+            for name in found:
+                sums = found[name] * weights.to(found[name])
                 if name in beside:
                     sums[..., : beside[name].shape[-1]] += beside[name]
                 beside[name] = sums[..., column.done - column.start :].clone()
@@ -104,7 +105,7 @@ def blended(
                 if name in above:
                     sums[:, : above[name].shape[1]] += above[name]
                 above[name] = sums[:, row.done - row.start :].clone()
-                found[name] = sums[:, : row.done - row.start]
+                found[name] = sums[:, : row.done - row.start].clone()
             yield (slice(row.start, row.done), slice(column.start, column.done)), found
 
 
