@@ -21,7 +21,8 @@ from polymodal import checkpoint
 from polymodal.cli import main
 from polymodal.data.prepare.nyu_classes import NYU40
 from polymodal.errors import CheckpointError
-from polymodal.runs.import_cen import RELEASED_EXCHANGE, import_cen, load_released, read_released
+from polymodal.runs.import_cen import RELEASED_EXCHANGE, import_cen, load_released
+from polymodal.runs.released import read_released
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 CLASSES, THETA = 40, 2e-2

@@ -39,6 +39,14 @@ def test_a_network_of_smp_takes_any_image_size(architecture):
     assert net(torch.randn(1, 3, 45, 70)).shape == (1, 2, 45, 70)
 
 
+def test_coarse_logits_show_the_image_without_its_padding():
+    """If this breaks, the logits of a network that is not upsampled are stretched over the picture by its padding."""
+    net = models.create("smp/FPN", **{**RESNET, "encoder_depth": 5}, upsampling=1).eval()
+    image = torch.randn(1, 3, 40, 72)
+    padded = torch.nn.functional.pad(image, (0, 24, 0, 24), mode="replicate")
+    assert torch.equal(net(image), net(padded)[..., :10, :18])
+
+
 def test_an_image_that_fits_passes_through_smp_unchanged():
     import segmentation_models_pytorch as smp
 

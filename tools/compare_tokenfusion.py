@@ -15,34 +15,23 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymodal import Multimodal, fuse
+import polymodal
+from polymodal import Multimodal, fuse, models
 from polymodal.errors import ConfigError
 from polymodal.fusion import TokenExchange
+from polymodal.runs.import_tokenfusion import import_tokenfusion, released_names
 from released import importable
 
 TOLERANCE = 1e-9
 CLASSES, THRESHOLD, PENALTY = 40, 2e-2, 1e-4
 SEGMENTATION = "semantic_segmentation"
-
-# Our layers beside the released ones, which count the maps of the decoder from the last one.
-_LAYERS = (
-    (r"encoder\.block(\d)\.(\d+)\.attn\.fusion\.scorers\.(\d)\.(\d)", "encoder.score_predictor.{}.score_nets.{}.{}"),
-    (r"(encoder\.block\d\.\d+)\.attn\.layer\.(q|kv|proj|sr)", "{}.attn.{}.module"),
-    (r"(encoder\.block\d\.\d+)\.attn\.layer\.norm", "{}.attn.norm"),
-    (r"(encoder\.block\d\.\d+\.mlp\.fc\d)", "{}.module"),
-    (r"(encoder\.patch_embed\d\.proj)", "{}.module"),
-    (r"decoder\.mlp_stage\.(\d)\.linear", "decoder.linear_c{}.proj"),
-    (r"decoder\.fuse_stage\.0", "decoder.linear_fuse.conv"),
-    (r"decoder\.fuse_stage\.1", "decoder.linear_fuse.bn"),
-    (r"segmentation_head\.0", "decoder.linear_pred"),
-)
 
 
 def main() -> int:
@@ -56,8 +45,7 @@ def main() -> int:
     parsed = parser.parse_args()
     torch.manual_seed(parsed.seed)
     theirs = released_network(parsed.code, parsed.encoder)
-    ours = our_network(parsed.encoder)
-    take_over(ours, theirs)
+    ours = our_network(theirs, parsed.encoder)
     images = [torch.randn(parsed.batch, 3, *parsed.size, dtype=torch.float64) for _ in range(2)]
     found = [compare(theirs, ours, images, training) for training in (False, True)]
     for mode, figures in zip(("evaluation", "training"), found, strict=True):
@@ -94,52 +82,20 @@ def released_network(code: Path, encoder: str) -> nn.Module:
     return net
 
 
-def our_network(encoder: str) -> Multimodal:
-    """The same network of ours: SegFormer of segmentation-models-pytorch, with logits of a quarter of the size."""
-    plain = smp.Segformer(encoder, encoder_weights=None, classes=CLASSES, upsampling=1).double()
-    for module in plain.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-6  # as in all of the released norms
-    return fuse(plain, ["rgb", "depth"], TokenExchange(THRESHOLD, PENALTY))
-
-
-def take_over(ours: Multimodal, theirs: nn.Module) -> None:
-    """Give our network the values of the released one."""
-    state = theirs.state_dict()
-    used: set[str] = set()
-    values = {}
-    for name, value in ours.state_dict().items():
-        names = released_names(name)
-        used |= set(names)
-        private = value.dim() and len(names) > 1
-        values[name] = torch.stack([state[key] for key in names]) if private else state[names[0]]
-    assert used == state.keys(), f"left over: {sorted(state.keys() - used)}"
-    ours.load_state_dict(values)
-
-
-def released_names(name: str) -> list[str]:
-    """The released tensors that a tensor of ours stands for: one, or one for each modality.
-
-    The released decoder shares its batch norm, which here is a modality's own.
-    """
-    if name == "ensemble.alpha":
-        return ["alpha"]
-    layer, _, tensor = name.removeprefix("network.").rpartition(".")
-    released = layer
-    for pattern, theirs in _LAYERS:
-        if match := re.fullmatch(pattern, layer):
-            found = list(match.groups())
-            if "scorers" in layer:
-                stage, _, modality, index = map(int, found)
-                found = [str(stage - 1), str(modality), str(index)]
-            elif "mlp_stage" in layer:
-                found = [str(4 - int(found[0]))]
-            released = theirs.format(*found)
-    if layer.endswith("fuse_stage.1"):
-        return [f"{released}.{tensor}"] * 2
-    if re.search(r"\.norm\d?$", layer):
-        return [f"{released}.ln_{m}.{tensor}" for m in range(2)]
-    return [f"{released}.{tensor}"]
+def our_network(theirs: nn.Module, encoder: str) -> Multimodal:
+    """The released checkpoint, imported."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.pth.tar")
+        torch.save({"segmenter": theirs.state_dict()}, file)
+        print(import_tokenfusion(file, Path(folder, "model")))
+        net = polymodal.load(Path(folder, "model"))
+    penalised = fuse(
+        models.create(models.SEGFORMER, classes=CLASSES, encoder_name=encoder),
+        list(net.modalities),
+        TokenExchange(THRESHOLD, PENALTY),
+    ).double()
+    penalised.load_state_dict(net.state_dict())
+    return penalised
 
 
 def compare(theirs: nn.Module, ours: Multimodal, images: list[Tensor], training: bool) -> dict[str, float]:

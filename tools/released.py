@@ -20,7 +20,8 @@ from polymodal.bench.case import Case, Networks
 from polymodal.bench.variants import LR
 from polymodal.errors import ConfigError
 from polymodal.names import ENSEMBLE
-from polymodal.runs.import_cen import IGNORE, INPUTS, RELEASED_EXCHANGE, released_names
+from polymodal.runs.import_cen import RELEASED_EXCHANGE, released_names
+from polymodal.runs.released import IGNORE, INPUTS
 
 MODULE = Path("models", "model.py")
 SEGMENTATION = "semantic_segmentation"

@@ -21,8 +21,9 @@ from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import DecodeOnce, Exchange
 from polymodal.multimodal import Multimodal
 from polymodal.nn.norm import PrivateNorm
-from polymodal.runs.import_cen import IGNORE, RELEASED_EXCHANGE
+from polymodal.runs.import_cen import RELEASED_EXCHANGE
 from polymodal.runs.recorder import exchanged_shares
+from polymodal.runs.released import IGNORE
 from polymodal.surgery import fuse
 
 _SMALL = 128

@@ -24,7 +24,7 @@ from polymodal.export.quantiser import Quantiser
 from polymodal.files import workplace
 from polymodal.functional import fold, unfold
 from polymodal.multimodal import Multimodal
-from polymodal.runs.import_cen import IGNORE
+from polymodal.runs.released import IGNORE
 from polymodal.speed import Speed, accelerate
 from polymodal.tasks.base import named_outputs, output_at
 from polymodal.tasks.optim import Optimiser

@@ -135,6 +135,13 @@ def add(commands: Any) -> None:
     )
     import_cen.set_defaults(run=_import_cen)
 
+    import_tokens = commands.add_parser(
+        "import-tokenfusion", help="turn a released checkpoint of TokenFusion into a model"
+    )
+    import_tokens.add_argument("file", type=Path, metavar="FILE", help="a .pth.tar of SegFormer on colour and depth")
+    import_tokens.add_argument("out", type=Path, metavar="OUT", help="the model folder, new or empty")
+    import_tokens.set_defaults(run=_import_tokenfusion)
+
     inspect = commands.add_parser("inspect", help="what can be exchanged in a network, or is exchanged in a model")
     inspect.add_argument(
         "network", metavar="NAME|RUN", help="name of a network or of a packaged model, run folder or model folder"
@@ -237,6 +244,12 @@ def _import_cen(parsed: argparse.Namespace) -> None:
     from polymodal.runs.import_cen import import_cen
 
     print(f"{import_cen(parsed.file, parsed.out, parsed.fusion)}: {parsed.out}")
+
+
+def _import_tokenfusion(parsed: argparse.Namespace) -> None:
+    from polymodal.runs.import_tokenfusion import import_tokenfusion
+
+    print(f"{import_tokenfusion(parsed.file, parsed.out)}: {parsed.out}")
 
 
 def _inspect(parsed: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ _OWN = {
     "rooms-unet": {"classes", "in_channels", "stem", "widths", "decoder"},
     "translation-unet": {"out_channels", "in_channels", "filters", "depth", "upsampling"},
     "refinenet": {"light", *_ENCODER},
+    "segformer": _ENCODER,
 }
 _TORCHVISION = {"classes", "aux_loss"}
 

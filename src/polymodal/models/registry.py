@@ -18,6 +18,7 @@ from polymodal.models.unet import RoomsUNet
 
 ROOMS = "rooms-unet"
 REFINENET = "refinenet"
+SEGFORMER = "segformer"
 TRANSLATION = "translation-unet"
 SMP = (
     "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer", "UPerNet", "Unet",
@@ -32,7 +33,7 @@ TORCHVISION = (
 def names() -> list[str]:
     """The names that `create` knows."""
     return [
-        *(ROOMS, REFINENET, TRANSLATION),
+        *(ROOMS, REFINENET, SEGFORMER, TRANSLATION),
         *(f"smp/{name}" for name in SMP),
         *(f"torchvision/{name}" for name in TORCHVISION),
     ]
@@ -42,16 +43,16 @@ def create(name: str, /, **arguments: Any) -> nn.Module:
     """A plain network of one modality, freshly initialised; nothing is downloaded.
 
     Args:
-        name: "rooms-unet", "refinenet", "translation-unet", "smp/<architecture>" or "torchvision/<segmentation
-            function>".
+        name: "rooms-unet", "refinenet", "segformer", "translation-unet", "smp/<architecture>" or
+            "torchvision/<segmentation function>".
         arguments: What its constructor takes to say what it looks like, in plain values: `classes` for every network
-            that segments; `encoder_name`, `in_channels`, ... for refinenet and smp; for translation-unet see
+            that segments; `encoder_name`, `in_channels`, ... for refinenet, segformer and smp; for translation-unet see
             `TranslationUNet`.
 
     Returns:
         A network from (B, in_channels, H, W), any H and W, to logits (B, classes, H, W); torchvision's return them
-        under the key "out" of a dict, refinenet's are a quarter as high and wide. translation-unet returns an image
-        from -1 to 1 of its input's size.
+        under the key "out" of a dict, refinenet's and segformer's are a quarter as high and wide. translation-unet
+        returns an image from -1 to 1 of its input's size.
 
     Raises:
         ConfigError: Unknown name, or an argument that the network does not take.
@@ -78,6 +79,7 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
         ROOMS: _from_scratch(RoomsUNet),
         TRANSLATION: _from_scratch(TranslationUNet),
         REFINENET: _refinenet,
+        SEGFORMER: _segformer,
         "smp": _smp,
         "torchvision": _torchvision,
     }
@@ -108,6 +110,20 @@ def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
     return RefineNet(encoder_weights="imagenet" if download else None, **arguments)
 
 
+def _segformer(name: str, download: bool, /, encoder_name: str = "mit_b2", **arguments: Any) -> nn.Module:
+    """SegFormer as TokenFusion has it; the encoders of smp have norms of another ε in attention and patches."""
+    del name
+    if not encoder_name.startswith("mit_"):
+        raise ConfigError(
+            f"{SEGFORMER}: encoder_name: expected mit_b0 to mit_b5, got {encoder_name!r}. Take smp/Segformer."
+        )
+    network = _smp("Segformer", download, encoder_name=encoder_name, upsampling=1, **arguments)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6
+    return network
+
+
 def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
     return _any_size(architecture)(encoder_weights="imagenet" if download else None, **arguments)
 
@@ -135,7 +151,7 @@ class _AnySize(nn.Module):
     """Mixed into a network of smp, lets it take any image size.
 
     The image is padded at its right and bottom by its border pixels to what the encoder's stride divides, and the
-    logits are cropped back: nothing is resized, and an image that fits already passes unchanged.
+    logits, which may be coarser, are cropped back: nothing is resized, and an image that fits passes unchanged.
     """
 
     encoder: Any
@@ -147,10 +163,18 @@ class _AnySize(nn.Module):
         padded = F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
         output = super().forward(padded)
         if isinstance(output, Tensor):
-            return output[..., :height, :width]
+            return _cropped(output, padded, height, width)
         logits, *labels = output  # with aux_params, labels of the whole image come beside the logits
-        return logits[..., :height, :width], *labels
+        return _cropped(logits, padded, height, width), *labels
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is made when it is asked for, so pickle could not find it by its name.
         return _empty, (self._architecture,), self.__dict__
+
+
+def _cropped(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
+    """The part of logits that shows the image without its padding, in their own resolution."""
+    (high, wide), (rows, columns) = padded.shape[-2:], logits.shape[-2:]
+    if (rows, columns) == (high, wide):
+        return logits[..., :height, :width]
+    return logits[..., : -(-height * rows // high), : -(-width * columns // wide)]
