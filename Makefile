@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+RUNTIME := .venv/share/onnxruntime-web
 
 .PHONY: help install demo test slow docs docs-test lint clean
 
@@ -13,7 +14,7 @@ help:
 	@echo "make docs-test  run every block of code and every notebook of the documentation"
 	@echo "make clean  remove the environment, runs, the site and caches"
 
-install: $(INSTALLED)
+install: $(INSTALLED) $(RUNTIME)
 
 # uv resolves and links packages many times faster than pip; it is installed into the environment, nowhere else. It
 # compiles them on all cores, which every process would do by itself at its first import, or at each one.
@@ -22,6 +23,15 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	@touch $(INSTALLED)
+
+# What runs the networks of one page of the site. No package of Python has it, and it is too large to be kept here: npm's
+# own is fetched once, by the npm that is there, if any, and what else the package holds is left out. Without it the site is
+# built all the same, its page says what is missing, and the next `make docs` tries again.
+$(RUNTIME): | $(INSTALLED)
+	@mkdir -p build && cd build && npm pack --silent --fetch-retries=0 --fetch-timeout=60000 onnxruntime-web@1.30.0 >/dev/null \
+		&& tar -xzf onnxruntime-web-1.30.0.tgz package/dist/ort.wasm.bundle.min.mjs package/dist/ort-wasm-simd-threaded.wasm \
+		&& rm onnxruntime-web-1.30.0.tgz && mkdir -p ../$(dir $(RUNTIME)) && mv package/dist ../$(RUNTIME) && rmdir package \
+		|| echo "make: ONNX Runtime Web was not fetched, for which npm and a network are needed: docs/in-the-browser.md is without it"
 
 demo: $(INSTALLED)
 	$(BIN)/polymodal demo
@@ -33,10 +43,10 @@ test: $(INSTALLED)
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist worksteal
 
-docs: $(INSTALLED)
+docs: $(INSTALLED) $(RUNTIME)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-docs-test: $(INSTALLED)
+docs-test: $(INSTALLED) $(RUNTIME)
 	$(BIN)/python -m pytest -m docs --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)

@@ -11,15 +11,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import api
+import browser
 import commands
 import dataset
 import notebooks
 import repository
 
 
-def generated() -> Iterator[tuple[str, str]]:
+def generated() -> Iterator[tuple[str, str | bytes]]:
     """Every made file, by its place in the site's sources."""
-    for maker in (repository, api, commands, dataset, notebooks):
+    for maker in (repository, api, browser, commands, dataset, notebooks):
         yield from maker.pages()
 
 
