@@ -28,10 +28,11 @@ CSS = """
 .model { overflow-wrap: anywhere; }
 .model h1 { font-size: 1.4rem; }
 .pictures .grid-wrap { height: auto !important; max-height: none !important; min-height: 0 !important; }
+.examples .grid-wrap { padding-top: 1.7rem !important; }
 .pictures .caption-label { max-width: 100% !important; padding: 1px 5px !important; font-size: .7rem; }
 .said { padding: .5rem .8rem; border-left: 4px solid #c2500a; overflow-wrap: anywhere; }
 @media (max-width: 640px) {
-  .pictures.maps .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
+  .pictures .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
 }
 .sites { width: 100%; font-size: .85rem; }
 .sites, .sites tr { border: 0 !important; }
@@ -133,7 +134,7 @@ def _page(predictor: Predictor, model: Path, examples: Sequence[Mapping[str, Pat
                     allow_preview=False,
                     interactive=False,
                     visible=bool(examples),
-                    elem_classes=["pictures"],
+                    elem_classes=["pictures", "examples"],
                     **looks,
                 )
             with gradio.Column(scale=3, min_width=300):
