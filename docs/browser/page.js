@@ -191,7 +191,7 @@ async function predict() {
   const pictures = Object.fromEntries(used.map((name) => [name, name === "depth" ? depthPicture(depth, width, height) : given.rgb.canvas]));
   show(names.map((name) => ({name, width, height, ...classesOf(outputs[`prediction_${name}`])})), pictures);
   const score = model.files[used.join("+")].mean_iou.ensemble.toFixed(1);
-  say(`${depth ? odd(depth) : ""}Predicted from ${used.map((name) => NAMES[name]).join(" and ")} in ${milliseconds} ms. On the test scenes of the rooms, such predictions have a mean IoU of ${score} %.`);
+  say(`${depth ? odd(depth) : ""}Predicted from ${used.map((name) => NAMES[name]).join(" and ")} in ${milliseconds} ms, at ${width}×${height} pixels. On the test scenes of the rooms, such predictions have a mean IoU of ${score} %.`);
 }
 
 /** The network for some modalities; it and the runtime are loaded when they are first needed. */
