@@ -456,9 +456,14 @@ def test_the_peers_warnings_are_its_own(peer, tmp_path, recwarn):
         nn.functional.softmax(torch.ones(2))
 
 
-def test_a_size_that_the_network_cannot_take_is_refused_before_it_is_built():
+def test_a_size_that_the_network_cannot_take_is_refused_before_anything_is_measured():
     with pytest.raises(ConfigError, match=r"--size 32 32: smp/PAN cannot take .* choose a larger one"):
         check_size(Case("smp/PAN", {"encoder_name": "resnet18"}, size=(32, 32)))
+
+
+def test_networks_that_compute_while_they_are_built_are_measured():
+    """If this breaks, the encoders of SegFormer and others cannot be measured."""
+    assert check_size(Case("smp/Segformer", {"encoder_name": "mit_b0"}, classes=3, size=(32, 32))) > 0
 
 
 @pytest.mark.parametrize("tool", [["scaling"], ["data", "--config", "recipe.yaml"]])

@@ -1,20 +1,26 @@
 """Which networks of other libraries can be fused, and whether each modality then has the plain network's predictions.
 
     python tools/networks_sweep.py --cache sweep.jsonl          # every network that is not in the file yet
+    python tools/networks_sweep.py --cache sweep.jsonl --exports    # whether those that were fused leave Python
     python tools/networks_sweep.py --cache sweep.jsonl --page docs/networks.md
     python tools/networks_sweep.py timm/swin_tiny_patch4_window7_224
 
 Each network is made as small as its library allows, with random weights, and fused for two modalities without exchange,
 whose norms are then given values of their own. Its predictions are held against those of the plain network with each
 modality's norms, in float64. About half an hour on one core. transformers and monai are used where they are installed.
+
+With `--exports`, each of them is written as an ONNX file, which is compared with the network at several sizes: for
+images of every size, or else of the one that it was made for. That takes from ten seconds to minutes of a core each.
 """
 
 import argparse
 import copy
 import json
+import signal
+import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from networks.catalogue import NETWORKS
-from polymodal import FusionError, fuse, inspect
+from polymodal import ExportError, FusionError, export, fuse, inspect
 from polymodal.nn import PrivateNorm
 
 MODALITIES = ("one", "other")
 TOLERANCE = 1e-9
+
+PATIENCE = 300
+"""Seconds of processor time that an export may take."""
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Row:
         exact: The largest difference relative to the largest value; None where it was not fused.
         refused: Why not; empty where it was.
         seconds: What it took.
+        exports: Whether it leaves Python, see `leaves`; empty where that was not tried.
     """
 
     network: str
@@ -48,6 +58,11 @@ class Row:
     exact: float | None = None
     refused: str = ""
     seconds: float = 0.0
+    exports: str = ""
+
+
+class _TooLong(BaseException):
+    """Ends an export; no exception that anything within it takes for a refusal."""
 
 
 def look(name: str) -> Row:
@@ -78,6 +93,40 @@ def look(name: str) -> Row:
     return Row(name, ", ".join(kinds), sites, worst, "", time.monotonic() - began)
 
 
+def leaves(name: str) -> str:
+    """Whether a fused network becomes an ONNX file that predicts the same: "yes", at one size and why, or why not."""
+    torch.manual_seed(0)
+    plain, shape = NETWORKS[name]()
+    net = fuse(plain.eval(), MODALITIES, None)
+    _tell_apart(net)
+    signal.signal(signal.SIGPROF, _give_up)
+    reason = ""
+    with tempfile.TemporaryDirectory() as folder:
+        for size in (None, (shape[1], shape[-1])):
+            signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+            try:
+                export.save(net, Path(folder) / "net.onnx", size=size)
+            except ExportError as error:
+                reason = reason or _first(error)
+            except _TooLong:
+                reason = reason or f"still at work after {PATIENCE} s"
+            else:
+                return f"at one size: {reason}" if reason else "yes"
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+    return f"no: {reason}"
+
+
+def _give_up(*_: Any) -> None:
+    raise _TooLong
+
+
+def _first(error: ExportError) -> str:
+    """What is the matter, in a line."""
+    said = str(error if error.__cause__ is None else error.__cause__).strip() or type(error.__cause__).__name__
+    return said.partition("\n")[0].partition(". ")[0][:160]
+
+
 def alone(fused: nn.Module, plain: nn.Module, m: int) -> nn.Module:
     """The plain network with the m-th modality's norms."""
     state, own = fused.state_dict(), copy.deepcopy(plain)
@@ -105,6 +154,8 @@ def page(rows: list[Row]) -> str:
         "the largest difference of a modality's prediction from that of the plain network with this modality's norms,",
         "relative to its largest value.",
         '*Sites* are those of `sites="auto"`, of all norms behind which channels can be exchanged.',
+        "*Exports* is whether the fused network, written as an ONNX file, predicts the same at several sizes, or at",
+        "one alone and why.",
     ]
     for library in dict.fromkeys(row.network.partition("/")[0] for row in rows):
         own = [row for row in rows if row.network.startswith(f"{library}/")]
@@ -113,12 +164,13 @@ def page(rows: list[Row]) -> str:
             "",
             f"## {library}: {fused} of {len(own)}",
             "",
-            "| network | norms | sites | exact |",
-            "|---|---|---|---|",
+            "| network | norms | sites | exact | exports |",
+            "|---|---|---|---|---|",
         ]
         for row in own:
             said = f"refused: {row.refused.replace('|', '/')}" if row.exact is None else f"{row.exact:.0e}"
-            lines.append(f"| {row.network.partition('/')[2]} | {row.norms} | {row.sites} | {said} |")
+            exports = row.exports.replace("|", "/") or ("" if row.exact is None else "not tried")
+            lines.append(f"| {row.network.partition('/')[2]} | {row.norms} | {row.sites} | {said} | {exports} |")
     return "\n".join(lines) + "\n"
 
 
@@ -127,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="names such as timm/resnet18; all if none is given")
     parser.add_argument("--cache", type=Path, help="a file with a line for each network, which is added to")
+    parser.add_argument("--exports", action="store_true", help="export those of the file for which that is not known")
     parser.add_argument("--page", type=Path, help="write the table of what the file knows, and look at nothing")
     parsed = parser.parse_args()
     lines = parsed.cache.read_text().splitlines() if parsed.cache is not None and parsed.cache.is_file() else []
@@ -135,9 +188,14 @@ def main() -> None:
         parsed.page.write_text(page([known[name] for name in NETWORKS if name in known]))
         return
     warnings.simplefilter("ignore")
-    for name in parsed.networks or [name for name in NETWORKS if name not in known]:
+    left = [name for name in NETWORKS if name not in known]
+    if parsed.exports:
+        left = [
+            name for name in NETWORKS if name in known and known[name].exact is not None and not known[name].exports
+        ]
+    for name in parsed.networks or left:
         try:
-            row = look(name)
+            row = replace(known[name], exports=leaves(name)) if parsed.exports else look(name)
         except Exception as error:  # to be looked at; not written
             print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
             continue

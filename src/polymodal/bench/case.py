@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal import models
+from polymodal.anatomy import ghost
 from polymodal.anatomy.norms import is_batch_norm
 from polymodal.bench.machine import check_device
 from polymodal.costs import cost
@@ -242,8 +243,8 @@ def check_size(case: Case) -> int:
         ConfigError: There is no such network, or it cannot take the size.
         FusionError: Channels cannot be exchanged in it.
     """
-    with torch.device("meta"):
-        net = fuse(case.plain(), case.channels, "exchange", inplace=True)
+    # Built with values, as some networks compute with numbers of their own while they are built.
+    net = fuse(ghost(case.plain()), case.channels, "exchange", inplace=True)
     try:
         return cost(net, case.size).macs
     except (RuntimeError, ValueError) as error:

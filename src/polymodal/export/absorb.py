@@ -37,8 +37,8 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         W'_m = γ_m / √(σ²_m + ε) · W,  b'_m = β_m + γ_m (b - μ_m) / √(σ²_m + ε).
 
     A row of W'_m whose channel is exchanged, and that no other modality is given, is not there at all; nor is what only
-    such rows read. Norms that no convolution feeds directly stay as they are, one for each modality, and so do those
-    that normalise by each image's own statistics.
+    such rows read. Norms that no convolution feeds directly stay as they are, one for each modality. So do those that
+    normalise by each image's own statistics, without γ and β where linear layers alone read them, see `scales`.
 
     Args:
         net: The network. It is not changed; what is exchanged is decided by its scales as they are now.

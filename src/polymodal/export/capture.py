@@ -105,8 +105,12 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     for node in nodes:
         if not _is_functional(node.target) and (making := _making(node)) is not None:
             node.target = making
-    plain = all(_is_functional(node.target) for node in nodes)
-    return program if plain else program.run_decompositions({})
+    if not all(_is_functional(node.target) for node in nodes):
+        program = program.run_decompositions({})
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # what comes to stand before it may lie in memory in another way
+            node.target = torch.ops.aten.reshape.default
+    return program
 
 
 def _is_functional(target: Any) -> bool:

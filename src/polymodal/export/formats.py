@@ -279,6 +279,10 @@ class _Named(nn.Module):
         named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
         return {output_name(name): main_output(output) for name, output in named.items()}
 
+    def _get_name(self) -> str:
+        """That of the network, for messages."""
+        return type(getattr(self.net, "network", self.net)).__name__
+
 
 def format_for(name: str, path: Path) -> Format:
     """The format of a name, if it can be written to a file of this name here.

@@ -92,26 +92,26 @@ class Liveness:
 
     def place(self, node: fx.Node) -> Place | None:
         """What stands at a mark; None for any other node."""
-        return self._places[_index(node)] if is_mark(node) else None
+        return self._places[place_index(node)] if is_mark(node) else None
 
     def reads_one_map(self, node: fx.Node) -> bool:
         """Whether every channel of a node is made of the same channel of the one feature map that it reads."""
-        packet, (image, *others) = _packet(node), node.args or (None,)
+        kind, (image, *others) = packet(node), node.args or (None,)
         if not isinstance(image, fx.Node) or image not in self.live or channels_of(node) != channels_of(image):
             return False
         if any(isinstance(other, fx.Node) and isinstance(other.meta["val"], Tensor) for other in others):
             return False
-        if packet in (_aten.pad, _aten.constant_pad_nd):
+        if kind in (_aten.pad, _aten.constant_pad_nd):
             return len(others[0]) <= 4  # type: ignore[arg-type]
-        if packet is _aten.mean:
+        if kind is _aten.mean:
             return len(others) == 2 and set(others[0]) <= {2, 3, -1, -2} and bool(others[1])  # type: ignore[arg-type]
-        if packet is _aten.slice:
+        if kind is _aten.slice:
             return others[0] in (2, 3, -1, -2)
-        return packet in _ONE_MAP or packet in _TWO_MAPS
+        return kind in _ONE_MAP or kind in _TWO_MAPS
 
     def reads_two_maps(self, node: fx.Node) -> bool:
         """Whether every channel of a node is made of the same channel of the two feature maps that it reads."""
-        return _packet(node) in _TWO_MAPS and all(
+        return packet(node) in _TWO_MAPS and all(
             isinstance(map_, fx.Node) and map_ in self.live and channels_of(map_) == channels_of(node)
             for map_ in node.args[:2]
         )
@@ -119,7 +119,7 @@ class Liveness:
     def concatenates(self, node: fx.Node) -> bool:
         """Whether a node lays feature maps side by side, channel after channel."""
         return (
-            _packet(node) is _aten.cat
+            packet(node) is _aten.cat
             and len(node.args) == 2
             and node.args[1] in (1, -3)
             and all(map_ in self.live for map_ in node.args[0])  # type: ignore[union-attr]
@@ -139,14 +139,12 @@ class Liveness:
         return max((self.streams[read] for read in node.all_input_nodes), default=1) if tensors else 1
 
     def _convolution(self, node: fx.Node) -> Convolution | None:
-        if _packet(node) not in _CONVOLUTIONS:
+        if packet(node) not in _CONVOLUTIONS:
             return None
-        target: Any = node.target
-        names = [argument.name for argument in target._schema.arguments]
-        settings: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        settings = named_arguments(node)
         image, weight, bias = (settings.pop(name, None) for name in ("input", "weight", "bias"))
         constant = weight in self._constants and (bias is None or bias in self._constants)
-        found = Convolution(image, weight, bias, settings, _CONVOLUTIONS[_packet(node)])
+        found = Convolution(image, weight, bias, settings, _CONVOLUTIONS[packet(node)])
         return found if constant and channels_of(image) and not (found.transposed and found.groups > 1) else None
 
     def _demand(self, node: fx.Node) -> None:
@@ -224,11 +222,24 @@ def is_mark(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is mark._opoverload
 
 
-def _index(node: fx.Node) -> int:
+def place_index(node: fx.Node) -> int:
+    """Which place a mark stands for."""
     index = node.args[1]
     assert isinstance(index, int)
     return index
 
 
-def _packet(node: fx.Node) -> Any:
+def packet(node: fx.Node) -> Any:
+    """The operation of a node, whatever its overload; None for what calls none of PyTorch's."""
     return getattr(node.target, "overloadpacket", None) if node.op == "call_function" else None
+
+
+def argument_names(node: fx.Node) -> list[str]:
+    """What the operation of a node calls its arguments."""
+    target: Any = node.target
+    return [argument.name for argument in target._schema.arguments]
+
+
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """A node's arguments by their names, as far as it has them."""
+    return dict(zip(argument_names(node), node.args, strict=False)) | node.kwargs

@@ -78,7 +78,7 @@ def captured(module: nn.Module, example: Example, shapes: Any, size: Size | None
             problem = error
     assert problem is not None
     raise ExportError(
-        f"The network {type(module).__name__} has no static graph for images of "
+        f"The network {module._get_name()} has no static graph for images of "
         f"{'every size' if size is None else said(size)}, as its computation depends on more than their shape: "
         f"{first_line(problem)} {'Fix the size (--size), or predict' if size is None else 'Predict'} with the model "
         "folder instead."

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from polymodal.export.capture import Capture
 from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by
+from polymodal.export.scales import absorb_scales
 from polymodal.export.weights import own_row, weights
 from polymodal.nn import PrivateInstanceNorm, PrivateRunningNorm
 from polymodal.nn.static import Choice, Joint
@@ -33,6 +34,7 @@ class Streams:
         self.form = seen.program.graph
         self.image_channels = seen.channels
         self.constants = _constants(seen)
+        absorb_scales(self.form, seen.places, self.constants)
         self.liveness = Liveness(self.form, seen.places, self.constants, len(seen.channels))
         self.absorbed = {
             node: norm for node in self.liveness.convolutions if (norm := self._absorbing(node)) is not None
