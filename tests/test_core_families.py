@@ -139,9 +139,10 @@ def test_training_mode_normalises_each_modality_by_its_own_batch(name):
     predictions = list(net(inputs).per_modality.values())
     for name_, prediction, output in zip(MODALITIES, predictions, outputs, strict=True):
         assert_equal(prediction, output, 1e-8, name_)
+    state = net.network.state_dict()
     for m, network in enumerate(alone):
         for key, value in network.state_dict().items():
-            ours = net.network.state_dict()[key]
+            ours = state[key]
             if "running" in key:
                 assert_equal(ours[m], value, 1e-8, key)
             elif "num_batches" in key:
