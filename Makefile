@@ -4,6 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 RUNTIME := .venv/share/onnxruntime-web
 
+# Modules are compiled once for all processes, also where the environment has Python write nothing: each worker of the
+# tests, and each command that they start, would do it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install demo test slow docs docs-test lint clean
 
 help:
@@ -46,8 +50,9 @@ slow: $(INSTALLED)
 docs: $(INSTALLED) $(RUNTIME)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
+# Of the files that have such tests: to collect all the others takes half a minute in each worker.
 docs-test: $(INSTALLED) $(RUNTIME)
-	$(BIN)/python -m pytest -m docs --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -m docs $$(grep -l mark.docs tests/test_*.py) --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
