@@ -45,17 +45,15 @@ _TYPE = re.compile(r"Expected an? (<class|typing\.|collections\.|list\[|tuple\[|
 
 def _value(text: str) -> Any:
     """A value on the command line, or in a file that a recipe names: of a key that is there twice none counts."""
-    problem = None
-    try:
-        parse_yaml(text, MAX_SETTINGS)
-    except DocumentError as error:
-        problem = error.problem
     try:
         value = get_loader("yaml")(text)
     except RecursionError:
         value = []
-    if problem and isinstance(value, dict | list):  # anything else is a text, whatever it would be as YAML
-        raise ConfigError(f"{text[:60]!r}: {problem}.")
+    if isinstance(value, dict | list):  # anything else is a text, whatever it would be as YAML
+        try:
+            parse_yaml(text, MAX_SETTINGS)
+        except DocumentError as error:
+            raise ConfigError(f"{text[:60]!r}: {error.problem}.") from error
     return value
 
 
