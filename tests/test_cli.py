@@ -193,13 +193,16 @@ def test_data_rooms_unpacks_all_of_it_into_an_empty_folder_only(tmp_path, capsys
     assert len(list(out.iterdir())) == 10
 
 
-def test_data_rooms_unpacks_into_the_folder_one_stands_in(tmp_path, monkeypatch):
+def test_data_rooms_unpacks_into_the_folder_one_stands_in(root, tmp_path, monkeypatch):
     """Nor may that folder be replaced by another: the shell would stand in one that is gone."""
-    monkeypatch.chdir(tmp_path)
-    before = tmp_path.stat().st_ino
+    archive, here = make_archive(root), tmp_path / "here"  # of a few files: all of them are unpacked above
+    monkeypatch.setattr("polymodal.data.files._embedded_rooms", lambda: archive)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = here.stat().st_ino
     assert main(["data", "rooms", "."]) == 0
-    assert len(DatasetSpec.load(tmp_path).splits) == 3
-    assert tmp_path.stat().st_ino == before
+    assert len(DatasetSpec.load(here).splits) == 3
+    assert here.stat().st_ino == before
 
 
 def test_inspect_shows_a_network_by_name_and_the_model_of_a_run(run, capsys):

@@ -64,7 +64,7 @@ class Pyramid(nn.Module):
 
 def assert_right_at_ten_random_sizes(net, folded, path) -> None:
     session = export.Session(export.save(export.absorb(net) if folded else net, path)[0], threads=1)
-    sides = np.random.default_rng(0).integers(1, max(2, 384 // session.step), (10, 2)) * session.step
+    sides = np.random.default_rng(0).integers(1, max(2, 256 // session.step), (10, 2)) * session.step
     assert_predicts(net, session, [(height, width) for height, width in sides.tolist()])
 
 

@@ -254,8 +254,8 @@ def test_every_released_network_finds_all_its_tensors(encoder, method):
         (lambda s: s.clear(), "expected a RefineNet"),
     ],
 )
-def test_a_checkpoint_of_another_network_is_refused_with_what_differs(change, text, tmp_path):
-    state = released_state()
+def test_a_checkpoint_of_another_network_is_refused_with_what_differs(change, text, imported, tmp_path):
+    state = dict(imported[0])
     change(state)
     file = write_released(tmp_path / "other.pth.tar", state)
     with pytest.raises(CheckpointError, match=text) as error:
