@@ -230,6 +230,12 @@ def pretend(monkeypatch):
     monkeypatch.setattr(children, "fit_command", lambda words: [sys.executable, "-c", PRETEND, *words])
 
 
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Networks are not built before anything trains, which takes most of a comparison that only pretends to."""
+    monkeypatch.setattr("polymodal.runs.compare._check_networks", lambda recipes, **how: [])
+
+
 def run(words, out, methods="penalty,exchange", seeds=(0, 1), **more):
     return compare(recipe("folder"), methods.split(","), seeds, out, overrides=words, **more)
 
@@ -274,7 +280,7 @@ def test_runs_go_seed_by_seed_and_only_once(words, pretend, tmp_path, capsys):
     assert "--reference penalty" in record["command"]
 
 
-def test_a_failed_run_stops_no_other_is_named_and_tried_again(words, pretend, tmp_path):
+def test_a_failed_run_stops_no_other_is_named_and_tried_again(words, pretend, unbuilt, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / LOCK).touch()
@@ -290,7 +296,7 @@ def test_a_failed_run_stops_no_other_is_named_and_tried_again(words, pretend, tm
     assert "| 3 |" in (out / "table.md").read_text().splitlines()[4]
 
 
-def test_a_folder_of_another_recipe_is_refused_before_anything_trains(words, pretend, tmp_path):
+def test_a_folder_of_another_recipe_is_refused_before_anything_trains(words, pretend, unbuilt, tmp_path):
     """Else two settings are averaged into one row."""
     out = tmp_path / "out"
     run(words, out, "exchange", (0,))

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -114,17 +114,19 @@ def test_one_modality_is_the_plain_network(threshold, within, share, seed):
     assert_equal(run(net, inputs)[:2], [output, output], TOLERANCE)
 
 
+@settings(max_examples=12)  # several networks each
 @given(m=modalities, within=withins, penalty=st.sampled_from([0.0, 0.1]), seed=seeds)
 def test_threshold_zero_and_share_zero_are_no_exchange(m, within, penalty, seed):
     """If this breaks, the control "the same sharing, no exchange" exchanges something."""
     net = fused(m, None, seed)
     inputs = images(net.modalities, 2, 3, 9, 9)
-    for settings in (Exchange(0.0, penalty, within), Exchange(0.5, penalty, within, share=0.0)):
-        other = with_fusion(net, settings)
+    for fusion in (Exchange(0.0, penalty, within), Exchange(0.5, penalty, within, share=0.0)):
+        other = with_fusion(net, fusion)
         assert_equal(run(other, inputs), run(net, inputs), 0.0)
         assert set(itertools.chain.from_iterable(s.values() for s in other.exchanged().values())) == {0.0}
 
 
+@settings(max_examples=12)  # several networks each
 @given(m=several, threshold=thresholds, seed=seeds, data=st.data())
 def test_permuting_modalities_permutes_outputs_and_weights(m, threshold, seed, data):
     """If this breaks, results depend on the order in which modalities are named (within="all", which has no parts)."""
@@ -160,6 +162,7 @@ def test_samples_do_not_mix(m, within, seed, data):
     assert_equal(alone, [output[1:2] for output in whole], TOLERANCE)
 
 
+@settings(max_examples=12)  # several networks each
 @given(m=several, threshold=thresholds, seed=seeds, data=st.data())
 def test_subset_is_the_network_restricted_to_it(m, threshold, seed, data):
     """If this breaks, a network run without a sensor is not the network of the sensors that are there."""

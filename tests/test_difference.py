@@ -51,7 +51,7 @@ def test_it_is_saved_and_absorbed(tmp_path):
     again = load(save(net, tmp_path / "model", network=NETWORK))
     assert again.fusion == net.fusion
     assert_equal(again(given).ensemble, net(given).ensemble, 0.0)
-    assert_equal(absorb(net)(given).ensemble, net(given).ensemble, 1e-10)
+    assert_equal(absorb(net, size=(24, 20))(given).ensemble, net(given).ensemble, 1e-10)
 
 
 def test_other_than_two_dates_are_refused():

@@ -87,7 +87,7 @@ def test_costs_few_parameters_and_nothing_at_inference():
     thin = fuse(plain, ["rgb", "depth"], convolutions={"rank": 8})
     assert 1.03 < cost(thin, (96, 128)).parameters / cost(shared, (96, 128)).parameters < 1.08
     small = [rooms(convolutions=convolutions)[1].eval() for convolutions in ("shared", {"rank": 4})]
-    assert len({cost(absorb(net), (32, 48)).macs for net in small}) == 1
+    assert len({cost(absorb(net, size=(32, 48)), (32, 48)).macs for net in small}) == 1
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(kinds,
     assert _check_networks(recipes, named=["baselines"], of=len(recipes)) == refused
     assert "left out: the method 'shift' cannot be used with this recipe: An asymmetric" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="method 'shuffle' cannot be used"):
-        _check_networks(recipes, named=["baselines", "shuffle"], of=len(recipes))
+        _check_networks({"shuffle": recipes["shuffle"]}, named=["baselines", "shuffle"], of=len(recipes))
     with pytest.raises(ConfigError, match="method 'shift' cannot be used"):
         _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=1)
     # Started again when the others' runs are finished, it must not fail.

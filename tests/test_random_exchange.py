@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,6 +59,7 @@ def test_network_equals_the_lists(m, share, within):
     assert difference(outputs(net, inputs)[0], plain_of(net, plain, 0).eval()(inputs["rgb"])) > 1e-3
 
 
+@settings(max_examples=10)  # two networks each
 @given(
     m=st.integers(2, 4), percent=st.integers(0, 100), within=st.sampled_from(["part", "all"]), seed=st.integers(0, 99)
 )
