@@ -1,8 +1,8 @@
 """The network of the page "Try it in the browser", from a run: an absorbed file for each set of modalities.
 
-    python tools/browser_model.py runs/rooms-browser     # writes docs/browser/*.onnx and docs/browser/model.json
+    python tools/browser_model.py rooms     # writes docs/browser/*.onnx and docs/browser/model.json
 
-How the run was made stands on the page, docs/in-the-browser.md. A minute on one core.
+`rooms` comes with the package, see docs/models.md. A minute on one core.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PLACE = Path(__file__).parents[1] / "docs" / "browser"
 def main() -> None:
     """Write the files and what the page must know of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run of the recipe rooms that chose its checkpoint on val")
+    parser.add_argument("run", type=Path, help="rooms, or a run of the recipe rooms that chose its checkpoint on val")
     folder = checkpoint.model_folder(parser.parse_args().run)
     net = checkpoint.load(folder)
     metadata: Any = checkpoint.read_config(folder)["metadata"]
@@ -36,7 +36,7 @@ def main() -> None:
         export.save(export.absorb(net, names), file, weights="fp16", metadata=metadata)
         files["+".join(names)] = {"file": file.name, "mean_iou": scored(file, data)}
         print(file.name, f"{file.stat().st_size / 1e6:.2f} MB", files["+".join(names)]["mean_iou"])
-    known = next(iter(data.test_dataloader()))["target"].shape[-2:]
+    known = next(iter(data.test_dataloader()))["targets"][data.target.name].shape[-2:]
     about = {
         "inputs": metadata["inputs"],
         "target": metadata["target"],
@@ -60,7 +60,7 @@ def scored(file: Path, data: FolderData) -> Mapping[str, float]:
     for batch in data.test_dataloader():
         found = session({name: batch["inputs"][name] for name in session.modalities})
         for name, logits in found.items():
-            scores.update(name, torch.from_numpy(logits), batch["target"])
+            scores.update(name, torch.from_numpy(logits), batch["targets"][data.target.name])
     return {name: round(float(figures["mean_iou"]), 2) for name, figures in scores.compute().items()}
 
 
