@@ -14,11 +14,11 @@ from polymodal.data.content import Content, honouring
 from polymodal.data.dropout import ModalityDropout
 from polymodal.data.inputs import InputSpec, check_sizes, settled
 from polymodal.data.labels import class_numbers
-from polymodal.data.parts import ModalitySpec, TargetSpec
+from polymodal.data.parts import ModalitySpec, TargetSpec, only
 from polymodal.data.resizing import aligned
 from polymodal.data.sampler import Draw
 from polymodal.data.sizes import header_size
-from polymodal.data.spec import FILE, DatasetSpec, only
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
 from polymodal.data.target import Truth, settle_targets

@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
+from polymodal.data.collate import Batch, collate
 from polymodal.data.dropout import ModalityDropout
 from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
 from polymodal.data.histogram import Counted, Histogram, count
 from polymodal.data.inputs import InputSpec
-from polymodal.data.parts import TargetSpec
+from polymodal.data.parts import TargetSpec, only
 from polymodal.data.sampler import SeededSampler, TurnSampler
-from polymodal.data.spec import FILE, DatasetSpec, only
+from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted_specs
 from polymodal.data.target import settle_targets
@@ -23,8 +24,6 @@ from polymodal.data.transforms import Augment
 from polymodal.errors import ConfigError, DataError
 from polymodal.limits import at_least, check, each, or_none
 from polymodal.processes import place
-
-Batch = dict[str, Any]
 
 _LIMITS = {
     "size": or_none(each(at_least(1), "a height and a width above 0")),
@@ -335,29 +334,3 @@ class FolderData(LightningDataModule):
 
 def _told(order: dict[str, int]) -> str:
     return f"{order['samples']} samples, {order['step']} a step, in the order of seed {order['seed']}"
-
-
-def collate(samples: list[Sample], remedy: str) -> Batch:
-    """A batch: every tensor with a leading axis, the keys as a list.
-
-    Args:
-        samples: Of equal modalities.
-        remedy: What the user can do about unequal sizes.
-
-    Raises:
-        DataError: When sizes differ, with the keys.
-    """
-    first = samples[0]
-    for sample in samples:
-        for name, one, other in (
-            *((name, first["inputs"][name], tensor) for name, tensor in sample["inputs"].items()),
-            *((name, first["targets"][name], tensor) for name, tensor in sample["targets"].items()),
-        ):
-            if one.shape[-2:] != other.shape[-2:]:
-                (h, w), (k, v) = one.shape[-2:], other.shape[-2:]
-                raise DataError(
-                    f"{name}: samples of different sizes in one batch: {first['key']} is {w}x{h} (width x height), "
-                    f"{sample['key']} is {v}x{k}. {remedy}"
-                )
-    batch: Batch = default_collate(samples)
-    return batch

@@ -255,3 +255,17 @@ def label_target(folder: str, code: LabelCode, files: Mapping[str, Any], name: s
     """A target of labels that are stored in a way, in files that are called and read in a way."""
     colors = code.colors or palette(len(code.classes))
     return TargetSpec("label", folder, code.ignore, colors, classes=code.classes, labels=code, name=name, **files)
+
+
+def only(targets: Mapping[str, TargetSpec], where: str) -> TargetSpec:
+    """The one target.
+
+    Raises:
+        DataError: When there are several.
+    """
+    if len(targets) > 1:
+        raise DataError(
+            f"{where}: targets: there are {listed(targets)}, and one is learned at a time. Choose it: --data.target "
+            f"{next(iter(targets))}."
+        )
+    return next(iter(targets.values()))

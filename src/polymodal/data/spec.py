@@ -28,7 +28,7 @@ a recipe says which is learned, `data.target: labels`, or which are read for a t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
@@ -40,7 +40,7 @@ from polymodal.data import values
 from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.label_files import LabelFiles
-from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec, label_target, modality_of, target_of
+from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec, label_target, modality_of, only, target_of
 from polymodal.data.reading import decode
 from polymodal.data.section import QUOTED, Section, decoded, listed, parse
 from polymodal.data.sizes import header_size
@@ -312,20 +312,6 @@ def _targets(top: Section) -> dict[str, TargetSpec]:
     if both := [name for name in targets.file_names() if name in top.values["modalities"]]:
         raise DataError(f"{targets.at(both[0])}: a modality has this name, too. Rename one of them.")
     return {name: target_of(targets.section(name), name) for name in targets.values}
-
-
-def only(targets: Mapping[str, TargetSpec], where: str) -> TargetSpec:
-    """The one target.
-
-    Raises:
-        DataError: When there are several.
-    """
-    if len(targets) > 1:
-        raise DataError(
-            f"{where}: targets: there are {listed(targets)}, and one is learned at a time. Choose it: --data.target "
-            f"{next(iter(targets))}."
-        )
-    return next(iter(targets.values()))
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:
