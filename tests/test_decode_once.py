@@ -146,6 +146,13 @@ def test_the_decoder_runs_once_at_inference():
     assert macs["once"] == pytest.approx(plain_macs + encoder, rel=0.01)
 
 
+def test_is_fused_in_inference_mode_too():
+    """If this breaks, a model that is loaded where it is used, in a block without gradients, cannot be loaded."""
+    with torch.inference_mode():
+        net = fuse(models.create("rooms-unet", classes=2, stem=4, widths=(4, 4), decoder=4), ["a", "b"], DecodeOnce())
+        assert net({name: torch.randn(1, 3, 16, 16) for name in "ab"}).ensemble.shape == (1, 2, 16, 16)
+
+
 def test_what_cannot_be_decoded_once_is_refused():
     """If this breaks, the mistake shows after the training."""
     plain = models.create("rooms-unet", classes=2)

@@ -107,6 +107,16 @@ def test_a_scale_of_their_own_reads_numbers_of_any_type(model, tmp_path, capsys)
     assert main([str(word) for word in [*words, "depth=1e-3", "--out", out]]) == 0
 
 
+def test_every_packaged_model_says_what_it_takes_and_is_computed_with_32_bits():
+    for name in sources.packaged():
+        net, predictor = polymodal.load(name), Predictor(name)
+        assert tuple(predictor.modalities) == net.modalities == ("rgb", "depth")
+        assert predictor.modalities["depth"].unit == "m"
+        assert predictor.modalities["depth"].invalid == 0
+        assert {tensor.dtype for tensor in net.state_dict().values()} <= {torch.float32, torch.int64, torch.bool}
+        assert f"## {name}" in (ROOT / "docs" / "models.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_scores_that_are_stated_of_a_packaged_model_are_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

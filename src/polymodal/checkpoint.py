@@ -118,7 +118,7 @@ def load(
 
     Args:
         folder: Where from: a model folder, the run folder that holds one, the name of a model that comes with the
-            package, such as "rooms", or a model on the Hugging Face Hub, `hf://user/name` or
+            package, such as "nyudv2-39", or a model on the Hugging Face Hub, `hf://user/name` or
             `hf://user/name@revision`.
         network: The plain network, when the folder does not say how to make it or it is your own. It is not changed.
         classes: How many classes it is to predict; the last layers then start anew, from PyTorch's random numbers.

@@ -65,9 +65,9 @@ class DryRun:
         starts = {index: alias for index, alias in enumerate(self._aliases) if alias.requires_grad}
         if not ends or not starts:
             return frozenset()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode a user fuses or loads in
             total = torch.stack([end.sum() for end in ends]).sum()
-        found = torch.autograd.grad(total, list(starts.values()), allow_unused=True)
+            found = torch.autograd.grad(total, list(starts.values()), allow_unused=True)
         return frozenset(index for index, gradient in zip(starts, found, strict=True) if gradient is not None)
 
 

@@ -46,8 +46,8 @@ def add(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="RUN",
-        help="run folder, model folder, name of a model that comes with the package (such as rooms), hf://user/name on "
-        "the Hugging Face Hub, or exported .onnx file",
+        help="run folder, model folder, name of a model that comes with the package (such as nyudv2-39), "
+        "hf://user/name on the Hugging Face Hub, or exported .onnx file",
     )
     predict.add_argument(
         "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"

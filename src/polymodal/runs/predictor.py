@@ -137,7 +137,7 @@ class Predictor:
     blue: of OpenCV's frames give `frame[..., ::-1]`.
 
     Args:
-        model: A run folder, a model folder, the name of a model that comes with the package, such as "rooms", a
+        model: A run folder, a model folder, the name of a model that comes with the package, such as "nyudv2-39", a
             model on the Hugging Face Hub, `hf://user/name` or `hf://user/name@revision`, or a file that
             `polymodal export` wrote as ONNX.
         scales: By modality of kind depth or raw, how much one step of your numbers is in the model's unit, where that
