@@ -13,7 +13,15 @@ from polymodal.errors import CheckpointError
 from polymodal.files import new_folder
 from polymodal.fusion import Exchange, Fusion, make_fusion
 from polymodal.multimodal import Multimodal
-from polymodal.runs.released import CHANNELS, INPUTS, place_released, read_released, require_two, save_released
+from polymodal.runs.released import (
+    CHANNELS,
+    INPUTS,
+    place_released,
+    read_released,
+    released_layer,
+    require_two,
+    save_released,
+)
 from polymodal.surgery import fuse
 
 RELEASED_EXCHANGE = Exchange(threshold=2e-2, penalty=6e-4, within="all")
@@ -103,10 +111,7 @@ def released_names(name: str) -> list[str]:
     if name == "ensemble.alpha":
         return ["alpha"]
     layer, _, tensor = name.removeprefix("network.").rpartition(".")
-    released = layer
-    for pattern, theirs in _LAYERS:
-        if match := re.fullmatch(pattern, layer):
-            released = theirs.format(*(int(n) + 1 if n.isdigit() else n for n in match.groups()))
+    released = released_layer(layer, _LAYERS, lambda parts: [int(n) + 1 if n.isdigit() else n for n in parts])
     if re.search(r"\bbn\d$|downsample\.1$", layer):
         return [f"{released}.bn_{m}.{tensor}" for m in range(len(INPUTS))]
     return [f"{released}.module.{tensor}"]

@@ -1,7 +1,7 @@
 """Checkpoints that the authors of TokenFusion released, as model folders."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from polymodal import models
 from polymodal.errors import CheckpointError
 from polymodal.files import new_folder
 from polymodal.fusion import TokenExchange
-from polymodal.runs.released import CHANNELS, place_released, read_released, require_two, save_released
+from polymodal.runs.released import CHANNELS, place_released, read_released, released_layer, require_two, save_released
 from polymodal.surgery import fuse
 
 RELEASED_TOKENS = TokenExchange(threshold=2e-2, penalty=6e-6)
@@ -78,16 +78,14 @@ def released_names(name: str) -> list[str]:
     if name == "ensemble.alpha":
         return ["alpha"]
     layer, _, tensor = name.removeprefix("network.").rpartition(".")
-    released = layer
-    for pattern, theirs in _LAYERS:
-        if match := re.fullmatch(pattern, layer):
-            found = list(match.groups())
-            if "scorers" in layer:
-                stage, _, modality, index = map(int, found)
-                found = [str(stage - 1), str(modality), str(index)]
-            elif "mlp_stage" in layer:
-                found = [str(4 - int(found[0]))]
-            released = theirs.format(*found)
+
+    def numbered(parts: Sequence[str]) -> list[Any]:
+        if "scorers" in layer:
+            stage, _, modality, index = parts
+            return [int(stage) - 1, modality, index]
+        return [4 - int(parts[0])] if "mlp_stage" in layer else list(parts)
+
+    released = released_layer(layer, _LAYERS, numbered)
     if layer.endswith("fuse_stage.1"):
         return [f"{released}.{tensor}"] * 2
     if re.search(r"\.norm\d?$", layer):

@@ -3,6 +3,7 @@
 Their code saves the same: one set of shared layers, and for every norm one set of values a modality.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,20 @@ def place_released(
     values = {name: torch.stack(found) if len(found) > 1 else found[0] for name, found in state.items()}
     net.load_state_dict(values, assign=True)
     return net
+
+
+def released_layer(
+    layer: str, layers: Sequence[tuple[str, str]], numbered: Callable[[Sequence[str]], list[Any]]
+) -> str:
+    """What a layer of ours is called there; as here where no rule fits.
+
+    Args:
+        layer: Within the plain network.
+        layers: Patterns of ours, each with the form of the released name.
+        numbered: Makes the parts that the pattern found those of the released name.
+    """
+    found = [(match, theirs) for ours, theirs in layers if (match := re.fullmatch(ours, layer))]
+    return found[-1][1].format(*numbered(found[-1][0].groups())) if found else layer
 
 
 def require_two(tensors: Mapping[str, Tensor], file: Path) -> None:
