@@ -146,6 +146,30 @@ def test_fixed_statistics_keep_channels_last(dtype, affine):
     assert_equal(ours, normalised(x), 1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_fixed_statistics_have_the_same_gradients_in_both_orders(modalities, affine, dtype):
+    """Else a training with fixed statistics depends on how the features lie in memory, or is slow in one of them."""
+    x, rows = torch.randn(2 * modalities, 5, 4, 6).to(dtype), (modalities, 5)
+    own = torch.promote_types(dtype, torch.float32)  # under autocast features alone are in half precision
+    fixed = torch.randn(rows, dtype=own), torch.rand(rows, dtype=own) + 0.5
+
+    def gradients(order: torch.memory_format) -> list[Tensor]:
+        torch.manual_seed(1)
+        image = x.clone(memory_format=order).requires_grad_()
+        scales = [torch.randn(rows, dtype=own).requires_grad_() for _ in range(2)] if affine else [None, None]
+        y = normalisation.private_batch_norm(image, modalities, *fixed, *scales, training=False, momentum=0.1, eps=1e-5)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=order)
+        leaves = [image, *scales] if affine else [image]
+        return [y.detach(), *torch.autograd.grad(y, leaves, torch.randn(x.shape).to(dtype))]
+
+    for ours, wanted in zip(gradients(torch.channels_last), gradients(torch.contiguous_format), strict=True):
+        assert ours.dtype == wanted.dtype
+        assert_equal(ours, wanted, 1e-12 if dtype == torch.float64 else 1e-2)
+
+
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("modalities", [1, 2, 3])

@@ -43,6 +43,8 @@ def private_batch_norm(
     """
     if modalities > 1 and not training and not x.is_contiguous() and running_mean is not None:
         assert running_var is not None
+        if torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _fixed_norm_by_image(x, running_mean, running_var, weight, bias, eps)
         return refold(_fixed_norm(unfold(x, modalities), running_mean, running_var, weight, bias, eps))
     mean, var, gamma, beta = (None if t is None else t.flatten() for t in (running_mean, running_var, weight, bias))
     side_by_side = unfold(x, modalities).flatten(1, 2)
@@ -56,6 +58,18 @@ def _fixed_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bia
     shift = -mean * scale if bias is None else bias - mean * scale
     shift, scale = (t.view(*t.shape, *(1,) * (x.dim() - 3)) for t in (shift, scale))
     return torch.addcmul(shift, x, scale).to(x.dtype)
+
+
+def _fixed_norm_by_image(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """As `_fixed_norm` of folded features `(B*M, C, ...)`."""
+    normalised = []
+    for n, image in enumerate(x.split(1)):
+        m = n % len(mean)
+        gamma, beta = (None if rows is None else rows[m] for rows in (weight, bias))
+        normalised.append(F.batch_norm(image, mean[m], var[m], gamma, beta, eps=eps))
+    return torch.cat(normalised)
 
 
 def private_instance_norm(
