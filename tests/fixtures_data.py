@@ -155,6 +155,10 @@ class Described:
         names = tuple(f"class {number}" for number in range(self.classes))
         return TargetSpec("label", "label", 255, (palette(255) * 2)[: self.classes], classes=names)
 
+    @property
+    def targets(self) -> dict[str, TargetSpec]:
+        return {"target": self.target}
+
 
 def target_of(sample):
     """The one target of a sample or a batch."""

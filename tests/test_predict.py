@@ -211,7 +211,7 @@ def test_files_are_found_by_the_prefix_and_suffix_of_the_training(layout, tmp_pa
         "rgb": replace(data.inputs["rgb"], suffix=""),
     }
     net = fuse(models.create("rooms-unet", classes=3), {"depth": 1, "rgb": 3}).eval()
-    described = SimpleNamespace(inputs=specs, target=data.target, size=None)
+    described = SimpleNamespace(inputs=specs, targets=data.targets, size=None)
     save_model(net, "rooms-unet", {"classes": 3}, described, {}, tmp_path / "model")
     for stem in ("0001", "0002"):
         write_scene(tmp_path, stem)

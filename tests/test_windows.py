@@ -142,7 +142,7 @@ def test_predicted_images_are_the_mean_of_their_windows(tmp_path):
     data = Described()
     target = TargetSpec("depth", "depth", scale=0.001, unit="m", invalid=0, range=(0.0, 4.0), channels=1)
     net = fuse(models.create("rooms-unet", classes=1), {"depth": 1, "rgb": 3}).eval()
-    described = SimpleNamespace(inputs=data.inputs, target=target, size=None)
+    described = SimpleNamespace(inputs=data.inputs, targets={"target": target}, size=None)
     save_model(net, "rooms-unet", {"classes": 1}, described, {"output": "images"}, tmp_path / "model")
     files = write_scene(tmp_path, "a", (24, 48))
     windows = Windows((24, 32))

@@ -73,6 +73,11 @@ def score_column(score: str, prediction: str) -> str:
     return f"{VAL}{score}/{prediction}"
 
 
+def scored_in(column: str) -> str:
+    """The inverse of `score_column`, without the prediction; empty for other columns."""
+    return column.removeprefix(VAL).rpartition("/")[0] if column.startswith(VAL) else ""
+
+
 # Arrays of SCENES, each with the name of a modality or a prediction, and of SCALES, each with that of a site.
 INPUT, PREDICTION = "input:", "prediction:"
 SCALE, KEEP, PART = "scale:", "keep:", "part:"

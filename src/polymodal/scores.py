@@ -145,6 +145,30 @@ def headlines(scores: Sequence[Score]) -> list[Score]:
     return [score for score in scores if score.headline]
 
 
+def of_target(target: str, what: str) -> str:
+    """What a score, or an array of a run, of one of several targets is called; the only one has no name."""
+    return f"{target}/{what}" if target else what
+
+
+def leading(scores: Sequence[Score], classes: object) -> list[Score]:
+    """The score that counts; of several targets, that of each.
+
+    Args:
+        scores: Those that there are, in their order.
+        classes: What a file of scores says of the classes: of several targets, by the target.
+    """
+    targets = classes if isinstance(classes, Mapping) else [""]
+    first = (next((score for score in scores if score.key.startswith(of_target(of, ""))), None) for of in targets)
+    return [score for score in first if score is not None]
+
+
+def classes_of(score: Score, classes: object) -> list[str]:
+    """The classes that a score has figures for, of those that a file of scores names; arguments as of `leading`."""
+    if isinstance(classes, Mapping):
+        return next((names for of, names in classes.items() if score.key.startswith(of_target(of, ""))), [])
+    return list(classes) if isinstance(classes, list) else []
+
+
 def as_plain(scores: Iterable[Score]) -> list[dict[str, Any]]:
     """What a file says of its scores."""
     return [asdict(score) for score in scores]

@@ -61,7 +61,12 @@ def check(root: str | Path) -> Findings:
         DataError: When dataset.yaml itself is wrong, so that nothing can be checked.
     """
     found = Findings()
-    for spec in DatasetSpec.load(root).each_target():
+    whole = DatasetSpec.load(root)
+    for split, keys in whole.splits.items():
+        for key in keys:
+            if all(whole.lacks(target, key) for target in whole.targets.values()):
+                found.append(Defect(f"split {split!r}", f"{key} has none of the targets."))
+    for spec in whole.each_target():
         new = _check(spec)
         found += [defect for defect in new if defect not in found]
         found.classes = found.classes or new.classes
@@ -115,7 +120,7 @@ class Seen:
         claimed = spec.header_sizes(key, spec.modalities)
         least = min(map(math.prod, claimed.values()), default=0)
         for name, part in _parts(spec):
-            if name and spec.lacks(name, key):
+            if spec.lacks(name or spec.target, key):
                 continue
             try:
                 file = spec.file(part, key)
@@ -231,7 +236,8 @@ def _lacking(spec: DatasetSpec) -> Iterator[Defect]:
     names = [name for name in spec.modalities if name not in spec.predicted]
     for split, keys in spec.splits.items():
         lacking = {name: [key for key in keys if spec.lacks(name, key)] for name in names}
-        for name, without in lacking.items():
+        target = [key for key in keys if spec.lacks(spec.target, key)]
+        for name, without in (*lacking.items(), (spec.target.name, target)):
             if without:
                 shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
                 yield Defect(

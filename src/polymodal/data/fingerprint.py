@@ -92,7 +92,8 @@ def identity(spec: DatasetSpec, modalities: Sequence[str], split: str) -> str:
         lines += [name, *_identity(spec, spec.modalities[name], there)]
     for name, target in spec.targets.items():
         # What the only target is called does not matter, as it did not when there was one alone.
-        lines += [TARGET if len(spec.targets) == 1 else f"{TARGET} {name}", *_identity(spec, target, keys)]
+        there = [key for key in keys if not spec.lacks(target, key)]
+        lines += [TARGET if len(spec.targets) == 1 else f"{TARGET} {name}", *_identity(spec, target, there)]
     return _digest(lines)
 
 

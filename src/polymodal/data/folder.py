@@ -21,7 +21,7 @@ from polymodal.data.sizes import header_size
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
-from polymodal.data.target import Truth, settle_targets
+from polymodal.data.target import Truth, nothing_of, settle_targets
 from polymodal.data.transforms import Augment, Size, resize_inputs
 from polymodal.errors import DataError
 
@@ -35,7 +35,7 @@ class Sample(TypedDict):
     """bool (1, H, W) by modality: where something was measured."""
     targets: dict[str, Tensor]
     """By the target's name: labels, int64 (H, W), `ignore` where none counts; or an image, float32 (C, H, W) from -1 to
-    1, 0 without truth."""
+    1, 0 without truth. Nothing counts of a target that the sample lacks."""
     targets_valid: dict[str, Tensor]
     """bool (1, H, W) by the names of targets that are images: where there is truth."""
     present: NotRequired[dict[str, bool]]
@@ -121,7 +121,7 @@ class FolderDataset(Dataset[Sample]):
                 file = self.spec.file(part, key)
                 named[name] = self.spec.store.where(file)
                 raw[name], specs[name] = settled(self._read(part, file), self.inputs[name], named[name])
-        truths = {name: self._truth(target, key) for name, target in self.targets.items()}
+        truths = self._truths(key)
         raw = aligned(raw, specs, named, next(iter(truths.values())).size)
         check_sizes(
             {named[name]: array.shape[1:] for name, array in raw.items()}
@@ -179,9 +179,17 @@ class FolderDataset(Dataset[Sample]):
         return {name: not self.spec.lacks(name, key) for name in self.inputs}
 
     def _check_presence(self, split: str) -> None:
+        where = self.spec.store.where(FILE)
+        for name, target in self.targets.items():
+            if target.optional and not any(self._has(target, key) for key in self.keys):
+                raise DataError(
+                    f"{where}: no sample of the split {split!r} has {name}, so nothing can be learned or scored of it. "
+                    "Leave it out of data.target, or add files."
+                )
+        for key in self.keys if any(target.optional for target in self.targets.values()) else ():
+            self.spec.targets_of(key)
         if not self._optional:
             return
-        where = self.spec.store.where(FILE)
         if any(target.kind != "label" for target in self.targets.values()) or self.substitute:
             what = "data.substitute" if self.substitute else "a target that is an image"
             raise DataError(f"{where}: modalities with `optional` do not go with {what}. Choose other modalities.")
@@ -199,14 +207,16 @@ class FolderDataset(Dataset[Sample]):
                 )
 
     def has_truth(self) -> bool:
-        """Whether any pixel of any sample counts; of images, and of several targets, that is taken for granted.
+        """Whether any pixel of any sample counts, of every target of labels; of images that is taken for granted.
 
         Raises:
             DataError: When a label file is missing or damaged, or holds what is no class.
         """
-        if any(target.kind != "label" for target in self.targets.values()) or len(self.targets) > 1:
-            return True
-        return any((self.label(index) != self.target.ignore).any() for index in range(len(self)))
+        labels = [target for target in self.targets.values() if target.kind == "label"]
+        return all(
+            any((self._truth(target, key).raw != target.ignore).any() for key in self.keys if self._has(target, key))
+            for target in labels
+        )
 
     def label(self, index: int) -> np.ndarray:
         """The class numbers of a sample and `target.ignore`, (H, W), of the one target.
@@ -215,6 +225,15 @@ class FolderDataset(Dataset[Sample]):
             DataError: When the file is missing or damaged, or holds a label that is no class.
         """
         return self._truth(self.target, self.keys[index]).raw[0]
+
+    def _has(self, target: TargetSpec, key: str) -> bool:
+        return not self.spec.lacks(target, key)
+
+    def _truths(self, key: str) -> dict[str, Truth]:
+        """Those of a sample; of a target that it lacks, none that counts."""
+        found = {name: self._truth(self.targets[name], key) for name in self.spec.targets_of(key)}
+        size = next(iter(found.values())).size
+        return {name: found.get(name) or nothing_of(target, size) for name, target in self.targets.items()}
 
     def _truth(self, target: TargetSpec, key: str) -> Truth:
         file = self.spec.file(target, key)
@@ -232,8 +251,8 @@ class FolderDataset(Dataset[Sample]):
             DataError: When the target's file of a sample is missing or damaged.
         """
         found: dict[Size, str] = {}
-        target = next(iter(self.targets.values()))  # all files of a sample are of one size
         for key in self.keys:
+            target = self.targets[next(iter(self.spec.targets_of(key)))]  # all files of a sample are of one size
             content = self.spec.store.read(self.spec.file(target, key))
             shape = header_size(content) or self._truth(target, key).size
             found.setdefault((shape[0], shape[1]), key)

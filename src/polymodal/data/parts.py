@@ -37,8 +37,26 @@ _STORED_KEYS = ("kind", "folder", *_READING_KEYS)
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
 
 
+class MayLack:
+    """What samples may be without.
+
+    Args:
+        optional: Whether they may: all of them, or those of these keys.
+    """
+
+    optional: bool | tuple[str, ...]
+
+    def may_lack(self, key: str) -> bool:
+        """Whether a sample may be without it."""
+        return self.optional if isinstance(self.optional, bool) else key in self._absent
+
+    @cached_property
+    def _absent(self) -> frozenset[str]:
+        return frozenset(self.optional if isinstance(self.optional, tuple) else ())
+
+
 @dataclass(frozen=True)
-class ModalitySpec(FileSpec):
+class ModalitySpec(MayLack, FileSpec):
     """One modality as `dataset.yaml` declares it.
 
     Args:
@@ -63,14 +81,6 @@ class ModalitySpec(FileSpec):
     resize: bool = False
     optional: bool | tuple[str, ...] = False
 
-    def may_lack(self, key: str) -> bool:
-        """Whether a sample may be without it."""
-        return self.optional if isinstance(self.optional, bool) else key in self._absent
-
-    @cached_property
-    def _absent(self) -> frozenset[str]:
-        return frozenset(self.optional if isinstance(self.optional, tuple) else ())
-
     @property
     def code(self) -> LabelCode:
         """How label files store classes."""
@@ -78,7 +88,7 @@ class ModalitySpec(FileSpec):
 
 
 @dataclass(frozen=True)
-class TargetSpec(FileSpec):
+class TargetSpec(MayLack, FileSpec):
     """What is to be predicted: segmentation predicts the kind `label`, translation any other.
 
     Args:
@@ -91,6 +101,7 @@ class TargetSpec(FileSpec):
         labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
         name: What samples and batches call it: that of `targets` in dataset.yaml, or of a modality; `TARGET` where it
             is the only one and has no other.
+        optional: As of a modality, where there are several targets: every sample has one of them.
     """
 
     folder: str
@@ -100,6 +111,7 @@ class TargetSpec(FileSpec):
     channels: int = 0
     labels: LabelCode | None = field(default=None, compare=False)
     name: str = field(default=TARGET, compare=False)
+    optional: bool | tuple[str, ...] = field(default=False, compare=False)
 
     @property
     def settled(self) -> bool:
@@ -225,20 +237,23 @@ def _how(section: Section) -> dict[str, Any]:
     return {key: section.get(key, convert, None) for key, convert in _READING_KEYS.items()}
 
 
-def target_of(section: Section, name: str = TARGET) -> TargetSpec:
+def target_of(section: Section, name: str = TARGET, *, named: bool = False) -> TargetSpec:
     """The target that a section declares.
 
     Args:
         section: Its keys.
         name: What it is called.
+        named: Whether it may be one of several, of which samples may lack some.
 
     Raises:
         DataError: With the key and what is expected there.
     """
-    section.only({key for keys in _TARGET_KEYS.values() for key in keys})
+    more = ("optional",) if named else ()
+    section.only({*more, *(key for keys in _TARGET_KEYS.values() for key in keys)})
     kind = section.get("kind", _kind)
-    section.only(_TARGET_KEYS[kind], f" for a target of kind {kind}")
+    section.only((*_TARGET_KEYS[kind], *more), f" for a target of kind {kind}")
     folder, files = section.get("folder", values.folder), _names(section) | _how(section)
+    files["optional"] = section.get("optional", values.flag_or_texts, _NEVER_ABSENT)
     if kind != "label":
         return TargetSpec(kind, folder, name=name, **_meaning(section), **files)
     colors: tuple[values.Color, ...] = section.get("colors", values.colors, ())
@@ -251,8 +266,26 @@ def target_of(section: Section, name: str = TARGET) -> TargetSpec:
     return label_target(folder, code.check(section.at), files, name)
 
 
+def declared_targets(top: Section) -> dict[str, TargetSpec]:
+    """The target that dataset.yaml declares, or those that it declares by name.
+
+    Raises:
+        DataError: It declares none, or in both ways.
+    """
+    if "targets" not in top.values:
+        return {TARGET: target_of(top.section(TARGET))}
+    if "target" in top.values:
+        raise DataError(f"{top.at('targets')}: there is a target beside it. Move that one into targets, under a name.")
+    targets = top.section("targets")
+    if not targets.values:
+        raise DataError(f"{top.at('targets')}: expected at least one target, got none.")
+    if both := [name for name in targets.file_names() if name in top.values["modalities"]]:
+        raise DataError(f"{targets.at(both[0])}: a modality has this name, too. Rename one of them.")
+    return {name: target_of(targets.section(name), name, named=True) for name in targets.values}
+
+
 def label_target(folder: str, code: LabelCode, files: Mapping[str, Any], name: str) -> TargetSpec:
-    """A target of labels that are stored in a way, in files that are called and read in a way."""
+    """A target of labels that are stored in a way, in files that are called and read in a way, or lacking."""
     colors = code.colors or palette(len(code.classes))
     return TargetSpec("label", folder, code.ignore, colors, classes=code.classes, labels=code, name=name, **files)
 

@@ -25,6 +25,7 @@ samples lack says `optional: true`, or `optional: [KEY, ...]` for these alone; e
 A target may be an image instead of a label, `target: {folder: albedo, kind: image}`, or one of the modalities,
 `target: rgb`, which is then no input. A data set may have several, by name, `targets: {labels: {...}, albedo: {...}}`;
 a recipe says which is learned, `data.target: labels`, or which are read for a task of one's own, `[labels, albedo]`.
+One of several may be `optional` as a modality; every sample has one.
 """
 
 from collections import Counter
@@ -40,7 +41,16 @@ from polymodal.data import values
 from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.label_files import LabelFiles
-from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec, label_target, modality_of, only, target_of
+from polymodal.data.parts import (
+    TARGET,
+    MayLack,
+    ModalitySpec,
+    TargetSpec,
+    declared_targets,
+    label_target,
+    modality_of,
+    only,
+)
 from polymodal.data.reading import decode
 from polymodal.data.section import QUOTED, Section, decoded, listed, parse
 from polymodal.data.sizes import header_size
@@ -103,21 +113,23 @@ class DatasetSpec:
             name=top.get("name", values.text, store.path.stem),
             store=store,
             modalities={name: modality_of(modalities, name) for name in modalities.file_names()},
-            targets={} if named else _targets(top),
+            targets={} if named else declared_targets(top),
             splits=_splits(top.section("splits"), store),
         )
         spec._check_optional()
         return spec.with_targets(top.values["target"]) if named else spec
 
     def _check_optional(self) -> None:
-        """Refuse keys of no sample among those that may lack a modality."""
+        """Refuse keys of no sample among those that may lack a modality or a target."""
         known = {key for keys in self.splits.values() for key in keys}
-        for name, part in self.modalities.items():
+        parts: dict[str, MayLack] = {f"modalities.{name}": part for name, part in self.modalities.items()}
+        parts |= {f"targets.{name}": part for name, part in self.targets.items()}
+        for name, part in parts.items():
             listed_keys = part.optional if isinstance(part.optional, tuple) else ()
             if strange := [key for key in listed_keys if key not in known]:
                 raise DataError(
-                    f"{self.store.where(FILE)}: modalities.{name}.optional: no split lists {strange[0]!r}. Expected "
-                    "keys of samples, or true."
+                    f"{self.store.where(FILE)}: {name}.optional: no split lists {strange[0]!r}. Expected keys of "
+                    "samples, or true."
                 )
 
     @property
@@ -228,10 +240,24 @@ class DatasetSpec:
         """
         return self.store.find(part.folder, key, part)
 
-    def lacks(self, name: str, key: str) -> bool:
-        """Whether a sample is without a modality that it may lack."""
-        part = self.modalities[name]
-        return part.may_lack(key) and not self.store.has(part.folder, key, part)
+    def lacks(self, part: str | TargetSpec, key: str) -> bool:
+        """Whether a sample is without a modality, by its name, or a target that it may lack."""
+        declared = self.modalities[part] if isinstance(part, str) else part
+        return declared.may_lack(key) and not self.store.has(declared.folder, key, declared)
+
+    def targets_of(self, key: str) -> dict[str, TargetSpec]:
+        """Those that a sample has.
+
+        Raises:
+            DataError: It has none.
+        """
+        found = {name: target for name, target in self.targets.items() if not self.lacks(target, key)}
+        if not found:
+            raise DataError(
+                f"{self.store.where(FILE)}: the sample {key!r} has no {listed(self.targets)}, so nothing can be scored "
+                "of it. Remove it from the splits, or add a file."
+            )
+        return found
 
     def content(self, part: ModalitySpec | TargetSpec, file: str) -> Content:
         """A file of a modality or of the target, decoded.
@@ -294,24 +320,6 @@ def description(content: dict[str, Any]) -> bytes:
 def split_file(keys: Iterable[str]) -> bytes:
     """The file of a split that lists these keys."""
     return "".join(f"{key}\n" for key in keys).encode()
-
-
-def _targets(top: Section) -> dict[str, TargetSpec]:
-    """The target that dataset.yaml declares, or those that it declares by name.
-
-    Raises:
-        DataError: It declares none, or in both ways.
-    """
-    if "targets" not in top.values:
-        return {TARGET: target_of(top.section(TARGET))}
-    if "target" in top.values:
-        raise DataError(f"{top.at('targets')}: there is a target beside it. Move that one into targets, under a name.")
-    targets = top.section("targets")
-    if not targets.values:
-        raise DataError(f"{top.at('targets')}: expected at least one target, got none.")
-    if both := [name for name in targets.file_names() if name in top.values["modalities"]]:
-        raise DataError(f"{targets.at(both[0])}: a modality has this name, too. Rename one of them.")
-    return {name: target_of(targets.section(name), name) for name in targets.values}
 
 
 def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:

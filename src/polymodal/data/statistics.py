@@ -141,7 +141,8 @@ def _factors(spec: DatasetSpec, name: str) -> tuple[float, float] | None:
     if not spec.modalities[name].resize:
         return None
     key = _training_keys(spec, name)[0]
-    parts = (spec.modalities[name], next(iter(spec.targets.values())))  # all of a sample's files are of one size
+    target = next(iter(spec.targets_of(key).values()))  # all of a sample's files are of one size
+    parts = (spec.modalities[name], target)
     own, other = (spec.content(part, spec.file(part, key)).array.shape for part in parts)
     return other[1] / own[1], other[2] / own[2]
 

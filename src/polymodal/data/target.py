@@ -42,6 +42,14 @@ class Truth:
         return prepare_target(self.raw, self.meaning, self.file)
 
 
+def nothing_of(target: TargetSpec, size: tuple[int, int]) -> Truth:
+    """What a sample of a size holds of a target that it lacks: not a pixel that counts."""
+    if target.kind == "label":
+        return Truth(np.full((1, *size), target.ignore), target, f"no {target.name}")
+    raw = np.full((target.channels, *size), np.nan, np.float32)
+    return Truth(raw, replace(target, bits=None, invalid=None), f"no {target.name}")
+
+
 def settle_targets(spec: DatasetSpec) -> dict[str, TargetSpec]:
     """The targets by name, each as `settle_target` returns it.
 
@@ -63,7 +71,11 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
     """
     if target.kind == "label":
         return target
-    key = next(iter(spec.splits.values()))[0]
+    keys = (key for keys in spec.splits.values() for key in keys if not spec.lacks(target, key))
+    if (key := next(keys, None)) is None:
+        raise DataError(
+            f"{spec.store.where(FILE)}: targets.{target.name}: no sample has it. Leave it out, or add files."
+        )
     file = spec.file(target, key)
     raw = spec.content(target, file).channels(None, spec.store.where(file))
     needed = {"depth": 1, "normal": 3}.get(target.kind, raw.shape[0])

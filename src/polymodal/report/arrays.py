@@ -12,6 +12,7 @@ import numpy as np
 from polymodal.documents import MAX_FILE, require_regular, too_long
 from polymodal.errors import ConfigError
 from polymodal.run_folder import ABOVE, BELOW, INPUT, KEEP, KEYS, PART, PREDICTION, SCALE
+from polymodal.scores import of_target
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes to look at: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices.
+    """N scenes to look at, of one target: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices.
 
     Where images are predicted, target and predictions are (N, H, W, 3) uint8, too, and there are no classes. `known`
     (N, H, W) is where there is truth.
@@ -151,34 +152,39 @@ def read_scales(file: Path) -> Scales | None:
     return scales
 
 
-def read_scenes(file: Path) -> Scenes | None:
-    """Scenes to look at; None where the file is not there.
+def read_scenes(file: Path) -> dict[str, Scenes]:
+    """Scenes to look at, by target, of which the only one has no name; none where the file is not there.
 
     Raises:
         ConfigError: The file is damaged, or holds what no run writes.
     """
     with _held_to_runs(file) as content:
         if content is None:
-            return None
-        scenes = Scenes(
-            keys=_array(content, "keys", _TEXTS, 1).tolist(),
-            inputs={name: _array(content, INPUT + name, _BYTES, 4) for name in _group(content, INPUT)},
-            target=_array(content, "target", _WHOLE, 3, 4),
-            known=_known(content),
-            predictions={
-                name: _array(content, PREDICTION + name, _WHOLE, 3, 4) for name in _group(content, PREDICTION)
-            },
-            **_classes(content),
-        )
-        whole, shape = scenes.target.shape, scenes.target.shape[:3]
-        colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
-        if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
-            raise ValueError(f"expected {len(scenes.keys)} scenes of one size, got targets {whole}")
-        for name, prediction in scenes.predictions.items():
-            if prediction.shape != whole:
-                raise ValueError(f"{PREDICTION}{name} is {prediction.shape}, but the target {whole}")
-        if scenes.known.shape != shape:
-            raise ValueError(f"target_valid is {scenes.known.shape}, but the target {whole}")
+            return {}
+        targets = [key.removesuffix("/target") for key in content if key.endswith("/target")] or [""]
+        return {target: _scenes(content, of_target(target, "")) for target in targets}
+
+
+def _scenes(content: Mapping[str, np.ndarray], prefix: str) -> Scenes:
+    """Those of the target whose arrays are called like this."""
+    own = {key.removeprefix(prefix): array for key, array in content.items() if key.startswith(prefix)}
+    scenes = Scenes(
+        keys=_array(content, "keys", _TEXTS, 1).tolist(),
+        inputs={name: _array(content, INPUT + name, _BYTES, 4) for name in _group(content, INPUT)},
+        target=_array(own, "target", _WHOLE, 3, 4),
+        known=_known(own),
+        predictions={name: _array(own, PREDICTION + name, _WHOLE, 3, 4) for name in _group(own, PREDICTION)},
+        **_classes(own),
+    )
+    whole, shape = scenes.target.shape, scenes.target.shape[:3]
+    colored = [array for array in (scenes.target, *scenes.inputs.values()) if array.ndim == 4]
+    if len(scenes.keys) != shape[0] or not all(array.shape == (*shape, 3) and array.size for array in colored):
+        raise ValueError(f"expected {len(scenes.keys)} scenes of one size, got targets {whole}")
+    for name, prediction in scenes.predictions.items():
+        if prediction.shape != whole:
+            raise ValueError(f"{PREDICTION}{name} is {prediction.shape}, but the target {whole}")
+    if scenes.known.shape != shape:
+        raise ValueError(f"target_valid is {scenes.known.shape}, but the target {whole}")
     return scenes
 
 

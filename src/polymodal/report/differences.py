@@ -44,7 +44,7 @@ class Differences:
         classes: Likewise, a difference for each class; None for one that no image of either method has.
         measured: How many seeds and how many images each method shares with the reference.
         lacking: Why a method has none, by its name.
-        names: Those of the classes.
+        names: Those of the classes, by the key of a score.
     """
 
     reference: str
@@ -53,7 +53,7 @@ class Differences:
     classes: Mapping[Key, Sequence[Difference | None]] = field(default_factory=dict)
     measured: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
-    names: Sequence[str] = ()
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def keys(self) -> set[str]:
@@ -76,7 +76,7 @@ class Differences:
             if found := self.classes.get((method, prediction, key)):
                 scores[key]["per_class"] = {
                     name: one and [one.value, one.low, one.high, one.verdict]
-                    for name, one in zip(self.names, found, strict=True)
+                    for name, one in zip(self.names[key], found, strict=True)
                 }
         return {"reference": self.reference, "methods": methods, "lacking": dict(self.lacking)}
 

@@ -26,7 +26,7 @@ from polymodal.run_folder import (
     scores_file,
     subsets_file,
 )
-from polymodal.scores import SCORES, Score, from_plain, known_scores
+from polymodal.scores import SCORES, Score, from_plain, known_scores, leading
 from polymodal.yaml_documents import parse_yaml
 
 SPLITS = ("test", "val")  # what counts comes first
@@ -36,13 +36,14 @@ SPLITS = ("test", "val")  # what counts comes first
 class Scores:
     """What `scores.<split>.json` says; `predictions` of classes are in per cent, `weights` and `exchanged` in 0..1.
 
-    `selected_here`: whether the checkpoint was chosen on the very scenes that it is scored on.
+    `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
+    very scenes that it is scored on.
     """
 
     split: str
     scenes: str | None
     modalities: list[str]
-    classes: list[str]
+    classes: dict[str, list[str]]
     predictions: dict[str, dict[str, Any]]
     weights: dict[str, float]
     exchanged: dict[str, float]
@@ -61,13 +62,19 @@ class Scores:
         """The scores that there are, the one that counts first."""
         return known_scores(self.predictions.values(), self.described)
 
+    @property
+    def leading(self) -> list[Score]:
+        """The score that counts; of several targets, that of each."""
+        return leading(self.known, self.classes)
+
 
 @dataclass(frozen=True)
 class Run:
     """One run; `history` maps a column of `METRICS` to {epoch: mean of the epoch's rows}.
 
     `subsets`: the ensemble's scores by sets of modalities, if they were counted, on test where they were.
-    `target`: the modality that was chosen to be predicted; None where it is what the data set declares.
+    `scenes`: by target, as the classes of scores. `target`: the modality that was chosen to be predicted; None where it
+    is what the data set declares.
     """
 
     name: str
@@ -78,7 +85,7 @@ class Run:
     subsets: Scores | None
     history: dict[str, dict[int, float]]
     scales: Scales | None
-    scenes: Scenes | None
+    scenes: dict[str, Scenes]
     environment: dict[str, Any]
 
     @property
@@ -141,7 +148,8 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("modalities", "classes"), list),
+    "modalities": list,
+    "classes": (list, dict),
     **dict.fromkeys(("weights", "exchanged", RELIABILITY), dict),
     **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
     **dict.fromkeys(("network", "fusion"), str),
@@ -182,9 +190,12 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
             numbers = value if name in lists and isinstance(value, list) else [value]
             if not all(number is None or type(number) in (int, float) for number in numbers):
                 raise _unwritten(file, f"{key}.{name}", value)
-    for key in ("modalities", "classes"):
-        if not all(isinstance(name, str) for name in content.get(key) or []):
-            raise _unwritten(file, key, content[key])
+    classes = content.get("classes") or []
+    classes = classes if isinstance(classes, dict) else {"": classes}
+    modalities = content.get("modalities") or []
+    for names in (modalities, *classes.values()):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise _unwritten(file, "modalities" if names is modalities else "classes", names)
     for name, figures in predictions.items():
         for key in lists:
             if not isinstance(figures.get(key), list | None):
@@ -192,8 +203,8 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
     return Scores(
         split=split,
         scenes=counted(content.get("samples"), content.get("split_samples")),
-        modalities=content.get("modalities") or [name for name in predictions if name != ENSEMBLE],
-        classes=content.get("classes") or [],
+        modalities=modalities or [name for name in predictions if name != ENSEMBLE],
+        classes=classes,
         predictions=predictions,
         weights=content.get("weights") or {},
         exchanged=content.get("exchanged") or {},

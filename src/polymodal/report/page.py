@@ -18,8 +18,8 @@ from polymodal.report.reliability import trust_rows
 from polymodal.report.render import hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
 from polymodal.report.subsets import subset_rows
-from polymodal.run_folder import EXCHANGED, VAL, WEIGHT, WITH, score_column
-from polymodal.scores import Score, entire_missing, headlines, known_scores
+from polymodal.run_folder import EXCHANGED, WEIGHT, WITH, score_column, scored_in
+from polymodal.scores import Score, entire_missing, headlines, known_scores, leading
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 TITLED = 3  # runs; the names of more would fill the screen as a title
@@ -107,9 +107,10 @@ def _view(run: Run) -> dict[str, Any]:
         "directions": _directions(scores),
         "subsets": _without(run.subsets) if run.subsets else None,
         "trust": trust_rows(main.reliability, modalities),
-        "classes": _class_bars(run, scores[0].per_class) if scores[0].per_class else None,
-        "legend": run.scenes.legend if run.scenes else [],
-        "pictured": bool(run.scenes and run.scenes.pictured),
+        "leading": main.leading,
+        "classes": _class_bars(run),
+        "legends": {target: scenes.legend for target, scenes in run.scenes.items() if scenes.legend},
+        "pictured": {scenes.pictured for scenes in run.scenes.values()},
         "scenes": scene_tiles(run.scenes, modalities) if run.scenes else [],
         "exchange": _exchange(run.scales) if run.scales and run.scales.sites and len(run.scales.epochs) else None,
         "curves": _curves(run),
@@ -130,17 +131,28 @@ def _directions(scores: Sequence[Score]) -> str:
     return f"{'; '.join(sides)}.{how}"
 
 
-def _class_bars(run: Run, key: str) -> list[Bars]:
+def _class_bars(run: Run) -> dict[str, list[Bars]]:
+    """By target, of those whose score that counts has figures for classes."""
     main = run.main
-    colors = run.scenes.css_colors if run.scenes else []
-    groups = []
-    for index, name in enumerate(main.classes):
-        values = {p: (scores.get(key) or []) for p, scores in main.predictions.items()}
-        bars = [
-            (p, hue(p, main.modalities), number(iou[index]) if index < len(iou) else None) for p, iou in values.items()
+    found = {}
+    for target, classes in (main.classes or {"": []}).items():
+        score = next(iter(leading(main.known, {target: classes} if target else None)), None)
+        if score is None or not score.per_class:
+            continue
+        colors = run.scenes[target].css_colors if target in run.scenes else []
+        values = {p: (scores.get(score.per_class) or []) for p, scores in main.predictions.items()}
+        found[target] = [
+            Bars(
+                name,
+                colors[index] if index < len(colors) else None,
+                [
+                    (p, hue(p, main.modalities), number(iou[index]) if index < len(iou) else None)
+                    for p, iou in values.items()
+                ],
+            )
+            for index, name in enumerate(classes)
         ]
-        groups.append(Bars(name, colors[index] if index < len(colors) else None, bars))
-    return groups
+    return found
 
 
 def _without(scored: Scores) -> dict[str, Any]:
@@ -260,9 +272,7 @@ def _curves(run: Run) -> dict[str, Any]:
 
 def _logged(run: Run) -> list[Score]:
     """The scores that were logged on val; those at the end where none was."""
-    logged: list[dict[str, None]] = [
-        {column.split("/")[1]: None} for column in run.history if column.startswith(VAL) and column.count("/") == 2
-    ]
+    logged: list[dict[str, None]] = [{score: None} for column in run.history if (score := scored_in(column))]
     return known_scores(logged or run.main.predictions.values(), run.main.described)
 
 

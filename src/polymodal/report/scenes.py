@@ -1,6 +1,6 @@
 """The scenes of a run as pictures: its inputs and truth, what each prediction says, and where that is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,31 +21,53 @@ class Tile:
     kept: bool = False
 
 
-def scene_tiles(scenes: Scenes, modalities: Sequence[str]) -> list[dict[str, Any]]:
-    """Per scene a grid of three rows: the inputs and the truth, what each prediction says, where it is wrong."""
-    inputs = [name for name in modalities if name in scenes.inputs]
-    predictions = [*inputs, *(name for name in scenes.predictions if name not in inputs)]
-    columns = max(len(inputs) + 1, len(predictions))
+def scene_tiles(scenes: Mapping[str, Scenes], modalities: Sequence[str]) -> list[dict[str, Any]]:
+    """Per scene a grid of three rows: the inputs and the truth, what each prediction says, where it is wrong.
+
+    Of several targets each has the latter two of its own, and its truth beside what the predictions say.
+
+    Args:
+        scenes: By target, of which the only one has no name.
+        modalities: Those of the run.
+    """
+    first = next(iter(scenes.values()))
+    inputs = [name for name in modalities if name in first.inputs]
+    predictions = [*inputs, *(name for name in first.predictions if name not in inputs)]
+    alone = len(scenes) == 1
+    columns = max(len(inputs) + 1, len(predictions)) if alone else len(predictions) + 1
     grids = []
-    for i, key in enumerate(scenes.keys):
-        truth, known = scenes.target[i], scenes.known[i]
-        drawn = holed(truth, known) if scenes.pictured else class_map(truth, scenes.colors, known)
-        shown: list[Tile | None] = [Tile(name, f"{key}: {name}", photograph(scenes.inputs[name][i])) for name in inputs]
-        shown.append(Tile("truth", f"{key}: truth", drawn, kept=True))
-        said: list[Tile | None] = []
-        wrong: list[Tile | None] = []
-        for name in predictions:
-            if name not in scenes.predictions:
-                said.append(None)
-                wrong.append(None)
-                continue
-            prediction, kept = scenes.predictions[name][i], name not in inputs
-            errors, of, picture, marked = (_picture if scenes.pictured else _classes)(scenes, prediction, truth, known)
-            said.append(Tile(f"{name} says", f"{key}: prediction of {name}", picture, kept))
-            wrong.append(Tile(errors, f"{key}: errors of {name}, {of}", marked, kept))
-        tiles = [tile for row in (shown, said, wrong) for tile in [*row, *[None] * (columns - len(row))]]
+    for i, key in enumerate(first.keys):
+        shown: list[Tile | None] = [Tile(name, f"{key}: {name}", photograph(first.inputs[name][i])) for name in inputs]
+        rows = [shown]
+        for target, own in scenes.items():
+            truth, said, wrong = _of_target(own, i, predictions, inputs, target)
+            (shown if alone else said).append(truth)
+            rows += [said, wrong]
+        tiles = [tile for row in rows for tile in [*row, *[None] * (columns - len(row))]]
         grids.append({"key": key, "columns": columns, "tiles": tiles})
     return grids
+
+
+def _of_target(
+    scenes: Scenes, i: int, predictions: Sequence[str], inputs: Sequence[str], target: str
+) -> tuple[Tile, list[Tile | None], list[Tile | None]]:
+    """The truth of a scene, what each prediction says, and where it is wrong."""
+    key = scenes.keys[i]
+    head, of_it = (f"{target}: ", f" of {target}") if target else ("", "")
+    truth, known = scenes.target[i], scenes.known[i]
+    drawn = holed(truth, known) if scenes.pictured else class_map(truth, scenes.colors, known)
+    said: list[Tile | None] = []
+    wrong: list[Tile | None] = []
+    for name in predictions:
+        if name not in scenes.predictions:
+            said.append(None)
+            wrong.append(None)
+            continue
+        prediction, kept = scenes.predictions[name][i], name not in inputs
+        errors, of, picture, marked = (_picture if scenes.pictured else _classes)(scenes, prediction, truth, known)
+        said.append(Tile(f"{head}{name} says", f"{key}: prediction{of_it} of {name}", picture, kept))
+        wrong.append(Tile(errors, f"{key}: errors{of_it} of {name}, {of}", marked, kept))
+    return Tile(f"{head}truth", f"{key}: truth{of_it}", drawn, kept=True), said, wrong
 
 
 def _picture(scenes: Scenes, prediction: np.ndarray, truth: np.ndarray, known: np.ndarray) -> tuple[str, str, str, str]:

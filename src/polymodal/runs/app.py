@@ -16,7 +16,8 @@ from markupsafe import Markup
 from polymodal.data import DatasetSpec, InputSpec, Store
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.runs.predict import picture_of, read_scene
-from polymodal.runs.predictor import Predicted, Predictor
+from polymodal.runs.predicted import Predicted
+from polymodal.runs.predictor import Predictor
 from polymodal.runs.scenes import Scene
 
 EXAMPLES = 4
@@ -81,7 +82,7 @@ def served(
         The page, a `gradio.Blocks`.
 
     Raises:
-        ConfigError: Gradio is missing, or the port or a scale is none.
+        ConfigError: Gradio is missing, the model predicts several targets, or the port or a scale is none.
         CheckpointError: The model cannot be used.
         OSError: The port is taken.
     """
@@ -93,6 +94,10 @@ def served(
     if port is not None and not 1 <= port <= 65535:
         raise ConfigError(f"--port {port}: expected a number from 1 to 65535.")
     predictor = Predictor(model, scales=scales)
+    if len(predictor.targets) > 1:
+        raise ConfigError(
+            f"{model} predicts {', '.join(predictor.targets)}, and the page shows one target. Use polymodal predict."
+        )
     predictor.network  # noqa: B018  (what is wrong with a model is said here, not on the page)
     with TemporaryDirectory(prefix="polymodal-app-") as folder:
         page = _page(predictor, model, _examples(predictor.modalities, Path(folder)))

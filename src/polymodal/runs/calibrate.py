@@ -44,7 +44,8 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
         The temperatures, by prediction.
 
     Raises:
-        ConfigError: The model predicts no classes, its validation split has no labelled pixel, or as for `validate`.
+        ConfigError: The model predicts no classes, or several targets, its validation split has no labelled pixel, or
+            as for `validate`.
         PolymodalError: The model or the data set cannot be used.
     """
     require_own(run, "Give a folder of this machine.")
@@ -55,6 +56,11 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
         data, elsewhere = scenes_of(run, model, settings, "val", root, Protocol())
         tested = Tested(model, data, "val", Protocol(), elsewhere)
         names = [*tested.net.branches, ENSEMBLE]
+        if len(data.targets) > 1:
+            raise ConfigError(
+                f"{run}: its model predicts {', '.join(data.targets)}, and temperatures are fitted to a model of one "
+                "target alone."
+            )
         if tested.reliability(names) is None:
             raise ConfigError(f"{run}: its model predicts no classes, so there is no confidence to calibrate.")
         logits, target = _pixels(tested, names, data)

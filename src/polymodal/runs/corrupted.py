@@ -14,7 +14,7 @@ from polymodal.run_folder import corruptions_file
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.tested import Scored, Tested, best_device
-from polymodal.scores import from_plain, known_scores
+from polymodal.scores import Score, from_plain, known_scores, leading
 from polymodal.tasks.protocol import Protocol
 
 
@@ -66,8 +66,13 @@ def score_corruptions(
 
 
 def show_corruptions(scores: Mapping[str, Any]) -> None:
-    """Print the ensemble's score under every fault, and what every prediction keeps of its score without one."""
-    score = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))[0]
+    """Print the ensemble's score under every fault, and what every prediction keeps of it, target by target."""
+    known = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))
+    for score in leading(known, scores.get("classes")):
+        _show(scores, score)
+
+
+def _show(scores: Mapping[str, Any], score: Score) -> None:
     clean = {name: figures[score.key] for name, figures in scores["predictions"].items()}
     faults: dict[str, list[Mapping[str, Any]]] = {}
     for fault in scores["corruptions"]:

@@ -12,7 +12,7 @@ from polymodal.report.arrays import ImageSums, read_image_sums
 from polymodal.report.comparison import Comparison, Row, figure
 from polymodal.report.differences import AHEAD, BEHIND, Difference, Differences, Key
 from polymodal.run_folder import images_file
-from polymodal.scores import Score
+from polymodal.scores import Score, classes_of
 
 _APART = 1e-3
 """How far sums may be from the score that they belong to, as a share of it: images are summed in single precision."""
@@ -61,7 +61,8 @@ def differences_of(comparison: Comparison, reference: str, files: Mapping[str, M
                 scores[name, prediction, score.key] = whole
                 if score.per_class:
                     classes[name, prediction, score.key] = parts
-    names = next((run.get("classes") or [] for row in comparison.rows for run in row.finished), [])
+    classes_there = next((run.get("classes") for row in comparison.rows for run in row.finished), None)
+    names = {score.key: classes_of(score, classes_there) for score in comparison.scores if score.per_class}
     return Differences(reference, base.title, scores, classes, measured, lacking, names)
 
 

@@ -1,7 +1,7 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from polymodal import checkpoint
 from polymodal.costs import cost
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
+from polymodal.data.parts import TARGET
 from polymodal.documents import read_json
 from polymodal.multimodal import Multimodal
-from polymodal.names import ENSEMBLE
+from polymodal.names import ENSEMBLE, one_part
 from polymodal.run_folder import (
     ABOVE,
     BELOW,
@@ -30,10 +31,11 @@ from polymodal.run_folder import (
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.runs.tested import Scored, Tested, best_device, naming, trained
+from polymodal.scores import of_target
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
-from polymodal.tasks.outputs import output_of
 from polymodal.tasks.protocol import Protocol, Size
+from polymodal.tasks.several import output_of
 
 SHOWN = 8
 """How many validation scenes a run shows."""
@@ -86,7 +88,7 @@ def score_split(
         sizes.append(batch.size)
         predictions = tested.predict(batch.inputs, batch)
         for name in counts.names:
-            counts.update(name, *batch.counted(name, predictions, data.target.ignore))
+            counts.update(name, *batch.counted(name, predictions, tested.output))
         if reliability is not None:
             reliability.update(predictions, *batch.truth)
 
@@ -119,47 +121,58 @@ def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = 
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]
     size = next(iter(scenes[0]["inputs"].values())).shape[-2:]
-    output = output_of(data.target, checkpoint.read_config(model)["metadata"]["training"])
+    output = output_of(data.targets, checkpoint.read_config(model)["metadata"]["training"])
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
             seen = viewable(image, data.inputs[name])
             resized = F.interpolate(seen[None].float(), size=size, mode="nearest")[0].byte()
             columns.setdefault(INPUT + name, []).append(resized.permute(1, 2, 0).numpy())
-        for name, shown in output.shown_truth(scene, size).items():
-            columns.setdefault(name, []).append(shown)
+        for target, part in output.parts.items():
+            for name, shown in part.shown_truth(scene, size).items():
+                columns.setdefault(of_target(target, name), []).append(shown)
         with torch.inference_mode(), naming([scene["key"]]):
             there = scene.get("present") or dict.fromkeys(scene["inputs"], True)
             images = {name: image[None].to(best_device()) for name, image in scene["inputs"].items() if there[name]}
             prediction = net(images, subset=True, per_modality=True)
-        pictures = {name: output.shown(logits) for name, logits in named_outputs(prediction, size).items()}
-        for name in (*net.branches, ENSEMBLE):  # black where there is no modality to predict from
-            picture = pictures.get(name, np.zeros_like(pictures[ENSEMBLE]))
-            columns.setdefault(PREDICTION + name, []).append(picture)
+        apart = {name: output.split(logits) for name, logits in named_outputs(prediction, size).items()}
+        for target, part in output.parts.items():
+            pictures = {name: part.shown(own[target]) for name, own in apart.items()}
+            for name in (*net.branches, ENSEMBLE):  # black where there is no modality to predict from
+                picture = pictures.get(name, np.zeros_like(pictures[ENSEMBLE]))
+                columns.setdefault(of_target(target, PREDICTION + name), []).append(picture)
     write_arrays(
         folder / SCENES,
         {name: np.stack(images) for name, images in columns.items()}
         | {"keys": np.array([scene["key"] for scene in scenes])}
-        | output.legend(),
+        | {
+            of_target(target, key): said for target, part in output.parts.items() for key, said in part.legend().items()
+        },
     )
 
 
 def describe(data: Any) -> dict[str, Any]:
-    """What a saved model must know of its data: inputs, target and the size that inputs are resized to."""
+    """What a saved model must know of its data: inputs, targets and the size that inputs are resized to.
+
+    A target that is the only one needs no name.
+    """
+    targets = {name: target.as_dict() for name, target in data.targets.items()}
     return {
         "inputs": {name: spec.as_dict() for name, spec in data.inputs.items()},
-        "target": data.target.as_dict(),
+        **({"targets": targets} if len(targets) > 1 else {"target": next(iter(targets.values()))}),
         "size": None if data.size is None else list(data.size),
     }
 
 
-def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
-    """The inverse of `describe`: inputs, target and size."""
+def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], dict[str, TargetSpec], Size | None]:
+    """The inverse of `describe`: inputs, targets and size; the only target is called `TARGET`."""
     inputs = {name: InputSpec.from_dict(values) for name, values in metadata["inputs"].items()}
-    return inputs, TargetSpec.from_dict(metadata["target"]), _size(metadata["size"])
+    plain = metadata["targets"] if "targets" in metadata else {TARGET: metadata["target"]}
+    targets = {name: replace(TargetSpec.from_dict(values), name=one_part(name)) for name, values in plain.items()}
+    return inputs, targets, _size(metadata["size"])
 
 
-def _size(value: Any) -> tuple[int, int] | None:
+def _size(value: Any) -> Size | None:
     if value is None:
         return None
     height, width = value

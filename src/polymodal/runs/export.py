@@ -87,7 +87,12 @@ def _taking_raw(metadata: Any, folder: Path) -> Callable[[Path], None]:
     Raises:
         ExportError: Its modalities or its target have no raw form.
     """
-    specs, target, size = read_model_description(metadata, folder)
+    specs, targets, size = read_model_description(metadata, folder)
+    if len(targets) > 1:
+        raise ExportError(
+            f"raw: class numbers are returned, and the model predicts {', '.join(targets)}. Leave --raw out."
+        )
+    [target] = targets.values()
     stored_types(specs, target)
     return partial(take_raw, specs=specs, target=target, size=size)
 

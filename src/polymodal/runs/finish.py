@@ -43,8 +43,7 @@ def finish(cli: "RecipeCLI") -> None:
         "data_set": data.description.name,
         "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
         "selected_on": selected_on,
-        "output": model.predicts.name,
-        **model.scoring,
+        **model.output_settings,
     }
     # In the precision that it is scored in and predicts with, whatever it was trained in.
     save_model(model.fused.float(), model.network, model.arguments, data, facts, folder / MODEL)

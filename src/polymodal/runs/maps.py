@@ -68,7 +68,7 @@ def write_maps(
         for part, scores in parts:
             absent = canvas.absent(part) if canvas.reference else None
             for key, pixels in _pixels(opened, scores, certainty=certainty):
-                exact = key[1] in ("", *sure)
+                exact = key[1] in sure or opened.output.exact(key[1])
                 if key not in grown:
                     path = canvas.path_of(*key)
                     paths[key] = path.with_suffix(".tif") if exact and canvas.reference else path
@@ -78,7 +78,7 @@ def write_maps(
                     )
                 if key[1] in sure and not canvas.reference:
                     pixels = (pixels * 65535).round().astype(np.uint16)
-                nodata = _nodata(opened, key[1], pixels)
+                nodata = opened.output.nodata(key[1], pixels)
                 if exact and absent is not None and nodata is not None:
                     pixels = pixels.copy()
                     pixels[absent] = nodata
@@ -103,24 +103,11 @@ def _pixels(
             yield (name, f"_{what}"), values
 
 
-def _nodata(opened: Opened, ending: str, pixels: np.ndarray) -> float | None:
-    """The number by which a map with a place says that there is nothing; None where it has none to spare."""
-    if pixels.dtype.kind == "f":
-        return float("nan")
-    target = opened.output.target
-    if not target.classes:
-        return target.invalid
-    most = int(np.iinfo(pixels.dtype).max)
-    number = target.ignore if 0 <= target.ignore <= most else most
-    return number if number >= len(target.classes) and not ending else None
-
-
 def _save(opened: Opened, canvas: Canvas, key: tuple[str, str], array: np.ndarray, file: Path) -> None:
     name, ending = key
     if file.suffix == ".tif" and canvas.reference:
-        target = opened.output.target
-        colors, names = ((), ()) if ending else (target.colors, target.classes)
-        nodata = _nodata(opened, ending, array)
+        colors, names = opened.output.legend_of(ending)
+        nodata = opened.output.nodata(ending, array)
         write_geotiff(file, array, canvas.reference, nodata=nodata, colors=colors, names=names)
     elif ending in (f"_{what}" for what in opened.output.maps):
         Image.fromarray(array).save(file)

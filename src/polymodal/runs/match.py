@@ -62,7 +62,7 @@ def matched(
         if _close(getattr(cost(net, size), what), budget):
             found[name] = replace(known[name], matched="as it is")
             continue
-        by_width = what == "parameters" or not issubclass(task.predicts, Labels)
+        by_width = what == "parameters" or not isinstance(task.output, Labels)
         changes, how = (_by_width if by_width else _by_size)(task, data, what, budget, f"--match {what}: {name}")
         found[name] = replace(known[name], overrides={**known[name].overrides, **changes}, matched=how)
     return found

@@ -20,7 +20,7 @@ from polymodal.runs.evaluation import described
 from polymodal.runs.tested import best_device, temperatures_of, trained
 from polymodal.sources import local
 from polymodal.tasks.base import named_outputs, output_at
-from polymodal.tasks.outputs import output_of
+from polymodal.tasks.several import output_of
 
 if TYPE_CHECKING:
     from polymodal.export import Session
@@ -68,9 +68,9 @@ class Opened:
                 "Predict with the model folder, or with a file that was exported without --raw."
             )
         taken = None if self.session is None else self.session.modalities
-        specs, target, self.size = read_model_description(metadata, self.source, taken)
+        specs, targets, self.size = read_model_description(metadata, self.source, taken)
         self.specs = rescaled(specs, scales or {})
-        self.output = output_of(target, metadata.get("training") or {})
+        self.output = output_of(targets, metadata.get("training") or {})
         self.temperatures = temperatures_of(metadata, self.source)
 
     @cached_property
@@ -146,8 +146,8 @@ class Opened:
 
 def read_model_description(
     metadata: Any, source: Path, modalities: Iterable[str] | None = None
-) -> tuple[dict[str, InputSpec], TargetSpec, tuple[int, int] | None]:
-    """Inputs, target and input size of a model, from what it says of itself.
+) -> tuple[dict[str, InputSpec], dict[str, TargetSpec], tuple[int, int] | None]:
+    """Inputs, targets and input size of a model, from what it says of itself.
 
     Args:
         metadata: As `describe` made it.
@@ -158,19 +158,20 @@ def read_model_description(
         CheckpointError: They are not there, as in a model that was saved by hand, or damaged.
     """
     try:
-        specs, target, size = described(metadata)
+        specs, targets, size = described(metadata)
         specs = {one_part(name): specs[name] for name in modalities or specs}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
         raise CheckpointError(
             f"{source} does not say what the inputs and the classes are ({error!r}). A model that `polymodal fit` has "
             "trained does, and so does what `polymodal export` makes of it."
         ) from error
-    if not specs or not target.settled:
-        raise CheckpointError(
-            f"{source} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
-            f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
-        )
-    return specs, target, size
+    for target in targets.values():
+        if not specs or not target.settled:
+            raise CheckpointError(
+                f"{source} does not say what it predicts: {len(specs)} inputs, target {target.kind} of "
+                f"{len(target.classes)} classes, {len(target.colors)} colours and the range {target.range}."
+            )
+    return specs, targets, size
 
 
 def rescaled(specs: Mapping[str, InputSpec], scales: Mapping[str, float]) -> dict[str, InputSpec]:

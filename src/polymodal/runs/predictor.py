@@ -10,106 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from polymodal.anatomy import ByShapes, ghost
-from polymodal.data import resize_inputs
+from polymodal.data import TargetSpec, resize_inputs
 from polymodal.data.inputs import InputSpec
 from polymodal.data.resizing import aligned
 from polymodal.errors import ConfigError, DataError
 from polymodal.multimodal import Multimodal
-from polymodal.names import ENSEMBLE
 from polymodal.runs.frames import as_stored
 from polymodal.runs.opened import Opened
 from polymodal.runs.parts import Thinned, predicted_parts, size_of, step_of
 from polymodal.runs.predict import other_units, picture_of, read_scene
+from polymodal.runs.predicted import Predicted, Stitched
 from polymodal.runs.scenes import Scene
-from polymodal.tasks.outputs import Output
 from polymodal.tasks.windows import Size, windows_of
 
 STEPS = (2, 4, 8, 16, 32, 64, 128, 256)
 """Multiples to which a frame is resized for a network that does not take its own size, the first that it takes."""
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What is predicted for one frame, at the frame's size.
-
-    Attributes:
-        scores: (C, H, W) by the name of the prediction: of every modality that was given, and "ensemble". Logits of
-            classes, or an image from -1 to 1.
-        picture: What people see of the frame, uint8 (H, W, 3).
-    """
-
-    scores: Mapping[str, Tensor]
-    picture: np.ndarray
-    _output: Output
-    _temperatures: Mapping[str, float]
-
-    @cached_property
-    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """By prediction and by what it is.
-
-        Of classes: "labels", class numbers (H, W); "colors", uint8 (H, W, 3); and float32 (H, W) in 0..1
-        "confidence", the probability of that class, at the temperature that `polymodal calibrate` fitted, "entropy",
-        and for the ensemble "disagreement", how far the modalities are apart, where there are several; see
-        `polymodal.metrics.certainty`. Of an image: "values", (H, W, C) in the target's units; "colors".
-        """
-        sure = self._output.certainty(self.scores, self._temperatures)
-        return {name: self._output.arrays(scores) | sure.get(name, {}) for name, scores in self.scores.items()}
-
-    @cached_property
-    def _decided(self) -> Mapping[str, np.ndarray]:
-        """Of the ensemble, all but how sure it is, which a camera's loop need not wait for."""
-        return self._output.arrays(self.scores[ENSEMBLE])
-
-    def __getitem__(self, what: str) -> np.ndarray:
-        """An array of the ensemble, such as `predicted["labels"]`."""
-        return self._decided[what] if what in self._decided else self.arrays[ENSEMBLE][what]
-
-    def shown(self, name: str = ENSEMBLE) -> Image.Image:
-        """A prediction as a picture for people."""
-        return list(self._output.files(self.scores[name][None], self.picture, title=name).values())[-1]
-
-
-@dataclass(frozen=True)
-class Stitched(Predicted):
-    """What is predicted for a frame window by window: `arrays` alone, as scores of all of it would fill the memory.
-
-    Attributes:
-        scores: None.
-        picture: What people see of the frame, uint8 (h, w, 3): every second, third, ... row and column of a large one.
-    """
-
-    _arrays: dict[str, dict[str, np.ndarray]]
-    _pictures: Mapping[str, tuple[str, np.ndarray]]
-
-    @cached_property
-    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """As of any prediction; of certainty where the `Predictor` was asked for it."""
-        return self._arrays
-
-    @cached_property
-    def _decided(self) -> Mapping[str, np.ndarray]:
-        return self._arrays[ENSEMBLE]
-
-    def __getitem__(self, what: str) -> np.ndarray:
-        """An array of the ensemble, such as `predicted["labels"]`.
-
-        Raises:
-            ConfigError: It is a map of certainty that was not asked for.
-        """
-        if what in self._output.maps and what not in self._decided:
-            raise ConfigError(
-                f"{what}: of a frame in windows it is kept where it is asked for, Predictor(..., certainty=True)."
-            )
-        return self._decided[what]
-
-    def shown(self, name: str = ENSEMBLE) -> Image.Image:
-        """A prediction as a picture for people, of at most 1920 pixels a side beside its legend."""
-        ending, pixels = self._pictures[name]
-        return self._output.image(ending, pixels, self.picture, name)
 
 
 @dataclass(frozen=True)
@@ -175,8 +92,20 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names by class number; empty for a model that predicts images."""
-        return self._opened.output.target.classes
+        """Names by class number; empty for a model that predicts images.
+
+        Raises:
+            ConfigError: It predicts several targets.
+        """
+        targets = self._opened.output.targets
+        if len(targets) > 1:
+            raise ConfigError(f"the model predicts {', '.join(targets)}: each has classes of its own, see `targets`.")
+        return next(iter(targets.values())).classes
+
+    @property
+    def targets(self) -> dict[str, TargetSpec]:
+        """What the model predicts, and what the values of each mean."""
+        return self._opened.output.targets
 
     @cached_property
     def network(self) -> Multimodal | None:
@@ -275,19 +204,20 @@ class Predictor:
         opened, size = self._opened, size_of(scene.raw)
         step = step_of(size)
         kept: dict[tuple[str, str], Thinned] = {}
-        shown: dict[str, tuple[str, Thinned]] = {}
+        shown: dict[tuple[str, str], tuple[str, Thinned]] = {}
         takes = partial(self._resized, scene.specs)
         for part, scores in predicted_parts(opened, scene.raw, scene.specs, scene.named, self._windows, takes):
             sure = opened.output.certainty(scores, opened.temperatures) if self._certainty else {}
             for name, one in scores.items():
                 for what, values in (opened.output.arrays(one) | sure.get(name, {})).items():
                     kept.setdefault((name, what), Thinned(size)).put(part, values)
-                ending, pixels = list(opened.output.pixels(one).items())[-1]
-                shown.setdefault(name, (ending, Thinned(size, step)))[1].put(part, pixels)
-        arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in shown}
+                for target, own in opened.output.split(one).items():
+                    ending, pixels = list(opened.output.parts[target].pixels(own).items())[-1]
+                    shown.setdefault((target, name), (ending, Thinned(size, step)))[1].put(part, pixels)
+        arrays: dict[str, dict[str, np.ndarray]] = {}
         for (name, what), whole in kept.items():
-            arrays[name][what] = whole.array
-        pictures = {name: (ending, pixels.array) for name, (ending, pixels) in shown.items()}
+            arrays.setdefault(name, {})[what] = whole.array
+        pictures = {of: (ending, pixels.array) for of, (ending, pixels) in shown.items()}
         picture = picture_of({name: array[:, ::step, ::step] for name, array in scene.raw.items()}, scene.specs)
         return Stitched({}, picture, opened.output, opened.temperatures, arrays, pictures)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal import checkpoint
-from polymodal.data.inputs import InputSpec
+from polymodal.data import InputSpec, TargetSpec
 from polymodal.errors import ConfigError
 from polymodal.report.load import load_run
 from polymodal.report.render import fixed
@@ -80,7 +80,8 @@ def model_card(model: Path, name: str) -> str:
         "seed": training.get("seed"),
         "checkpoint chosen on": training.get("selected_on"),
     }
-    classes = opened.output.target.classes
+    targets = opened.output.targets
+    classes = next(iter(targets.values())).classes
     absent = "none may be absent" if opened.network.fusion.needs_all else "each may be absent, at a loss"
     lines = [
         *("---", "library_name: polymodal", f"pipeline_tag: {'image-segmentation' if classes else 'image-to-image'}"),
@@ -90,11 +91,16 @@ def model_card(model: Path, name: str) -> str:
         f"predicted = predictor({', '.join(f'{one}={one}' for one in opened.specs)})",
         *("```", "", "| input | kind | unit of its numbers | channels |", "|---|---|---|---:|"),
         *(f"| {one} | {spec.kind} | {_unit(spec)} | {spec.channels} |" for one, spec in opened.specs.items()),
-        *("", f"Classes: {', '.join(classes)}." if classes else "Predicts images.", ""),
+        *("", *(_predicts(target, several=len(targets) > 1) for target in targets.values()), ""),
         *(f"- {fact}: {value}" for fact, value in facts.items() if value is not None),
         *(_scores(model) if checkpoint.model_folder(model) != model else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _predicts(target: TargetSpec, *, several: bool) -> str:
+    what = f"Classes: {', '.join(target.classes)}." if target.classes else "Predicts images."
+    return f"- {target.name}: {what}" if several else what
 
 
 def _unit(spec: InputSpec) -> str:

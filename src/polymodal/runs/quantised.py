@@ -15,14 +15,14 @@ from polymodal.data.track import track
 from polymodal.errors import ConfigError, DataError, ExportError
 from polymodal.export.quantiser import Images, Quantiser
 from polymodal.files import publish, workplace
-from polymodal.runs.tested import naming
+from polymodal.runs.tested import naming, size_of_truth
 from polymodal.runs.validate import data_settings, scenes_of
 from polymodal.scores import Score
 from polymodal.sources import local
 from polymodal.tasks.base import output_at
 from polymodal.tasks.gaps import may_lack
-from polymodal.tasks.outputs import Output, output_of
 from polymodal.tasks.protocol import Protocol
+from polymodal.tasks.several import output_of
 
 SPLITS = ("train", "val")
 """Splits of a run's own data that ranges may be taken from; the test split is for no decision."""
@@ -95,7 +95,12 @@ class Calibration:
         settings = data_settings(run) if own else {}
         self.data: FolderData = scenes_of(run, model, settings, "val", None if own else how.calibrate, Protocol())[0]
         self.data.setup("validate")
-        self.output: Output = output_of(self.data.target, metadata["training"])
+        self.output = output_of(self.data.targets, metadata["training"])
+        if len(self.data.targets) > 1:
+            raise ConfigError(
+                f"--int8: the model predicts {', '.join(self.data.targets)}, and what 8 bits cost is measured by the "
+                "score of one target. Export it in float."
+            )
         self.score: Score = self.output.scores(["ensemble"]).scored[0]
         if how.max_drop is None and self.score.unit != "per cent":
             raise ConfigError(
@@ -147,7 +152,7 @@ class Calibration:
                 with naming(batch["key"]):
                     found = session(batch["inputs"])
                 for name, prediction in found.items():
-                    counts.update(name, output_at(torch.from_numpy(prediction), truth[0].shape[-2:]), *truth)
+                    counts.update(name, output_at(torch.from_numpy(prediction), size_of_truth(truth)), *truth)
         return {name: float(figures[self.score.key]) for name, figures in counts.compute().items()}
 
     def lost(self, found: Mapping[str, float], expected: Mapping[str, float]) -> float:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from polymodal import checkpoint
+from polymodal.data import TargetSpec
 from polymodal.data.track import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.metrics import PredictionScores, Reliability
@@ -24,8 +26,9 @@ from polymodal.scores import as_plain
 from polymodal.speed import accelerate
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.gaps import may_lack
-from polymodal.tasks.outputs import output_of
+from polymodal.tasks.output import Output
 from polymodal.tasks.protocol import Protocol, Size
+from polymodal.tasks.several import Several, output_of
 
 TEMPERATURES = "temperatures"
 """What a model's metadata call those that `polymodal calibrate` fitted, by prediction."""
@@ -79,7 +82,8 @@ class Scored:
         loaded: (B, C_m, H, W) by modality, as they were loaded, on the CPU.
         valid: Where something was measured, (B, 1, H, W) by modality, on the CPU.
         inputs: Those that were loaded, on the best device.
-        truth: What predictions are held against, the target itself first, on the best device.
+        truth: What predictions are held against, the target itself first, on the best device; of several targets that
+            of each.
         present: Which samples have a modality, boolean (B,), by modality; None where all have all.
     """
 
@@ -87,27 +91,29 @@ class Scored:
     loaded: dict[str, Tensor]
     valid: dict[str, Tensor]
     inputs: dict[str, Tensor]
-    truth: list[Tensor]
+    truth: tuple[Any, ...]
     present: dict[str, Tensor] | None = None
 
-    def counted(self, name: str, predictions: Mapping[str, Tensor], ignore: int) -> list[Tensor]:
-        """A prediction and what it is held against; in samples without its modality, that is the ignored value.
-
-        So they count for nothing, and keep their place among the samples.
-        """
+    def counted(self, name: str, predictions: Mapping[str, Tensor], output: Output | Several) -> list[Any]:
+        """A prediction and what it is held against: samples without its modality count for nothing."""
         rows = (self.present or {}).get(name)
         if rows is None:
             return [predictions[name], *self.truth]
-        main, (target, *others) = predictions[ENSEMBLE], self.truth
-        rows = rows.to(target.device)
-        of_batch = [rows.view(-1, *(1,) * (tensor.dim() - 1)) for tensor in (main, target)]
-        return [predictions.get(name, main).where(of_batch[0], main), target.where(of_batch[1], ignore), *others]
+        main = predictions[ENSEMBLE]
+        rows = rows.to(main.device)
+        of_those = predictions.get(name, main).where(rows.view(-1, *(1,) * (main.dim() - 1)), main)
+        return [of_those, *output.only_of(self.truth, rows)]
 
     @property
     def size(self) -> Size:
         """Height and width of the inputs."""
         height, width = next(iter(self.inputs.values())).shape[-2:]
         return height, width
+
+    @property
+    def scored_at(self) -> Sequence[int]:
+        """Height and width of the truth."""
+        return size_of_truth(self.truth)
 
 
 class Tested:
@@ -124,6 +130,7 @@ class Tested:
 
     Attributes:
         net: The network.
+        output: How its predictions are scored.
         file: What its file of scores is called.
 
     Raises:
@@ -134,8 +141,8 @@ class Tested:
         self, model: Path, data: Any, split: str, protocol: Protocol, elsewhere: str, net: Multimodal | None = None
     ) -> None:
         self._config = checkpoint.read_config(model)
-        self._output = output_of(data.target, self._config["metadata"]["training"])
-        self._output.check_protocol(protocol)
+        self.output = output_of(data.targets, self._config["metadata"]["training"])
+        self.output.check_protocol(protocol)
         self._data, self._split, self._protocol, self._elsewhere = data, split, protocol, elsewhere
         self._temperatures = temperatures_of(self._config["metadata"], model)
         self.net = net or trained(model)
@@ -143,7 +150,7 @@ class Tested:
 
     def scores(self, names: Sequence[str]) -> PredictionScores:
         """What counts predictions of these names, on the best device."""
-        return self._output.scores(names).to(best_device())
+        return self.output.scores(names).to(best_device())
 
     def reliability(self, names: Sequence[str], temperatures: Mapping[str, float] | None = None) -> Reliability | None:
         """What counts whether the confidence of these predictions can be believed, on the best device.
@@ -154,7 +161,7 @@ class Tested:
             names: The predictions.
             temperatures: By prediction; the model's if not given.
         """
-        counts = self._output.reliability(names, self._temperatures if temperatures is None else temperatures)
+        counts = self.output.reliability(names, self._temperatures if temperatures is None else temperatures)
         return None if counts is None or self._protocol.averages else counts.to(best_device())
 
     def predict(
@@ -174,7 +181,7 @@ class Tested:
             ),
             inputs,
             self._data.inputs,
-            batch.truth[0].shape[-2:],
+            batch.scored_at,
         )
 
     @property
@@ -217,9 +224,9 @@ class Tested:
         with torch.inference_mode():
             for batch in track(islice(loader, batches), f"{SCORES_ON}{self._split}, batches", batches, lines):
                 inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
-                truth = self._output.truth(batch, next(iter(inputs.values())).shape[-2:])
+                truth = self.output.truth(batch, next(iter(inputs.values())).shape[-2:])
                 with naming(batch["key"]):
-                    moved = [tensor.to(best_device()) for tensor in truth]
+                    moved = move_data_to_device(truth, best_device())
                     present = batch.get("present")
                     score(Scored(batch["key"], batch["inputs"], batch["valid"], inputs, moved, present))
                 keys += batch["key"]
@@ -243,7 +250,7 @@ class Tested:
             "split_samples": len(self._loader().dataset),
             **({"lacking": self._lacking(keys)} if self.gaps else {}),
             "modalities": list(self.net.modalities),
-            "classes": list(data.target.classes),
+            "classes": classes_of(data.targets),
             "scores": as_plain(counts.scored),
             "predictions": counts.compute(),
             **self._config["metadata"]["training"],
@@ -258,6 +265,18 @@ class Tested:
 
     def _loader(self) -> Any:
         return self._data.test_dataloader() if self._split == "test" else self._data.val_dataloader()
+
+
+def size_of_truth(truth: Sequence[Any]) -> Sequence[int]:
+    """Height and width of what predictions are held against, of one target or of several."""
+    first = truth[0]
+    return first.shape[-2:] if isinstance(first, Tensor) else size_of_truth(first)
+
+
+def classes_of(targets: Mapping[str, TargetSpec]) -> list[str] | dict[str, list[str]]:
+    """What a file of scores says of the classes: those of the target, or of each of several by its name."""
+    classes = {name: list(target.classes) for name, target in targets.items()}
+    return classes if len(classes) > 1 else next(iter(classes.values()))
 
 
 def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:

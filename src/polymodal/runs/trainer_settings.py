@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, Learning
 
 from polymodal.errors import ConfigError
 from polymodal.limits import Limit, at_least, check
+from polymodal.names import ENSEMBLE
 from polymodal.near import meant
-from polymodal.run_folder import CHECKPOINTS
+from polymodal.run_folder import CHECKPOINTS, score_column, scored_in
+from polymodal.tasks.base import Task
 
 OWN_CHECKPOINTS = ("best", "last")
 """The checkpoints of every run, in its folder `checkpoints`."""
@@ -149,6 +151,21 @@ def check_monitors(callbacks: Any, logged: Collection[str]) -> None:
                 f"--trainer.callbacks: {type(callback).__name__}: nothing logs {monitor!r}{shown} "
                 f"Logged are {', '.join(logged)}."
             )
+
+
+def check_chosen(task: Task) -> None:
+    """Refuse a task that chooses its best checkpoint by a score that it has not, such as one of another target's name.
+
+    Raises:
+        ConfigError: With what it may choose by.
+    """
+    logged = task.logged()
+    if score_column(task.chosen_by, ENSEMBLE) not in logged:
+        known = [score for column in logged if (score := scored_in(column))]
+        raise ConfigError(
+            f"{type(task).__name__}: chosen_by: there is no score {task.chosen_by!r}{meant(task.chosen_by, known)} "
+            f"There are {', '.join(dict.fromkeys(known))}."
+        )
 
 
 def check_callbacks(callbacks: Sequence[Callback], settings: Mapping[str, Any], folder: Path) -> None:

@@ -48,7 +48,15 @@ from polymodal.runs.refusals import while_made, while_trained
 from polymodal.runs.scored import scored_splits
 from polymodal.runs.seeds import EpochSeeds
 from polymodal.runs.synchronised import SynchronisedNorms
-from polymodal.runs.trainer_settings import blamed, check_callbacks, check_monitors, check_seed, check_trainer, listed
+from polymodal.runs.trainer_settings import (
+    blamed,
+    check_callbacks,
+    check_chosen,
+    check_monitors,
+    check_seed,
+    check_trainer,
+    listed,
+)
 from polymodal.tasks.base import Task
 from polymodal.tasks.gaps import may_lack
 
@@ -196,6 +204,7 @@ class RecipeCLI(LightningCLI):
         self.trainer.datamodule = data  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
         build_network(self.trainer, self.model)
+        check_chosen(self.model)
 
 
 class ConfigFile(SaveConfigCallback):

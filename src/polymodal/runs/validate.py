@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal import checkpoint
-from polymodal.data import FolderData, InputSpec
+from polymodal.data import FolderData, InputSpec, TargetSpec
 from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
 from polymodal.errors import ConfigError
@@ -110,21 +110,14 @@ def scenes_of(
         DataError: It cannot be read.
     """
     metadata: Any = checkpoint.read_config(model).get("metadata")
-    inputs, target, size = read_model_description(metadata, model)
+    inputs, targets, size = read_model_description(metadata, model)
     keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", "substitute")
-    kept = {key: settings[key] for key in keys if key in settings}
+    several = {"target": list(targets)} if len(targets) > 1 else {}
+    kept = several | {key: settings[key] for key in keys if key in settings}
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
     data.setup()
-    if data.target.classes != target.classes:
-        raise ConfigError(
-            f"{data.root} has the classes {', '.join(data.target.classes)}; the model of {run} predicts "
-            f"{', '.join(target.classes)}."
-        )
-    image, wanted = ((spec.kind, spec.channels, spec.range) for spec in (data.target, target))
-    if image != wanted:
-        raise ConfigError(
-            f"{data.root}: its target is {_described(*image)}; the model of {run} predicts {_described(*wanted)}."
-        )
+    for here, target in zip(data.targets.values(), targets.values(), strict=True):
+        _check_target(here, target, f"{data.root}: {here.name}" if several else data.root, run)
     data.inputs = {name: _as_trained(data.inputs[name], spec, f"{data.root}: {name}") for name, spec in inputs.items()}
     own = split_of(data, split)
     identity = data.identity(own)
@@ -132,6 +125,24 @@ def scenes_of(
     name = data.description.name
     stranger = identity != known if known else bool(settings) and not _may_be_own(data.root, name, settings, metadata)
     return data, f"{name}-{identity[:8]}" if stranger else ""
+
+
+def _check_target(here: TargetSpec, trained: TargetSpec, where: str, run: Path) -> None:
+    """Refuse a target that is another one than the model's.
+
+    Raises:
+        ConfigError: With what differs.
+    """
+    if here.classes != trained.classes:
+        raise ConfigError(
+            f"{where} has the classes {', '.join(here.classes)}; the model of {run} predicts "
+            f"{', '.join(trained.classes)}."
+        )
+    image, wanted = ((spec.kind, spec.channels, spec.range) for spec in (here, trained))
+    if image != wanted:
+        raise ConfigError(
+            f"{where}: its target is {_described(*image)}; the model of {run} predicts {_described(*wanted)}."
+        )
 
 
 def _may_be_own(root: str, name: str, settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:

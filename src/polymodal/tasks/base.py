@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.data import TargetSpec
 from polymodal.data.sampler import TurnSampler
-from polymodal.errors import CheckpointError, ConfigError, PolymodalError
+from polymodal.errors import CheckpointError, ConfigError
 from polymodal.fusion import Fusion
 from polymodal.metrics import PredictionScores
 from polymodal.multimodal import Multimodal
@@ -26,9 +25,11 @@ from polymodal.processes import as_first
 from polymodal.run_folder import EXCHANGED, PENALTY, TRAIN_LOSS, WEIGHT, score_column
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
+from polymodal.tasks.finite import LossOfBatch
 from polymodal.tasks.means import Mean
-from polymodal.tasks.outputs import Output
+from polymodal.tasks.output import Output
 from polymodal.tasks.resume import AS_BEFORE, take_settings
+from polymodal.tasks.several import Several, output_of
 from polymodal.tasks.start import check_start, start
 
 
@@ -65,25 +66,6 @@ def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> 
     return {name: output_at(output, size) for name, output in named.items()}
 
 
-@dataclass(frozen=True)
-class LossOfBatch:
-    """What a training needs to know to say which batch spoilt it.
-
-    Attributes:
-        value: The loss, on the CPU.
-        copied: When it is there; None when it is there already.
-        epoch: Counted from 1.
-        step: Optimisation steps before it.
-        samples: The keys of the batch.
-    """
-
-    value: Tensor
-    copied: torch.cuda.Event | None
-    epoch: int
-    step: int
-    samples: Sequence[str]
-
-
 class Task(LightningModule):
     """A fused network and how it is trained.
 
@@ -105,14 +87,16 @@ class Task(LightningModule):
         start_like: For modalities that it does not know: the one that each starts like, such as {thermal: depth}.
 
     Attributes:
-        chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`.
+        chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`;
+            of several targets "<target>/<score>".
         chosen_mode: Whether it is the largest or the smallest one.
-        predicts: How its predictions are scored, shown and written.
+        predicts: How its predictions are scored, shown and written; of a task of several targets one for each, in the
+            order of `data.target`.
         alternates: Whether networks learn in turn, so that a backward pass reaches only some of the parameters.
         arguments: All of the plain network's arguments, once it is built.
         scoring: Settings of the scores, which a trained model keeps with it.
         net: The fused network; None until a trainer starts.
-        target: What is to be predicted, once the network is built.
+        targets: What is to be predicted, by name, once the network is built.
         scores: Of a validation, once the network is built.
         means: Of this epoch, by name, what `log_mean` was given.
     """
@@ -120,12 +104,12 @@ class Task(LightningModule):
     chosen_by: ClassVar[str]
     chosen_mode: ClassVar[Literal["min", "max"]]
     alternates: ClassVar[bool] = False
-    predicts: ClassVar[type[Output]]
+    predicts: ClassVar[type[Output] | tuple[type[Output], ...]]
 
     arguments: dict[str, Any]
     scoring: dict[str, Any]
     scores: PredictionScores
-    target: TargetSpec
+    targets: dict[str, TargetSpec]
 
     _last_loss: LossOfBatch | None = None
 
@@ -163,6 +147,40 @@ class Task(LightningModule):
             "statistics": statistics,
         }
 
+    @property
+    def target(self) -> TargetSpec:
+        """What is to be predicted, of a task of one target."""
+        [target] = self.targets.values()
+        return target
+
+    @target.setter
+    def target(self, target: TargetSpec) -> None:
+        self.targets = {target.name: target}
+
+    @property
+    def output_settings(self) -> dict[str, Any]:
+        """What a trained model keeps of how its predictions are scored, shown and written.
+
+        Raises:
+            ConfigError: It does not predict as many targets as there are.
+        """
+        named = [part.name for part in (self.predicts if isinstance(self.predicts, tuple) else (self.predicts,))]
+        if len(named) != len(self.targets):
+            raise ConfigError(
+                f"data.target: {type(self).__name__} learns {len(named)} target(s) and is given "
+                f"{', '.join(self.targets)}. Name as many, in the order of its `predicts`."
+            )
+        return {"output": named if isinstance(self.predicts, tuple) else named[0], **self.scoring}
+
+    @property
+    def output(self) -> Output | Several:
+        """How its predictions are scored, shown and written, once `targets` are known.
+
+        Raises:
+            ConfigError: It does not predict as many targets as there are.
+        """
+        return output_of(self.targets, self.output_settings)
+
     def fuse(self, plain: nn.Module, channels: Mapping[str, int | None]) -> Multimodal:
         """A plain network made multimodal as the settings say, ready to be trained.
 
@@ -172,7 +190,7 @@ class Task(LightningModule):
         """
         net = fuse(plain, channels, **self._ways, inplace=True)
         if self.start_from is not None:
-            start(net, self.start_from, self.network, self.target, self.start_like)
+            start(net, self.start_from, self.network, self.targets, self.start_like)
         return accelerate(net, self.speed)
 
     @property
@@ -273,13 +291,8 @@ class Task(LightningModule):
             PolymodalError: With the samples of the batch.
         """
         self._refuse_if_not_finite()
-        late = loss.is_cuda
-        value = loss.detach().sum().to("cpu", non_blocking=late)
-        copied = torch.cuda.Event() if late else None
-        if copied is not None:
-            copied.record()
-        self._last_loss = LossOfBatch(value, copied, self.current_epoch + 1, self.global_step, batch["key"])
-        if not late:
+        self._last_loss = LossOfBatch.of(loss, self.current_epoch + 1, self.global_step, batch["key"])
+        if self._last_loss.copied is None:
             self._refuse_if_not_finite()
 
     def on_train_epoch_end(self) -> None:
@@ -288,18 +301,10 @@ class Task(LightningModule):
 
     def _refuse_if_not_finite(self) -> None:
         last, self._last_loss = self._last_loss, None
-        if last is None:
-            return
-        if last.copied is not None:
-            last.copied.synchronize()
-        if not math.isfinite(last.value):
+        if last is not None:
             # By the statistics of other weights, features grow from layer to layer until they overflow.
             frozen = "" if self.statistics == "batch" else ", take the weights that the frozen statistics are of"
-            raise PolymodalError(
-                f"the loss is {last.value.item()} in epoch {last.epoch}, step {last.step}, for the samples "
-                f"{', '.join(last.samples)}. Look at these files (polymodal data check){frozen}, or lower "
-                "--model.optimiser.lr; the last good checkpoint is kept."
-            )
+            last.check(frozen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the last answer of `check_finite`: no checkpoint holds weights that it has spoilt."""

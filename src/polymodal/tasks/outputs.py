@@ -1,11 +1,7 @@
-"""What a task predicts: how predictions are scored, shown and written.
+"""The two kinds of predictions of this package: maps of classes, and images."""
 
-A task names its `Output`, and a trained model keeps the name, so that whoever evaluates a model need not know its task.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,131 +15,9 @@ from polymodal.metrics import ImageScores, PredictionScores, Reliability, Segmen
 from polymodal.metrics.certainty import confidence, disagreement, entropy, log_probabilities
 from polymodal.names import ENSEMBLE
 from polymodal.tasks.images import as_file, as_picture, truth_at
+from polymodal.tasks.output import OUTPUTS, Output
 from polymodal.tasks.overlay import overlay
 from polymodal.tasks.protocol import Protocol
-
-_OUTPUTS: dict[str, type["Output"]] = {}
-
-
-class Output(ABC):
-    """What evaluation and prediction must know of a task.
-
-    A subclass is known by its name once its module is imported.
-
-    Args:
-        target: What is predicted.
-        scoring: Settings of the scores, as the task has them.
-    """
-
-    name: ClassVar[str]
-    """What a trained model calls it."""
-
-    def __init__(self, target: TargetSpec, scoring: Mapping[str, Any] | None = None) -> None:
-        self.target = target
-        self.scoring = dict(scoring or {})
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        _OUTPUTS[cls.name] = cls
-
-    def check_protocol(self, protocol: Protocol) -> None:
-        """Refuse a way to test that makes no sense here; any does if not overridden.
-
-        Raises:
-            ConfigError: With what does.
-        """
-        del protocol
-
-    @abstractmethod
-    def scores(self, names: Sequence[str]) -> PredictionScores:
-        """What counts named predictions: `update(name, prediction, *truth)`, then `compute()`."""
-
-    @abstractmethod
-    def truth(self, batch: Mapping[str, Any], size: Sequence[int]) -> tuple[Tensor, ...]:
-        """What a batch's predictions are held against, the target itself first, where the inputs have this size."""
-
-    @abstractmethod
-    def shown(self, prediction: Tensor) -> np.ndarray:
-        """One prediction (1, C, H, W) as samples.npz holds it."""
-
-    @abstractmethod
-    def shown_truth(self, scene: Mapping[str, Any], size: Sequence[int]) -> dict[str, np.ndarray]:
-        """What samples.npz holds of a scene's truth, by name: the target at a size, in the same form, first."""
-
-    def legend(self) -> dict[str, np.ndarray]:
-        """What samples.npz says of these forms; nothing of pictures."""
-        return {}
-
-    @property
-    @abstractmethod
-    def channels(self) -> int:
-        """How many a prediction has."""
-
-    @property
-    @abstractmethod
-    def endings(self) -> tuple[str, ...]:
-        """What the names of the files of one prediction end in."""
-
-    def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
-        """One prediction (C, H, W) for programs, by what it is; as "values" (H, W, C) if not overridden."""
-        return {"values": scores.float().permute(1, 2, 0).cpu().numpy()}
-
-    maps: ClassVar[tuple[str, ...]] = ()
-    """What `certainty` can say of a pixel; nothing if not overridden."""
-
-    def certainty(
-        self, scores: Mapping[str, Tensor], temperatures: Mapping[str, float]
-    ) -> dict[str, dict[str, np.ndarray]]:
-        """How sure the predictions of a scene are, by prediction and by what it is, float32 (H, W) in 0..1.
-
-        Args:
-            scores: (C, H, W) by name.
-            temperatures: By name, see `polymodal.metrics.certainty`; 1 where none is given.
-        """
-        del scores, temperatures
-        return {}
-
-    def reliability(self, names: Sequence[str], temperatures: Mapping[str, float]) -> Reliability | None:
-        """What counts whether the certainty of named predictions can be believed; nothing if they have none."""
-        del names, temperatures
-        return None
-
-    def to_blend(self, scores: Tensor) -> Tensor:
-        """What is averaged of the predictions (C, H, W) of several windows; themselves if not overridden."""
-        return scores
-
-    def from_blend(self, mean: Tensor) -> Tensor:
-        """The prediction whose `to_blend` is this mean; the mean itself if not overridden."""
-        return mean
-
-    def pixels(self, scores: Tensor) -> dict[str, np.ndarray]:
-        """Of one prediction (C, H, W), pixel by pixel, what each of its files is made of; see `image`.
-
-        Returns:
-            (H, W) or (H, W, C) by the endings of their names, the empty one for the prediction itself.
-
-        Raises:
-            ConfigError: If not overridden.
-        """
-        del scores
-        raise ConfigError(f"--window: predictions of {self.name} are written as a whole alone; leave the option out.")
-
-    def image(self, ending: str, pixels: np.ndarray, picture: np.ndarray, title: str) -> Image.Image:
-        """A file of one prediction, these pixels themselves if not overridden.
-
-        Args:
-            ending: What its name ends in.
-            pixels: What it is made of.
-            picture: What people see of the scene, uint8 (H, W, 3).
-            title: The prediction's name.
-        """
-        del ending, picture, title
-        return Image.fromarray(pixels)
-
-    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
-        """One prediction (1, C, H, W), at the size of the picture, as files; arguments and names as of `image`."""
-        made_of = self.pixels(prediction[0])
-        return {ending: self.image(ending, pixels, picture, title) for ending, pixels in made_of.items()}
 
 
 class Labels(Output):
@@ -294,24 +168,21 @@ class Images(Output):
         return dict(zip(self.endings, (np.asarray(as_file(scores, self.target)), *shown), strict=True))
 
 
-def output_of(target: TargetSpec, training: Mapping[str, Any]) -> Output:
-    """What a trained model predicts.
+def known_output(name: Any, target: TargetSpec, training: Mapping[str, Any]) -> Output:
+    """How a target is predicted.
 
     Args:
-        target: Its target.
-        training: What it says of its training; one of an earlier version does not name its output.
+        name: Of an `Output`; None, as models of an earlier version have it, for what goes with the kind of the target.
+        target: The target.
+        training: What a model says of its training.
 
     Raises:
-        CheckpointError: The name is not known here, or what it says of its training is damaged.
+        CheckpointError: The name is not known here.
     """
-    if not isinstance(training, Mapping):
+    name = name or ("labels" if target.classes else "images")
+    if not isinstance(name, str) or name not in OUTPUTS:
         raise CheckpointError(
-            f"metadata.training: expected keys and values, got {training!r}. Restore the model's file."
-        )
-    name = training.get("output") or ("labels" if target.classes else "images")
-    if not isinstance(name, str) or name not in _OUTPUTS:
-        raise CheckpointError(
-            f"the model predicts {name!r}, which is not known here; known: {', '.join(_OUTPUTS)}. Import the module of "
+            f"the model predicts {name!r}, which is not known here; known: {', '.join(OUTPUTS)}. Import the module of "
             "its task first."
         )
-    return _OUTPUTS[name](target, training)
+    return OUTPUTS[name](target, training)

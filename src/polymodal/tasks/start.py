@@ -6,6 +6,7 @@ from typing import Any
 
 from polymodal import checkpoint
 from polymodal.data import TargetSpec
+from polymodal.data.parts import TARGET
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.models import head_of
 from polymodal.multimodal import Multimodal
@@ -27,14 +28,16 @@ def check_start(start_from: str | None, start_like: Mapping[str, str] | None, we
         )
 
 
-def start(net: Multimodal, folder: str, network: str, target: TargetSpec, like: Mapping[str, str] | None) -> TakenOver:
-    """Give a fused network the values of a trained model; the last layers start anew where the target is another one.
+def start(
+    net: Multimodal, folder: str, network: str, targets: Mapping[str, TargetSpec], like: Mapping[str, str] | None
+) -> TakenOver:
+    """Give a fused network the values of a trained model; the last layers start anew where a target is another one.
 
     Args:
         net: The network; it is changed.
         folder: The run or model folder.
         network: The name of the plain network.
-        target: What it is to predict.
+        targets: What it is to predict, by name.
         like: See `take_over`.
 
     Raises:
@@ -57,7 +60,8 @@ def start(net: Multimodal, folder: str, network: str, target: TargetSpec, like: 
             f"{where}: it has the fusion {' within '.join(reversed(names[0]))}, and the recipe "
             f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion."
         )
-    reason = _why_other((config.get("metadata") or {}).get("target"), target)
+    metadata = config.get("metadata") or {}
+    reason = _why_others(metadata.get("targets") or {TARGET: metadata.get("target")}, targets)
     anew = dict.fromkeys(head_of(network, spec["arguments"]), reason) if reason else {}
     return take_over(net, source, like=like, anew=anew, called=folder)
 
@@ -68,6 +72,16 @@ def _names(fusion: Mapping[str, Any]) -> Iterator[str]:
     for value in fusion.values():
         if isinstance(value, Mapping) and "name" in value:
             yield from _names(value)
+
+
+def _why_others(saved: Mapping[str, Any], targets: Mapping[str, TargetSpec]) -> str:
+    """Why the last layers of a model predict other targets; empty if they do not."""
+    if len(saved) == len(targets) == 1:  # whatever it is called
+        return _why_other(*saved.values(), *targets.values())
+    if list(saved) != list(targets):
+        return f"the targets are {', '.join(targets)}, and the model's were {', '.join(saved)}"
+    reasons = {name: _why_other(saved[name], target) for name, target in targets.items()}
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
 
 
 def _why_other(saved: Any, target: TargetSpec) -> str:

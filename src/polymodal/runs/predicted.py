@@ -1,0 +1,110 @@
+"""What is predicted for a frame, as arrays and as pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from polymodal.errors import ConfigError
+from polymodal.names import ENSEMBLE
+from polymodal.tasks.output import Output
+from polymodal.tasks.several import Several
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What is predicted for one frame, at the frame's size.
+
+    Attributes:
+        scores: (C, H, W) by the name of the prediction: of every modality that was given, and "ensemble". Logits of
+            classes, or an image from -1 to 1; of several targets, one after the other.
+        picture: What people see of the frame, uint8 (H, W, 3).
+    """
+
+    scores: Mapping[str, Tensor]
+    picture: np.ndarray
+    _output: Output | Several
+    _temperatures: Mapping[str, float]
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """By prediction and by what it is.
+
+        Of classes: "labels", class numbers (H, W); "colors", uint8 (H, W, 3); and float32 (H, W) in 0..1
+        "confidence", the probability of that class, at the temperature that `polymodal calibrate` fitted, "entropy",
+        and for the ensemble "disagreement", how far the modalities are apart, where there are several; see
+        `polymodal.metrics.certainty`. Of an image: "values", (H, W, C) in the target's units; "colors". Of a model of
+        several targets with the target's name before it: "depth_values".
+        """
+        sure = self._output.certainty(self.scores, self._temperatures)
+        return {name: self._output.arrays(scores) | sure.get(name, {}) for name, scores in self.scores.items()}
+
+    @cached_property
+    def _decided(self) -> Mapping[str, np.ndarray]:
+        """Of the ensemble, all but how sure it is, which a camera's loop need not wait for."""
+        return self._output.arrays(self.scores[ENSEMBLE])
+
+    def __getitem__(self, what: str) -> np.ndarray:
+        """An array of the ensemble, such as `predicted["labels"]`."""
+        return self._decided[what] if what in self._decided else self.arrays[ENSEMBLE][what]
+
+    def shown(self, name: str = ENSEMBLE, target: str = "") -> Image.Image:
+        """A prediction as a picture for people; of several targets, that of one.
+
+        Raises:
+            ConfigError: The model has no such target.
+        """
+        own = self._output.split(self.scores[name])[_known(target, self._output)]
+        return list(self._output.parts[target].files(own[None], self.picture, title=name).values())[-1]
+
+
+@dataclass(frozen=True)
+class Stitched(Predicted):
+    """What is predicted for a frame window by window: `arrays` alone, as scores of all of it would fill the memory.
+
+    Attributes:
+        scores: None.
+        picture: What people see of the frame, uint8 (h, w, 3): every second, third, ... row and column of a large one.
+    """
+
+    _arrays: dict[str, dict[str, np.ndarray]]
+    _pictures: Mapping[tuple[str, str], tuple[str, np.ndarray]]
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """As of any prediction; of certainty where the `Predictor` was asked for it."""
+        return self._arrays
+
+    @cached_property
+    def _decided(self) -> Mapping[str, np.ndarray]:
+        return self._arrays[ENSEMBLE]
+
+    def __getitem__(self, what: str) -> np.ndarray:
+        """An array of the ensemble, such as `predicted["labels"]`.
+
+        Raises:
+            ConfigError: It is a map of certainty that was not asked for.
+        """
+        if what in self._output.maps and what not in self._decided:
+            raise ConfigError(
+                f"{what}: of a frame in windows it is kept where it is asked for, Predictor(..., certainty=True)."
+            )
+        return self._decided[what]
+
+    def shown(self, name: str = ENSEMBLE, target: str = "") -> Image.Image:
+        """A prediction as a picture for people, of at most 1920 pixels a side beside its legend.
+
+        Raises:
+            ConfigError: The model has no such target.
+        """
+        ending, pixels = self._pictures[_known(target, self._output), name]
+        return self._output.parts[target].image(ending, pixels, self.picture, name)
+
+
+def _known(target: str, output: Output | Several) -> str:
+    if target not in output.parts:
+        raise ConfigError(f"target: expected {' or '.join(output.parts) or 'none'}, got {target!r}.")
+    return target
