@@ -160,6 +160,8 @@ def test_python_runs(name, stage):
         assert main(["export", "runs/mine", "net.onnx"]) == 0
     names = {"__name__": "__main__", **GIVEN[name]()}
     for block in blocks(next(page for page in PAGES if page.stem == name), "python"):
+        if block.title:
+            Path(block.title).write_text(block.code, encoding="utf-8")  # what a later one imports
         code = block.code.replace("pretrained=True", "pretrained=False")  # no weights are downloaded here
         if "onnxruntime" in code:
             names |= {"rgb": np.zeros((3, 32, 32)), "depth": np.ones((1, 32, 32))}
