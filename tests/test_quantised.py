@@ -147,6 +147,8 @@ def test_calibration_that_cannot_be_is_refused_with_what_is_missing(run, tmp_pat
         with pytest.raises(ConfigError, match="expected"):
             Quantisation("train", **wrong)
     assert Calibration(run / "model", Quantisation(str(run / "scenes"))).images == 6
+    with pytest.raises(ConfigError, match="classes"):
+        Calibration(run, Quantisation("rooms"))  # the embedded set is there, and has other classes
 
 
 def test_a_score_in_another_unit_needs_a_drop_in_that_unit(run, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from polymodal.anatomy.norms import Kind
 from polymodal.errors import ExportError
@@ -36,6 +36,16 @@ def _(values: Sequence[Tensor], index: int) -> Tensor:
     del index
     return torch.empty_like(values[0])
 
+
+_aten = torch.ops.aten
+_DROPOUT = {
+    *(_aten.dropout.default, _aten.feature_dropout.default, _aten.dropout_.default, _aten.feature_dropout_.default),
+    *(_aten.alpha_dropout.default, _aten.alpha_dropout_.default),
+}  # fmt: skip
+"""What takes features, a probability, and whether to drop anything."""
+
+_VIEWS = {_aten.flatten.using_ints, _aten.unflatten.int, _aten.alias.default}
+"""Views that are as good as copies where nothing is changed."""
 
 Place = PrivateRunningNorm | Choice | Joint
 
@@ -101,16 +111,25 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     Where a new tensor is changed that nothing else reads, the operation that makes another one stands for it. For all
     else the program is traced once more, which takes as long as the capture itself.
     """
+    _without_dropout(program.graph)
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
     for node in nodes:
         if not _is_functional(node.target) and (making := _making(node)) is not None:
             node.target = making
-    if not all(_is_functional(node.target) for node in nodes):
+    if not all(_is_functional(node.target) or node.target in _VIEWS for node in nodes):
         program = program.run_decompositions({})
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.view.default:  # what comes to stand before it may lie in memory in another way
             node.target = torch.ops.aten.reshape.default
     return program
+
+
+def _without_dropout(graph: Graph) -> None:
+    """Leave out what drops nothing, as all dropout in eval mode: it returns what it was given."""
+    for node in list(graph.nodes):
+        if node.target in _DROPOUT and node.args[2:] == (False,):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _is_functional(target: Any) -> bool:

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from polymodal.errors import ExportError
 from polymodal.export.absorb import Absorbed
 from polymodal.export.capture import image_channels
+from polymodal.export.clipping import shapes_at_once
 from polymodal.export.comparison import Run, compare, remedy
 from polymodal.export.half import half_type, rounded, stored_in
 from polymodal.export.inputs import check_axes
@@ -171,7 +172,7 @@ class Onnx(Format):
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), shapes_at_once():
             warnings.simplefilter("ignore")
             try:
                 made = torch.onnx.export(

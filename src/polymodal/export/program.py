@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from polymodal.anatomy import ByShapes
 from polymodal.errors import ExportError
+from polymodal.export.clipping import shapes_at_once
 from polymodal.export.reason import first_line
 from polymodal.export.same_padding import numbers_where_known
 from polymodal.export.trials import Example, Size, Trial, said, trials
@@ -98,7 +99,7 @@ def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size:
     elif step > 1:
         sides = {2: step * Dim("h"), 3: step * Dim("w")}
     dynamic = tree_map(lambda dims: dims | sides, shapes, is_leaf=lambda node: isinstance(node, dict) and 0 in node)
-    with warnings.catch_warnings(), torch.no_grad(), numbers_where_known():
+    with warnings.catch_warnings(), torch.no_grad(), numbers_where_known(), shapes_at_once():
         warnings.simplefilter("ignore")
         arguments = example((2, size or example_size(step)))
         program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)

@@ -82,10 +82,10 @@ class Calibration:
         model = checkpoint.model_folder(run)
         metadata: Any = checkpoint.read_config(model).get("metadata")
         own = how.calibrate in SPLITS
-        if not own and not Path(how.calibrate).exists():
+        if not own and how.calibrate != "rooms" and not Path(how.calibrate).exists():
             raise ConfigError(
-                f"--calibrate {how.calibrate}: expected {' or '.join(SPLITS)}, a split of the run's own data, or a "
-                "data set folder; there is no such folder."
+                f"--calibrate {how.calibrate}: expected {' or '.join(SPLITS)}, a split of the run's own data, or "
+                "another data set, a folder or rooms; there is no such folder."
             )
         if own and model == run:
             raise ConfigError(
