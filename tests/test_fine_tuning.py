@@ -299,17 +299,24 @@ def test_runs_of_one_modality_are_joined(tmp_path):
         assert_equal(net(given).per_modality["rgb"], load(folders["rgb"])({"rgb": given["rgb"]}).ensemble, 1e-5)
 
 
+def grouped(groups: int, activation: nn.Module | None = None) -> nn.Module:
+    """Its tensors do not say how many groups there are, nor what follows."""
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(groups, 8), activation or nn.ReLU())
+
+
 @pytest.mark.parametrize(
     ("networks", "settings", "told"),
     [
         ({"rgb": small(), "depth": small(width=9)}, {}, r"3\.weight: expected .* in the network of depth"),
         ({"rgb": small(), "depth": nn.Sequential(*small(), nn.BatchNorm2d(2))}, {}, "expected none, found the shape"),
+        ({"rgb": grouped(2), "depth": grouped(4)}, {}, r"'1' is GroupNorm\(4, 8.*of depth and GroupNorm\(2, 8.*of rgb"),
+        ({"rgb": grouped(2), "depth": grouped(2, nn.GELU())}, {}, r"'2' is GELU.* and ReLU"),
         ({"rgb": small(), "depth": small()}, {"shared_from": "dept"}, "did you mean depth"),
         ({"rgb": small(), "depth": small()}, {"channels": {"rgb": 3}}, "channels: expected those of rgb, depth"),
         ({"rgb": rooms({"rgb": 3})}, {}, "got a fused one"),
         ({}, {}, "got none"),
     ],
-    ids=["wider", "deeper", "mistyped", "channels", "fused", "none"],
+    ids=["wider", "deeper", "groups", "activation", "mistyped", "channels", "fused", "none"],
 )
 def test_networks_that_cannot_be_joined(networks, settings, told):
     """If this breaks, networks of different architectures are joined in part and silently."""

@@ -268,6 +268,7 @@ REFUSED = {
         lambda y: y.movedim(1, -1).transpose(0, 1).flatten(0, 1),
         "first axis",
     ),
+    "levels before samples": (nn.BatchNorm2d(C), lambda y: torch.stack([y, 2 * y]).flatten(0, 1), "first axis"),
     "what no sample is in": (nn.LayerNorm(C), lambda y: torch.ones(4, C, dtype=y.dtype, device=y.device), "first axis"),
     "an attention over the batch": (
         nn.LayerNorm(C),
@@ -283,9 +284,18 @@ def test_a_norm_whose_samples_cannot_be_told_apart_is_refused_by_name(case):
     """If this breaks, one modality is scaled as another, and nobody hears of it."""
     norm, function, message = REFUSED[case]
     network = InFront(norm, function)
-    with pytest.raises(FusionError, match=rf"'norm' \((LayerNorm|Odd)\).*{message}"):
+    with pytest.raises(FusionError, match=rf"'norm' \((LayerNorm|BatchNorm2d|Odd)\).*{message}"):
         fuse(network, NAMES[:2], None)
     assert "'norm'" in str(inspect(network))
+
+
+def test_layers_that_have_no_shape_yet_are_refused():
+    """If this breaks, people are told of hooks that they never made."""
+    network = nn.Sequential(nn.Conv2d(2, C, 1), nn.LazyBatchNorm2d())
+    with pytest.raises(FusionError, match=r"'1' \(LazyBatchNorm2d\).*run the network once"):
+        fuse(network, NAMES[:2], None)
+    network(torch.zeros(1, 2, 3, 3))
+    assert fuse(network, NAMES[:2], None).network[1].weight.shape == (2, C)
 
 
 def test_rows_that_are_left_over_are_refused_when_they_come():

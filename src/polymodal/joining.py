@@ -56,8 +56,8 @@ def join(
         them.
 
     Raises:
-        CheckpointError: The networks are of different architectures, with the name of each tensor that does not fit; or
-            a folder holds no such model.
+        CheckpointError: The networks are of different architectures, with the name of each tensor or layer that does
+            not fit; or a folder holds no such model.
         FusionError: As `fuse`; or `shared_from` is none of the modalities.
 
     Example:
@@ -99,7 +99,7 @@ def join(
         for name, value in tensors.items()
         if name not in needed and not may_be_left(name)
     ]
-    refuse(problems, "networks: they are of different architectures")
+    refuse(problems or _otherwise(plain), "networks: they are of different architectures")
     copy_parts(values, own)
     shared = f"that of {shared_from}" if shared_from else "their mean"
     net.taken_over = TakenOver(
@@ -136,6 +136,28 @@ def _plain(given: Finished, modality: str, channels: dict[str, int | None]) -> n
     trained = {part: tensor for part, tensor in parts_of(net).items() if not is_added(part[0])}
     copy_parts({(name, None): tensor for (name, _), tensor in trained.items()}, own)
     return plain
+
+
+def _otherwise(plain: Mapping[str, nn.Module]) -> list[str]:
+    """The layers that compute otherwise than those of the first network, with tensors of the same shapes."""
+    (first, like), *others = plain.items()
+    expected = {name: _computation(module) for name, module in like.named_modules()}
+    problems = []
+    for m, network in others:
+        found = {name: _computation(module) for name, module in network.named_modules()}
+        problems += [
+            f"'{name}' is {found.get(name) or 'nothing'} in the network of {m} and {expected.get(name) or 'nothing'} "
+            f"in that of {first}"
+            for name in {**expected, **found}
+            if found.get(name, "") != expected.get(name, "")
+        ]
+    return problems
+
+
+def _computation(module: nn.Module) -> str:
+    """What a layer computes in eval mode, for people; empty where it passes everything on."""
+    kind = type(module).__name__
+    return "" if kind == "Identity" or "Drop" in kind else f"{kind}({module.extra_repr()})"
 
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from polymodal.anatomy import Anatomy
@@ -70,6 +71,11 @@ def check_norms(anatomy: Anatomy) -> None:
         kind = type(module).__name__
         if isinstance(module, PrivateNorm | Multimodal):
             raise FusionError("The network is multimodal already: fuse the plain network.")
+        if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
+            raise FusionError(
+                f"The layer '{name}' ({kind}) gets its shape from the first features that it sees: run the network "
+                "once on an image, and fuse it then."
+            )
         if can_be_private(module):
             if module._forward_hooks or module._forward_pre_hooks:
                 raise FusionError(

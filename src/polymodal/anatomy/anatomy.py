@@ -9,7 +9,7 @@ from polymodal.anatomy.blocks import SpatialConvolution
 from polymodal.anatomy.dry_run import DryRun, dry_run
 from polymodal.anatomy.entrance import Entrance, entrance
 from polymodal.anatomy.mixing import Mixings, mixings
-from polymodal.anatomy.norms import axes_of, can_be_private, has_scales
+from polymodal.anatomy.norms import can_be_private, has_scales
 from polymodal.anatomy.rows import misplaced
 
 
@@ -82,9 +82,5 @@ class Anatomy:
 
     @cached_property
     def misplaced(self) -> tuple[str, tuple[int, ...]] | None:
-        """A norm whose input has other rows than samples in their order, and its shape; see `rows.misplaced`.
-
-        What takes `(N, C, H, W)` alone is not asked about: such maps have the samples in front.
-        """
-        unsure = {name: norm for name, norm in self.norms.items() if axes_of(norm) != (4,)}
-        return misplaced(self.network, self.entrance, unsure) if unsure else None
+        """A norm whose input has other rows than samples in their order, and its shape; see `rows.misplaced`."""
+        return misplaced(self.network, self.entrance, self.norms)

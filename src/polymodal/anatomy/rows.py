@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.meta import SIZES, ghost
+from polymodal.anatomy.norms import axes_of
 from polymodal.anatomy.shapes import ByShapes
 
 _BATCH = 11
@@ -23,7 +24,7 @@ def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module])
 
     A pass on tensors without values shows shapes. A second one shows whose the rows are, be they the windows of images
     or what an attention made of all samples: of two samples one is not a number, and whatever is made of it is none
-    either.
+    either. It takes arithmetic, and what takes maps `(N, C, H, W)` alone needs none if there is one for each image.
 
     Args:
         network: A plain network. It is not changed.
@@ -37,9 +38,11 @@ def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module])
     for name, x in seen or []:
         if x.dim() < 2 or x.shape[0] % _BATCH:
             return name, tuple(x.shape)
-    if way_in.conv.weight.is_meta:
+    several = {name for name, x in seen or [] if x.shape[0] > _BATCH}
+    unsure = {name: norm for name, norm in norms.items() if name in several or axes_of(norm) != (4,)}
+    if not unsure or way_in.conv.weight.is_meta:
         return None
-    traced = _first(lambda size: _given(_copied(network), _half_not_a_number(way_in, size), norms))
+    traced = _first(lambda size: _given(_copied(network), _half_not_a_number(way_in, size), unsure))
     for name, x in traced or []:
         if x.shape[0] % 2 or x[: x.shape[0] // 2].isnan().any():
             return name, tuple(x.shape)

@@ -25,6 +25,10 @@ class PrivatePlaceNorm(PrivateNorm):
     def plain(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """What one plain norm makes of features whose last axes are the channels."""
 
+    def unscaled(self, x: Tensor) -> Tensor:
+        """As `plain`, with γ = 1 and β = 0."""
+        return self.plain(x, None, None)
+
     def normalise(self, x: Tensor, modalities: int) -> Tensor:
         """Folded features `(B*K, ...)`, the streams of all modalities in one call, then γ and β of each."""
         weight, bias = self._present(self.weight), self._present(self.bias)
@@ -36,7 +40,7 @@ class PrivatePlaceNorm(PrivateNorm):
         if modalities == 1:
             y = self.plain(y, *(None if t is None else t[0] for t in (weight, bias)))
         else:
-            y = private_scales(self.plain(y, None, None), modalities, weight, bias)
+            y = private_scales(self.unscaled(y), modalities, weight, bias)
         y = y.to(x.dtype) if self.kind.float32 else y
         return y if axis == -1 else y.movedim(-1, 1)
 
@@ -47,6 +51,10 @@ class PrivateLayerNorm(PrivatePlaceNorm, nn.LayerNorm):  # type: ignore[misc]
     def plain(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """What one plain layer norm makes of features whose last axes are the channels."""
         return torch.nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """As `plain`, with a γ of 1: on the CPU, PyTorch takes half as long again without one."""
+        return self.plain(x, x.new_ones(self.normalized_shape), None)
 
 
 class PrivateRMSNorm(PrivatePlaceNorm, nn.RMSNorm):
