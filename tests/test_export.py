@@ -169,6 +169,22 @@ def test_saving_is_told(said):
     assert "(-14.3%)" in str(export.Saving(cost, Cost(parameters=9, macs=6)))
 
 
+def test_a_format_of_ones_own_is_known_by_its_name(monkeypatch):
+    """If this breaks, a format in a user's file is none for `export --format`, whatever it imports."""
+    monkeypatch.setattr(formats, "FORMATS", dict(formats.FORMATS))
+
+    class Listing(formats.Format):
+        name = "listing"
+        ending = ".txt"
+
+        def write(self, program, file, description):
+            raise NotImplementedError
+
+    assert isinstance(formats.format_for("listing", Path("net.txt")), Listing)
+    with pytest.raises(ExportError, match=r"there is no 'list'; there are onnx, pt2, openvino, listing"):
+        formats.format_for("list", Path("net.txt"))
+
+
 def opened(format: str, file: Path) -> tuple[dict, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]:
     """What a file says of itself, and what runs it, both without this library."""
     if format == "pt2":

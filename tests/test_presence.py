@@ -170,7 +170,7 @@ def test_batches_of_one_pattern_cost_what_is_there():
 def test_the_loss_is_that_of_what_is_there():
     task = Segmentation()
     task.register_buffer("class_weight", torch.ones(2))
-    task.target = type("Target", (), {"ignore": 255})
+    task.target = type("Target", (), {"ignore": 255, "name": "target"})
     target = torch.randint(0, 2, (3, 4, 4))
     present = {"a": torch.tensor([True, False, True]), "b": torch.tensor([True, True, False])}
     logits = {name: torch.randn(3, 2, 4, 4, requires_grad=True) for name in (*present, "ensemble")}

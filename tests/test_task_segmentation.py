@@ -10,11 +10,15 @@ from fixtures_data import target_of
 from polymodal import fuse
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.fusion import Exchange, SiteState
+from polymodal.metrics import SegmentationScores
 from polymodal.models import create
 from polymodal.nn import Prediction
 from polymodal.runs.recorder import exchanged_shares, warn_of_useless_exchange
+from polymodal.runs.trainer_settings import check_chosen
+from polymodal.scores import OF_LABELS, Score
 from polymodal.tasks import Segmentation
 from polymodal.tasks.base import named_outputs
+from polymodal.tasks.outputs import Labels
 from polymodal.tasks.segmentation import AUXILIARY_WEIGHT
 
 IGNORE = 255
@@ -56,6 +60,28 @@ def by_hand(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) ->
         total = total - weight[label] * logits[b, :, y, x].log_softmax(0)[label]
         norm = norm + weight[label]
     return total / norm
+
+
+def test_a_score_of_ones_own_chooses_the_checkpoint(monkeypatch):
+    """If this breaks, a task is scored by its own score at the end alone, and the checkpoint is chosen by another."""
+    worst = Score("worst", "worst IoU", "per cent", higher_is_better=True, digits=1)
+
+    class Scores(SegmentationScores):
+        scored = (*OF_LABELS, worst)
+
+    class Worst(Labels):
+        name = "worst"
+
+        def scores(self, names):
+            return Scores(names, len(self.target.classes), self.target.ignore)
+
+    monkeypatch.setattr(Segmentation, "predicts", Worst)
+    made = task()
+    assert "val/worst/ensemble" in made.logged()
+    check_chosen(made)
+    monkeypatch.setattr(Segmentation, "chosen_by", "wrost")
+    with pytest.raises(ConfigError, match="there is no score 'wrost'; did you mean worst"):
+        check_chosen(made)
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])

@@ -139,8 +139,12 @@ def save(
     return [path, *(path.parent / name for name in beside)]
 
 
+FORMATS: dict[str, type["Format"]] = {}
+"""Every format by its name."""
+
+
 class Format(ABC):
-    """One kind of file."""
+    """One kind of file; a subclass is known by its name once its module is imported."""
 
     name: ClassVar[str]
     ending: ClassVar[str]
@@ -153,12 +157,21 @@ class Format(ABC):
     half: ClassVar[bool] = True
     """Whether weights may have 16 bits."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        FORMATS[cls.name] = cls
+
     @abstractmethod
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """Write the file.
 
+        Args:
+            program: Takes images by modality, and returns predictions by the names of `output_name`.
+            file: Where to, in a folder of its own; what belongs beside it goes there, too.
+            description: What the file should say of itself.
+
         Returns:
-            What runs the file.
+            What runs the file: images by modality to predictions by the names of `description["outputs"]`.
         """
 
 
@@ -257,10 +270,6 @@ def _simplify(made: Any) -> None:
     common.DeduplicateInitializersPass()(made.model)
     common.CommonSubexpressionEliminationPass()(made.model)
     made.optimize()
-
-
-FORMATS: dict[str, type[Format]] = {kind.name: kind for kind in (Onnx, Pt2, OpenVino)}
-"""Every format by its name."""
 
 
 class _Named(nn.Module):

@@ -15,28 +15,15 @@ from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.tested import Scored, Tested, best_device
 from polymodal.scores import Score, from_plain, known_scores, leading
-from polymodal.tasks.protocol import Protocol
 
 
-def score_corruptions(
-    model: Path,
-    data: Any,
-    split: str,
-    folder: Path,
-    corruptions: Sequence[Corruption],
-    protocol: Protocol,
-    elsewhere: str,
-) -> dict[str, Any]:
+def score_corruptions(tested: Tested, folder: Path, corruptions: Sequence[Corruption]) -> dict[str, Any]:
     """Score a model on a split with one modality corrupted at a time, and write `scores.<split>.corruptions.json`.
 
     Args:
-        model: The model folder.
-        data: A data module that was set up with the model's modalities.
-        split: "val" or "test".
+        tested: The model, and the split.
         folder: The run folder that the scores are written to.
         corruptions: As `chosen_corruptions` returns them.
-        protocol: How it is tested.
-        elsewhere: As for `score_split`.
 
     Returns:
         What was written: "predictions" without any fault, and "corruptions", a list of the faults, each with its
@@ -45,13 +32,12 @@ def score_corruptions(
     Raises:
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    tested = Tested(model, data, split, protocol, elsewhere)
     faults: list[Corruption | None] = [None, *corruptions]
     counts = [tested.scores([*tested.net.branches, ENSEMBLE]) for _ in faults]
 
     def score(batch: Scored) -> None:
         for fault, counted in zip(faults, counts, strict=True):
-            inputs = batch.inputs if fault is None else _corrupted(batch, fault, data.inputs)
+            inputs = batch.inputs if fault is None else _corrupted(batch, fault, tested.inputs)
             for name, prediction in tested.predict(inputs, batch).items():
                 counted.update(name, prediction, *batch.truth)
 

@@ -11,7 +11,6 @@ from polymodal.run_folder import WITH, subsets_file
 from polymodal.runs.files import write_json
 from polymodal.runs.tested import Scored, Tested
 from polymodal.scores import Score, entire_missing
-from polymodal.tasks.protocol import Protocol
 
 EVERY = "all"
 
@@ -45,21 +44,15 @@ def chosen_subsets(given: str, modalities: Sequence[str]) -> list[Subset]:
     return sorted(subsets, key=len)
 
 
-def score_subsets(
-    model: Path, data: Any, split: str, folder: Path, subsets: Sequence[Subset], protocol: Protocol, elsewhere: str
-) -> dict[str, Any]:
+def score_subsets(tested: Tested, folder: Path, subsets: Sequence[Subset]) -> dict[str, Any]:
     """Score the ensemble of every set of modalities on a split and write `scores.<split>.subsets.json`.
 
     The others are absent: nothing is exchanged with them, and the weights of those that are there sum to one.
 
     Args:
-        model: The model folder.
-        data: A data module that was set up with the model's modalities.
-        split: "val" or "test".
+        tested: The model, and the split.
         folder: The run folder that the scores are written to.
         subsets: As `chosen_subsets` returns them.
-        protocol: How it is tested.
-        elsewhere: As for `score_split`.
 
     Returns:
         What was written: a file of scores, whose predictions are called as `subset_name` says, and under
@@ -69,7 +62,6 @@ def score_subsets(
         FusionError: The fusion cannot do without one of its modalities.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    tested = Tested(model, data, split, protocol, elsewhere)
     named = {subset_name(subset): subset for subset in subsets}
     counts = tested.scores(list(named))
 

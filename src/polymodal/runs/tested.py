@@ -14,7 +14,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from polymodal import checkpoint
-from polymodal.data import TargetSpec
+from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.track import track
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.metrics import PredictionScores, Reliability
@@ -180,9 +180,15 @@ class Tested:
                 self.net(views, subset=subset, per_modality=per_modality, present=batch.present)
             ),
             inputs,
-            self._data.inputs,
+            self.inputs,
             batch.scored_at,
         )
+
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        """What the values of each modality mean."""
+        inputs: Mapping[str, InputSpec] = self._data.inputs
+        return inputs
 
     @property
     def gaps(self) -> bool:

@@ -17,7 +17,7 @@ from polymodal.runs.corrupted import score_corruptions, show_corruptions
 from polymodal.runs.evaluation import score_split
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
-from polymodal.runs.tested import scores_name, split_of
+from polymodal.runs.tested import Tested, scores_name, split_of
 from polymodal.scores import from_plain, known_scores
 from polymodal.sources import home, local
 from polymodal.tasks.protocol import Protocol
@@ -69,15 +69,15 @@ def validate(
         data, elsewhere = scenes_of(run, model, settings, split, root, protocol)
         file = scores_name(split, protocol, elsewhere)
         if corrupt is not None:
-            faults = chosen_corruptions(corrupt, data.inputs)
             file = corruptions_file(file)
-            scores = score_corruptions(model, data, split, run, faults, protocol, elsewhere)
-        elif subsets is None:
-            scores = score_split(model, data, split, run, protocol, elsewhere)
-        else:
-            chosen = chosen_subsets(subsets, list(data.inputs))
+            faults = chosen_corruptions(corrupt, data.inputs)
+            scores = score_corruptions(Tested(model, data, split, protocol, elsewhere), run, faults)
+        elif subsets is not None:
             file = subsets_file(file)
-            scores = score_subsets(model, data, split, run, chosen, protocol, elsewhere)
+            chosen = chosen_subsets(subsets, list(data.inputs))
+            scores = score_subsets(Tested(model, data, split, protocol, elsewhere), run, chosen)
+        else:
+            scores = score_split(model, data, split, run, protocol, elsewhere)
     if corrupt is None:
         _show(scores, protocol)
     else:

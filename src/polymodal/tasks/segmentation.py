@@ -99,7 +99,7 @@ class Segmentation(Task):
                 models.load_encoder_weights(plain, self.weights)
         self.net = self.fuse(plain, data.channels)
         check_gaps(self.net.fusion, data)
-        self.scores = Labels(self.target).scores([*self.net.branches, ENSEMBLE])
+        self.scores = self.output.scores([*self.net.branches, ENSEMBLE])
         # Not persistent: the weights are made again from the data, and a saved model needs none.
         self.register_buffer("class_weight", self._class_weight(data), persistent=False)
 

@@ -28,6 +28,7 @@ from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.images import as_picture, contact_sheet, truth_at, viewable
 from polymodal.tasks.optim import Optimiser
 from polymodal.tasks.outputs import Images
+from polymodal.tasks.several import output_of
 
 _LIMITS = {"discriminator_filters": at_least(1), "discriminator_factor": ABOVE_0, "l1_weight": FROM_0}
 
@@ -136,8 +137,8 @@ class Translation(Task):
         self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
-        scoring = {**self.scoring, "stretched": False}
-        self.scores = Images(self.target, scoring).scores([*self.net.branches, ENSEMBLE])
+        output = output_of(self.targets, {**self.output_settings, "stretched": False})
+        self.scores = output.scores([*self.net.branches, ENSEMBLE])
 
     def _arguments(self, data: Any) -> dict[str, Any]:
         """What the data says of the generator."""
