@@ -12,14 +12,19 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for what a test starts: each worker of the tests has one core
 
-# What the libraries hold stays for good: looked through again by every collection of garbage, it takes a fifteenth of
-# the time of the tests.
+# What the libraries hold stays for good: looked through again and again for garbage, it takes a tenth of the time of
+# the tests.
 gc.disable()
 
 
 def pytest_collection_finish():
     gc.freeze()
+    gc.set_threshold(5000)
     gc.enable()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # else bindings tell of every function that the interpreter leaves at its end
 
 
 # Examples run networks: a slow one is no defect, and the same examples every time keep the suite repeatable.
