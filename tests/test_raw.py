@@ -70,7 +70,8 @@ def test_class_maps_are_those_of_predict(size, root, tmp_path):
     """If this breaks, a device without Python sees other classes than the person who tested the model."""
     metadata = describe(data_of(root, size)) | {"training": FACTS}
     plain, file = (by_brightness(tmp_path / name, root, metadata=metadata) for name in ("plain.onnx", "net.onnx"))
-    specs, target, _ = read_model_description(metadata, plain)
+    specs, targets, _ = read_model_description(metadata, plain)
+    target = targets["target"]
     take_raw(file, specs, target, size)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["net.onnx", "plain.onnx"]
     assert Session(file).raw == {"rgb": "uint8", "depth": "uint16", "normal": "uint8", "bands": "float32"}
@@ -86,7 +87,8 @@ def test_a_file_that_predicts_otherwise_is_not_written(root, tmp_path, monkeypat
     metadata = describe(data_of(root, None)) | {"training": FACTS}
     file = by_brightness(tmp_path / "net.onnx", root, metadata=metadata)
     before = file.read_bytes()
-    specs, target, _ = read_model_description(metadata, file)
+    specs, targets, _ = read_model_description(metadata, file)
+    target = targets["target"]
     wrong = {name: replace(spec, mean=tuple(2 * one for one in spec.mean)) for name, spec in specs.items()}
     monkeypatch.setattr("polymodal.export.raw.resize_inputs", lambda raw, _, *rest: resize(raw, wrong, *rest))
     from polymodal.data import resize_inputs as resize
@@ -98,7 +100,8 @@ def test_a_file_that_predicts_otherwise_is_not_written(root, tmp_path, monkeypat
 
 def test_what_has_no_raw_form_is_refused(root, tmp_path, capsys):
     """If this breaks, a file takes numbers for something that they are not."""
-    specs, target, _ = read_model_description(describe(data_of(root, None)) | {"training": FACTS}, root)
+    specs, targets, _ = read_model_description(describe(data_of(root, None)) | {"training": FACTS}, root)
+    target = targets["target"]
     for wrong, message in (
         (replace(specs["depth"], stored=""), "depth: .*nothing known"),
         (replace(specs["depth"], stored="1-bit"), "depth: .*1-bit"),
