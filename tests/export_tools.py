@@ -42,7 +42,13 @@ def by_brightness(
         convolve(name, f"{name}.first", [[1 / spec.channels] * spec.channels, [0] * spec.channels], [-middle, 0])
         convolve(f"{name}.first", f"prediction_{name}", [[-1, outlier], [1, outlier]], [0, 0])
     predictions = [f"prediction_{name}" for name in scenes.inputs]
-    nodes.append(onnx.helper.make_node("Sum", predictions, ["prediction_ensemble"], "sum"))
+    constants.append(onnx.numpy_helper.from_array(np.float32(1 / len(predictions)), "weight"))
+    weighted = [f"{prediction}.weighted" for prediction in predictions]
+    nodes.extend(
+        onnx.helper.make_node("Mul", [one, "weight"], [made], made)
+        for one, made in zip(predictions, weighted, strict=True)
+    )
+    nodes.append(onnx.helper.make_node("Sum", weighted, ["prediction_ensemble"], "sum"))
 
     def port(name: str, channels: int) -> Any:
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", channels, "height", "width"])

@@ -112,11 +112,11 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--raw", action="store_true", help="takes images as they are stored, returns class numbers; onnx alone"
     )
-    export.add_argument("--int8", action="store_true", help="compute with 8 bits; onnx, and with --calibrate alone")
+    export.add_argument("--int8", action="store_true", help="compute with 8 bits; onnx or openvino, with --calibrate")
     export.add_argument(
         "--calibrate",
         metavar="DIR|SPLIT",
-        help="for --int8: train or val of the run's data, or the folder of another",
+        help="for --int8: train or val of the run's data, or the folder of another, or rooms",
     )
     export.add_argument("--images", type=int, metavar="N", help="for --int8: to calibrate with (64, or all of fewer)")
     export.add_argument(

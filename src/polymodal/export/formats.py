@@ -22,8 +22,11 @@ from polymodal.export.clipping import shapes_at_once
 from polymodal.export.comparison import Run, compare, remedy
 from polymodal.export.half import half_type, rounded, stored_in
 from polymodal.export.inputs import check_axes
+from polymodal.export.nncf_quantiser import NncfQuantiser
+from polymodal.export.openvino_file import EXTRA, run_openvino, write_openvino
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
+from polymodal.export.quantiser import Quantiser
 from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, needed_package, output_name
 from polymodal.export.settled import settled
@@ -156,6 +159,8 @@ class Format(ABC):
     """The extra of polymodal that installs them."""
     half: ClassVar[bool] = True
     """Whether weights may have 16 bits."""
+    quantiser: ClassVar[type[Quantiser] | type[NncfQuantiser] | None] = None
+    """What makes a file in 8 bits of an ONNX file; None where there is nothing that does."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -182,6 +187,7 @@ class Onnx(Format):
     ending = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     extra = "export"
+    quantiser = Quantiser
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
@@ -238,8 +244,9 @@ class OpenVino(Format):
     ending = ".xml"
     beside = (".bin",)
     packages = (*Onnx.packages, "openvino")
-    extra = "openvino"
+    extra = EXTRA
     half = False
+    quantiser = NncfQuantiser
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
@@ -247,16 +254,8 @@ class OpenVino(Format):
         with workplace(file.with_suffix(Onnx.ending)) as place:
             onnx = place / "network.onnx"
             Onnx().write(program, onnx, description)
-            model = openvino.convert_model(onnx)
-        model.set_rt_info(json.dumps(description), [DESCRIPTION])
-        openvino.save_model(model, file, compress_to_fp16=False)
-        compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-        def run(images: dict[str, Tensor]) -> dict[str, Any]:
-            found = compiled({name: image.numpy() for name, image in images.items()})
-            return {name: found[output_name(name)] for name in description["outputs"]}
-
-        return run
+            write_openvino(openvino.convert_model(onnx), file, description)
+        return run_openvino(file, description["outputs"])
 
 
 def _simplify(made: Any) -> None:

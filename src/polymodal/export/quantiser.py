@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from polymodal import processor
 from polymodal.data.track import track
 from polymodal.errors import ExportError
 from polymodal.export.reason import first_line
-from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, INT8, SAFE_BITS, needed_package
+from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, INT8, SAFE_BITS, Session, needed_package
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights, most of the work: what may be kept in float by name."""
@@ -35,10 +35,13 @@ class Quantiser:
     Attributes:
         layers: The names of the layers that can be quantised, in the order in which they run.
         weight_bits: How many bits of the weights are used.
+        packages: What has to be installed beside those of the format.
 
     Raises:
         ExportError: There are no images, or ONNX Runtime cannot quantise the network.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, file: Path, images: Iterable[Images], place: Path) -> None:
         self._onnx = needed_package("onnx", "quantising", "export")
@@ -72,21 +75,28 @@ class Quantiser:
         nodes = self._onnx.load(self._plain, load_external_data=False).graph.node
         self.layers: tuple[str, ...] = tuple(node.name for node in nodes if node.op_type in LAYERS)
 
-    def write(self, path: Path, in_float: Collection[str] = ()) -> None:
+    def write(self, path: Path, in_float: Collection[str] = ()) -> list[str]:
         """Write the network in 8 bits.
 
         Args:
             path: The file.
             in_float: The names of layers that stay in float.
 
+        Returns:
+            The names of files that have to lie beside it: none.
+
         Raises:
             ExportError: ONNX Runtime cannot quantise it.
         """
         model = self._quantised(exclude=list(in_float))
         entry = next(entry for entry in model.metadata_props if entry.key == DESCRIPTION)
-        how = {"weight_bits": self.weight_bits, "images": self._images, "in_float": list(in_float)}
-        entry.value = json.dumps(json.loads(entry.value) | {"format": DESCRIPTION_FORMAT, INT8: how})
+        entry.value = described_in_8_bits(entry.value, self.weight_bits, self._images, in_float)
         self._onnx.save(model, path)
+        return []
+
+    def opened(self, path: Path) -> Session:
+        """What runs a file that was written."""
+        return Session(path)
 
     def by_sensitivity(self, images: Sequence[Images]) -> list[str]:
         """The layers, first those that move the predictions most when they alone are in 8 bits.
@@ -128,6 +138,19 @@ class Quantiser:
         runtime = needed_package("onnxruntime", "quantising", "export")
         session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return [prediction for image in images for prediction in session.run(None, dict(image))]
+
+
+def described_in_8_bits(description: str, weight_bits: int, images: int, in_float: Collection[str]) -> str:
+    """What a file in 8 bits says of itself, in JSON.
+
+    Args:
+        description: Of the network in float.
+        weight_bits: How many bits of the weights are used.
+        images: How many the ranges are taken from.
+        in_float: The names of layers that stay in float.
+    """
+    how = {"weight_bits": weight_bits, "images": images, "in_float": list(in_float)}
+    return json.dumps(json.loads(description) | {"format": DESCRIPTION_FORMAT, INT8: how})
 
 
 class _Reader:

@@ -7,8 +7,9 @@ from typing import Any
 
 from polymodal import checkpoint, export
 from polymodal.errors import ExportError
-from polymodal.export.formats import Onnx, format_for
+from polymodal.export.formats import FORMATS, Onnx, format_for
 from polymodal.export.raw import stored_types, take_raw
+from polymodal.export.session import needed_package
 from polymodal.files import half_published, publish, require_new, workplace
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.quantised import Calibration, Quantisation, write_quantised
@@ -50,8 +51,8 @@ def export_model(
         ExportError: The network or the format does not allow it; nothing is written then.
         OSError: The file cannot be written.
     """
-    if quantisation is not None and format != Onnx.name:
-        raise ExportError(f"--int8: format {format} is written in float alone. Give --format {Onnx.name} for 8 bits.")
+    if quantisation is not None:
+        _check_quantiser(format)
     if raw and format != Onnx.name:
         raise ExportError(f"--raw: format {format} takes normalised images alone. Give --format {Onnx.name}.")
     kind = format_for(format, out)
@@ -65,8 +66,10 @@ def export_model(
     net = checkpoint.load(folder)
     plain = export.absorb(net, size=size) if absorbed else net
     if calibration is not None:
-        said = write_quantised(plain, out, calibration, size, metadata, finish)
-        written = f"{_written([out])}, {said}"
+        assert kind.quantiser is not None
+        said = write_quantised(plain, out, calibration, size, metadata, finish, kind.quantiser)
+        beside = [out.with_suffix(ending) for ending in kind.beside]
+        written = f"{_written([out, *beside])}, {said}"
     elif raw:
         with workplace(out) as place:
             export.save(plain, place / out.name, size=size, metadata=metadata, weights=weights)
@@ -95,6 +98,22 @@ def _taking_raw(metadata: Any, folder: Path) -> Callable[[Path], None]:
     [target] = targets.values()
     stored_types(specs, target)
     return partial(take_raw, specs=specs, target=target, size=size)
+
+
+def _check_quantiser(format: str) -> None:
+    """Refuse 8 bits where the format has none, or a package for them is missing.
+
+    Raises:
+        ExportError: With the remedy.
+    """
+    kind = FORMATS.get(format)
+    if kind is None:  # refused by its name elsewhere
+        return
+    if kind.quantiser is None:
+        able = " or ".join(name for name, other in FORMATS.items() if other.quantiser is not None)
+        raise ExportError(f"--int8: format {format} is written in float alone. Give --format {able} for 8 bits.")
+    for package in kind.quantiser.packages:
+        needed_package(package, f"--int8 in format {format}", kind.extra)
 
 
 def _as_it_is(file: Path) -> None:

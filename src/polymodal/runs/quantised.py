@@ -13,6 +13,8 @@ from polymodal import checkpoint, export
 from polymodal.data import FolderData, FolderDataset
 from polymodal.data.track import track
 from polymodal.errors import ConfigError, DataError, ExportError
+from polymodal.export.comparison import Run
+from polymodal.export.nncf_quantiser import NncfQuantiser
 from polymodal.export.quantiser import Images, Quantiser
 from polymodal.files import publish, workplace
 from polymodal.runs.tested import naming, size_of_truth
@@ -137,20 +139,24 @@ class Calibration:
         for index in track(chosen, "images for calibration", count):
             yield {name: image[None].numpy() for name, image in self._samples[int(index)]["inputs"].items()}
 
-    def scored(self, file: Path, what: str) -> dict[str, float]:
+    def scored(self, run: Run, outputs: Sequence[str], what: str) -> dict[str, float]:
         """The score that counts of every prediction of a file, on the split for validation.
+
+        Args:
+            run: What runs it.
+            outputs: The names of its predictions.
+            what: What is measured, for people.
 
         Raises:
             DataError: The file cannot take a sample; with its key.
         """
-        session = export.Session(file)
-        counts = self.output.scores(session.outputs)
+        counts = self.output.scores(outputs)
         loader = self.data.val_dataloader()
         with torch.inference_mode():
             for batch in track(loader, f"scores in {what}", len(loader)):
                 truth = self.output.truth(batch, next(iter(batch["inputs"].values())).shape[-2:])
                 with naming(batch["key"]):
-                    found = session(batch["inputs"])
+                    found = run(batch["inputs"])
                 for name, prediction in found.items():
                     counts.update(name, output_at(torch.from_numpy(prediction), size_of_truth(truth)), *truth)
         return {name: float(figures[self.score.key]) for name, figures in counts.compute().items()}
@@ -168,6 +174,7 @@ def write_quantised(
     size: tuple[int, int] | None,
     metadata: Mapping[str, Any],
     finish: Callable[[Path], None],
+    make: type[Quantiser] | type[NncfQuantiser] = Quantiser,
 ) -> str:
     """Write a network in 8 bits, of which no prediction scores worse than in float by more than was allowed.
 
@@ -175,11 +182,12 @@ def write_quantised(
 
     Args:
         net: As `export.save` takes it.
-        out: The .onnx file.
+        out: The file.
         calibration: The data.
         size: As `export.save` takes it.
         metadata: Likewise.
         finish: What is done to the file before it takes its place.
+        make: What quantises, see `Format.quantiser`.
 
     Returns:
         How it was quantised and what was scored, for people.
@@ -192,30 +200,32 @@ def write_quantised(
     with workplace(out) as place:
         plain, file = place / "float.onnx", place / out.name
         export.save(net, plain, size=size, metadata=metadata)
-        quantiser = Quantiser(plain, calibration.inputs(calibration.images), place)
-        expected = calibration.scored(plain, "float")
+        quantiser = make(plain, calibration.inputs(calibration.images), place)
+        session = export.Session(plain)
+        expected = calibration.scored(session, session.outputs, "float")
         kept: Sequence[str] = ()
-        quantiser.write(file)
-        found = calibration.scored(file, "int8")
+        beside = quantiser.write(file)
+        found = calibration.scored(quantiser.opened(file), session.outputs, "int8")
         first = found
         if not calibration.lost(found, expected) <= calibration.max_drop:
             worst = quantiser.by_sensitivity([*calibration.inputs(min(LOOKED_AT, calibration.images))])
             for count in takewhile(lambda count: count < len(worst), KEPT):
                 kept = worst[:count]
                 quantiser.write(file, kept)
-                found = calibration.scored(file, f"int8, {count} in float")
+                found = calibration.scored(quantiser.opened(file), session.outputs, f"int8, {count} in float")
                 if calibration.lost(found, expected) <= calibration.max_drop:
                     break
             else:
+                tried = f"and with {len(kept)} of {len(worst)} layers in float"
                 raise ExportError(
                     f"int8: in 8 bits the {calibration.score.name} is {_listed(first, expected, calibration.score)}, "
-                    f"and with {len(kept)} of {len(worst)} layers in float "
-                    f"{_listed(found, expected, calibration.score)}, where {calibration.max_drop:g} less is allowed. "
+                    f"{f'{tried} {_listed(found, expected, calibration.score)}, ' if kept else ''}"
+                    f"where {calibration.max_drop:g} less is allowed. "
                     "Nothing was written. Calibrate with more images (--images), allow more (--max-drop), or export it "
                     "in float."
                 )
         finish(file)
-        publish(place, out.name)
+        publish(place, *beside, out.name)
     said = (
         f"in 8 bits ({quantiser.weight_bits} of the weights), ranges of {calibration.images} images; "
         f"{calibration.score.name} on {calibration.data.val_split}, float to int8: "
