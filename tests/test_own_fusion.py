@@ -15,7 +15,7 @@ from polymodal import Exchange, Fusion, fuse, load, models
 from polymodal.cli import main
 from polymodal.errors import CheckpointError, ExportError, FusionError
 from polymodal.export import absorb
-from polymodal.fusion import NormFusion, base
+from polymodal.fusion import NormFusion, base, make_fusion
 from polymodal.runs.training import recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-fusion.md").read_text(encoding="utf-8")
@@ -122,6 +122,7 @@ def test_names_of_the_package_and_settings_that_cannot_be_saved_are_refused():
     """If this breaks, a model is saved under the name of another fusion, or without its settings."""
     with pytest.raises(FusionError, match=r"polymodal\.fusion\.exchange\.Exchange"):
         type("Exchange", (Exchange,), {})
+    assert make_fusion("exchange") == Exchange()  # the refused class, which is still in memory, is not known
 
     class Mine(Exchange):
         pass

@@ -5,11 +5,11 @@ Names are refused, never changed: a name that was mended could be that of anothe
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 from unicodedata import normalize
 
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError
 
 LONGEST = 200
 """Letters of a name; most file systems take 255 bytes, endings and what is put around the name among them."""
@@ -92,3 +92,19 @@ def twins(names: Iterable[str]) -> tuple[str, str] | None:
             return seen[known], name
         seen[known] = name
     return None
+
+
+def register(known: MutableMapping[str, type], cls: type) -> None:
+    """Make a class known by its own `name`; one that was defined again, as in a notebook, takes its former place.
+
+    Raises:
+        ConfigError: The class has no `name` of its own, or another class has that name.
+    """
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    name = vars(cls).get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f'{path}: has no name of its own; give the class one, such as name = "mine".')
+    taken = known.get(name)
+    if taken is not None and (there := f"{taken.__module__}.{taken.__qualname__}") != path:
+        raise ConfigError(f"{path}: the name {name!r} is that of {there}; give the class another one.")
+    known[name] = cls

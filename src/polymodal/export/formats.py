@@ -35,6 +35,7 @@ from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
 from polymodal.locks import LOCK
 from polymodal.multimodal import Multimodal
+from polymodal.names import register
 from polymodal.nn.ensemble import main_output
 
 ENSEMBLE = "ensemble"
@@ -164,7 +165,7 @@ class Format(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        FORMATS[cls.name] = cls
+        register(FORMATS, cls)
 
     @abstractmethod
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:

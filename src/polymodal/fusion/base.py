@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 
@@ -49,6 +50,10 @@ class Plan:
 
     install: Callable[[nn.Module, Roster], None]
     merged: frozenset[str] = frozenset()
+
+
+_KNOWN: WeakValueDictionary[str, type["Fusion"]] = WeakValueDictionary()
+"""By their paths. A class that was refused is not among them, as it would be among `__subclasses__` for a while."""
 
 
 class Fusion(ABC):
@@ -136,17 +141,17 @@ class Fusion(ABC):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if not is_own(cls):
-            return
-        if "name" not in vars(cls):
-            cls.name = cls.__name__.lower()
-        named = {getattr(known, "name", None): known for known in _subclasses(Fusion) if not is_own(known)}
-        taken = named.get(cls.name)
-        if taken is not None:
-            raise FusionError(
-                f"{class_path(cls)}: the name {cls.name!r} is that of {class_path(taken)}; give the class another "
-                '`name`, such as name: ClassVar[str] = "mine".'
-            )
+        if is_own(cls):
+            if "name" not in vars(cls):
+                cls.name = cls.__name__.lower()
+            taken = next((known for known in known_fusions() if known.name == cls.name and not is_own(known)), None)
+            if taken is not None:
+                raise FusionError(
+                    f"{class_path(cls)}: the name {cls.name!r} is that of {class_path(taken)}; give the class another "
+                    '`name`, such as name: ClassVar[str] = "mine".'
+                )
+        if hasattr(cls, "name"):
+            _KNOWN[class_path(cls)] = cls
 
     def as_config(self) -> dict[str, Any]:
         """The settings as a plain dict, with the fusion's `name`, and its `class_path` where the class is your own.
@@ -194,12 +199,7 @@ def class_path(fusion: type[Fusion]) -> str:
 
 def known_fusions() -> list[type[Fusion]]:
     """Every class of fusions with a name; of those that were defined again, as in a notebook, the last one."""
-    return list({class_path(known): known for known in _subclasses(Fusion) if hasattr(known, "name")}.values())
-
-
-def _subclasses(fusion: Any) -> list[type[Fusion]]:
-    direct: list[type[Fusion]] = fusion.__subclasses__()
-    return [known for below in direct for known in (below, *_subclasses(below))]
+    return list(_KNOWN.values())
 
 
 def select(

@@ -7,7 +7,7 @@ from typing import Any
 
 from polymodal import checkpoint, export
 from polymodal.errors import ExportError
-from polymodal.export.formats import FORMATS, Onnx, format_for
+from polymodal.export.formats import FORMATS, Format, Onnx, format_for
 from polymodal.export.raw import stored_types, take_raw
 from polymodal.export.session import needed_package
 from polymodal.files import half_published, publish, require_new, workplace
@@ -56,6 +56,8 @@ def export_model(
     if raw and format != Onnx.name:
         raise ExportError(f"--raw: format {format} takes normalised images alone. Give --format {Onnx.name}.")
     kind = format_for(format, out)
+    if quantisation is not None:
+        _check_packages(kind)
     for ending in (kind.ending, *kind.beside):
         if not half_published(out):
             require_new(out.with_suffix(ending))
@@ -101,10 +103,10 @@ def _taking_raw(metadata: Any, folder: Path) -> Callable[[Path], None]:
 
 
 def _check_quantiser(format: str) -> None:
-    """Refuse 8 bits where the format has none, or a package for them is missing.
+    """Refuse 8 bits where the format has none.
 
     Raises:
-        ExportError: With the remedy.
+        ExportError: With the formats that have.
     """
     kind = FORMATS.get(format)
     if kind is None:  # refused by its name elsewhere
@@ -112,8 +114,16 @@ def _check_quantiser(format: str) -> None:
     if kind.quantiser is None:
         able = " or ".join(name for name, other in FORMATS.items() if other.quantiser is not None)
         raise ExportError(f"--int8: format {format} is written in float alone. Give --format {able} for 8 bits.")
-    for package in kind.quantiser.packages:
-        needed_package(package, f"--int8 in format {format}", kind.extra)
+
+
+def _check_packages(kind: Format) -> None:
+    """Refuse 8 bits where a package for them is missing.
+
+    Raises:
+        ExportError: With the remedy.
+    """
+    for package in kind.quantiser.packages if kind.quantiser else ():
+        needed_package(package, f"--int8 in format {kind.name}", kind.extra)
 
 
 def _as_it_is(file: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from polymodal.data import TargetSpec
 from polymodal.errors import ConfigError
 from polymodal.metrics import PredictionScores, Reliability
+from polymodal.names import register
 from polymodal.tasks.protocol import Protocol
 
 OUTPUTS: dict[str, type["Output"]] = {}
@@ -39,7 +40,7 @@ class Output(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        OUTPUTS[cls.name] = cls
+        register(OUTPUTS, cls)
 
     @property
     def parts(self) -> Mapping[str, "Output"]:

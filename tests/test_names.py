@@ -1,0 +1,27 @@
+"""If these break, a class of a user stands in for one of the package, and every model is scored or written by it."""
+
+import pytest
+
+from polymodal.errors import ConfigError
+from polymodal.export.formats import FORMATS, Onnx
+from polymodal.tasks.output import OUTPUTS
+from polymodal.tasks.outputs import Labels
+
+
+@pytest.mark.parametrize(("known", "parent"), [(OUTPUTS, Labels), (FORMATS, Onnx)])
+def test_a_class_without_a_name_of_its_own_does_not_take_its_parents(known, parent):
+    before = dict(known)
+    with pytest.raises(ConfigError, match=r"abc\.Nameless: has no name of its own"):
+        type("Nameless", (parent,), {})
+    assert known == before
+
+
+@pytest.mark.parametrize(("known", "parent"), [(OUTPUTS, Labels), (FORMATS, Onnx)])
+def test_a_name_is_of_one_class_but_a_cell_of_a_notebook_may_be_run_again(known, parent):
+    before = dict(known)
+    with pytest.raises(ConfigError, match=f"Thief: the name '{parent.name}' is that of .*{parent.__name__}; give"):
+        type("Thief", (parent,), {"name": parent.name})
+    assert known == before
+    first, second = (type("Mine", (parent,), {"name": "mine-alone"}) for _ in range(2))
+    assert known.pop("mine-alone") is second is not first
+    assert known == before
