@@ -10,7 +10,18 @@ from torch import nn
 
 from core_tools import assert_equal, assert_same_state, images, randomize_norms, small
 from fixtures_data import make_folder
-from polymodal import CheckpointError, ConfigError, FusionError, Multimodal, fuse, join, load, save, take_over
+from polymodal import (
+    CheckpointError,
+    ConfigError,
+    FusionError,
+    Multimodal,
+    fuse,
+    join,
+    load,
+    save,
+    sources,
+    take_over,
+)
 from polymodal.data import TargetSpec
 from polymodal.models import create
 from polymodal.run_folder import START
@@ -191,11 +202,13 @@ def task(
     return made
 
 
-def test_a_task_starts_from_a_model_and_anew_where_the_classes_are_others(trained):
+def test_a_task_starts_from_a_model_and_anew_where_the_classes_are_others(trained, monkeypatch):
     """If this breaks, `--model.start_from` trains from nothing, or keeps a last layer that means other classes."""
-    same = task(trained).net
-    assert same.taken_over.anew == {}
-    assert_same_state(same, load(trained))
+    monkeypatch.setattr(sources, "_ZOO", trained.parent)
+    for where in (trained, trained.name):
+        same = task(where).net
+        assert same.taken_over.anew == {}
+        assert_same_state(same, load(trained))
     more = task(trained, ("a", "c", "b"), CHANNELS | {"thermal": 1}, start_like={"thermal": "depth"}).net
     assert set(more.taken_over.anew) == {"head.weight", "head.bias"}
     assert more.taken_over.like == {"rgb": "rgb", "depth": "depth", "thermal": "depth"}
@@ -211,7 +224,10 @@ def test_a_task_starts_from_a_model_and_anew_where_the_classes_are_others(traine
         ),
         ({"start_from": None, "start_like": {"thermal": "depth"}}, "start_like: there is no model"),
         ({"weights": "imagenet"}, "weights: 'imagenet' would be replaced"),
-        ({"start_from": "nowhere"}, "no such folder"),
+        (
+            {"start_from": "nowhere"},
+            r"--model\.start_from: nowhere is no model folder.* the name of a model",
+        ),
         ({"start_like": {"lidar": "depth"}}, "no modality 'lidar'"),
     ],
     ids=str,

@@ -82,8 +82,9 @@ class Task(LightningModule):
         speed: How the training of the network runs, without changing what is trained beyond rounding: "auto", "off" for
             debugging, or "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The
             precision is the trainer's.
-        start_from: The folder of a run or model of the same network and fusion that the training starts from; classes,
-            modalities and sizes may be others. What was taken over is printed, and kept in the run.
+        start_from: A run or model, of the same network and fusion, that the training starts from: its folder, the name
+            of one that comes with the package, or an address on the Hub; classes, modalities and sizes may be others.
+            What was taken over is printed, and kept in the run.
         start_like: For modalities that it does not know: the one that each starts like, such as {thermal: depth}.
 
     Attributes:

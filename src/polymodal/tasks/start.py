@@ -1,7 +1,6 @@
 """A training that starts from a trained model: of the same network and fusion, for other data perhaps."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from polymodal import checkpoint
@@ -35,7 +34,7 @@ def start(
 
     Args:
         net: The network; it is changed.
-        folder: The run or model folder.
+        folder: The run or model: its folder, or whatever else `checkpoint.load` takes.
         network: The name of the plain network.
         targets: What it is to predict, by name.
         like: See `take_over`.
@@ -45,9 +44,10 @@ def start(
         ConfigError: The recipe names another network or fusion than the model has.
     """
     where = f"--model.start_from {folder}"
-    if not Path(folder).is_dir():
-        raise CheckpointError(f"{where}: there is no such folder. Give the folder of a finished run, or of a model.")
-    config = checkpoint.read_config(folder)
+    try:
+        config = checkpoint.read_config(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"--model.start_from: {error}") from error
     spec = config.get("network")
     if spec is None:
         raise CheckpointError(f"{where}: it does not say how to make its network. Load it in Python, and train there.")
