@@ -460,12 +460,12 @@ def test_free_sizes_of_a_file_have_names(files):
 
 
 def test_sizes_in_steps_have_names():
-    """If this breaks, what a network makes of its image's height has a name that nothing explains."""
+    """If this breaks, what a network makes of its image's height has a name that nothing explains, or is not written."""
     need("onnx")
     import onnx_ir as ir
 
     def value(name: str, *shape: int | str) -> ir.Value:
-        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        return ir.Value(name=name, shape=ir.Shape(shape, frozen=True), type=ir.TensorType(ir.DataType.FLOAT))
 
     image, made = value("image", "s42", 3, "32*h", "32*w"), value("made", "2*s42", 5, "8*h", 7)
     node = ir.Node("", "Identity", [image], outputs=[made])

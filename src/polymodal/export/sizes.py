@@ -24,11 +24,13 @@ def name_sizes(model: Any) -> None:
             within[multiple[2]] = f"({word}/{multiple[1]})"
     values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
     for value in values:
-        for axis, dim in enumerate(value.shape or ()):
+        if value.shape is None:
+            continue
+        named = value.shape.copy()  # a shape that several values share cannot be changed
+        for axis, dim in enumerate(value.shape):
             if said := _symbol(dim):
-                value.shape[axis] = words.get(said) or re.sub(
-                    r"\w+", lambda found: within.get(found[0], found[0]), said
-                )
+                named[axis] = words.get(said) or re.sub(r"\w+", lambda found: within.get(found[0], found[0]), said)
+        value.shape = named
 
 
 def _symbol(dim: Any) -> str:
