@@ -460,7 +460,7 @@ def test_free_sizes_of_a_file_have_names(files):
 
 
 def test_sizes_in_steps_have_names():
-    """If this breaks, what a network makes of its image's height has a name that nothing explains, or is not written."""
+    """If this breaks, what a network makes of its image's height has a name that nothing explains, or no file."""
     need("onnx")
     import onnx_ir as ir
 
