@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from core_tools import assert_equal, images
 from polymodal import Exchange, Multimodal, fuse
 from polymodal.errors import ExportError
-from polymodal.export import absorb
+from polymodal.export import Session, absorb, save
 
 NAMES = ("a", "b", "c")
 
@@ -105,3 +105,52 @@ def test_network_of_one_size_is_refused_at_others_with_the_remedy():
     net = fused(swin(img_size=32), {"a": 3, "b": 3})
     with pytest.raises(ExportError, match=r"SwinTransformer has no static graph for images of every size.*--size"):
         absorb(net)
+
+
+class Mit(nn.Sequential):
+    """A mix transformer, the encoder of SegFormer, and a head on its last stage."""
+
+    def __init__(self) -> None:
+        from segmentation_models_pytorch.encoders.mix_transformer import MixVisionTransformerEncoder
+
+        small = {"embed_dims": [8, 16, 16, 16], "num_heads": [1, 2, 2, 2], "depths": [1] * 4, "mlp_ratios": [2] * 4}
+        encoder = MixVisionTransformerEncoder(
+            out_channels=(3, 0, 8, 16, 16, 16), depth=3, sr_ratios=[4, 2, 1, 1], qkv_bias=True, **small
+        )
+        super().__init__(encoder, nn.Conv2d(16, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x)[-1])
+
+
+def convnext() -> nn.Module:
+    import timm
+
+    return timm.create_model("test_convnext", depths=(1,) * 4, dims=(8, 8, 16, 16), num_classes=3)
+
+
+def free_swin() -> nn.Module:
+    """One whose windows are laid anew at each size, and padded where they do not fit."""
+    return swin(img_size=32, strict_img_size=False)
+
+
+SIZES = [(36, 36), (64, 64), (72, 200), (160, 96), (204, 60)]
+"""Squares, both ways of lying, and sides that neither strides nor windows divide."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "folded"),
+    [(convnext, False), (convnext, True), (Mit, False), (Mit, True), (free_swin, False)],  # a folded Swin takes minutes
+)
+def test_files_are_right_at_five_sizes(network, folded, tmp_path):
+    """If this breaks, the file of a ConvNeXt, a MiT or a Swin predicts something else at sizes nobody looked at."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'polymodal[export]'")
+    net = fused(network(), {"a": 3, "b": 3}, Exchange(share=0.4)).float()
+    session = Session(save(absorb(net) if folded else net, tmp_path / "net.onnx")[0], threads=1)
+    for batch, size in enumerate(SIZES, 1):
+        inputs = {name: image.float() for name, image in images(net.modalities, batch, 3, *size).items()}
+        with torch.no_grad():
+            expected = net(inputs)
+        got = [torch.from_numpy(array) for array in session(inputs).values()]
+        assert_equal(got, [*expected.per_modality.values(), expected.ensemble], 1e-4, str(size))

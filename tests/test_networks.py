@@ -43,3 +43,9 @@ def test_each_modality_has_the_plain_networks_predictions(sweep, name):
 def test_what_mixes_the_batch_is_refused_by_name(sweep):
     """If this breaks, modalities leak into each other through an attention over the batch."""
     assert "'stages.0.0.attn.attn.norm2' (LayerNorm)" in sweep.look("timm/csatv2").refused
+
+
+def test_page_is_read_as_it_was_written(sweep):
+    """If this breaks, who exports one network loses what docs/networks.md says of the others."""
+    page = sweep.PAGE.read_text()
+    assert sweep.page(list(sweep.said_by(page).values())) == page

@@ -11,6 +11,8 @@ modality's norms, in float64. About half an hour on one core. transformers and m
 
 With `--exports`, each of them is written as an ONNX file, which is compared with the network at several sizes: for
 images of every size, or else of the one that it was made for. That takes from ten seconds to minutes of a core each.
+
+What docs/networks.md says of networks that are not in the file stays, and need not be looked at again to be exported.
 """
 
 import argparse
@@ -32,7 +34,8 @@ from polymodal import ExportError, FusionError, export, fuse, inspect
 from polymodal.nn import PrivateNorm
 
 MODALITIES = ("one", "other")
-TOLERANCE = 1e-9
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
+"""What is known of networks."""
 
 PATIENCE = 300
 """Seconds of processor time that an export may take."""
@@ -174,21 +177,38 @@ def page(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def said_by(text: str) -> dict[str, Row]:
+    """The rows of a page that `page` wrote, as exact as it says them; pages had no column of exports once."""
+    rows, library = {}, ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            library = line.removeprefix("## ").partition(":")[0]
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not library or not cells or cells[0] in ("network", "---"):
+            continue
+        name, norms, sites, exact, exports = (*cells, "")[:5]
+        refused = exact.removeprefix("refused: ") if exact.startswith("refused: ") else ""
+        row = Row(f"{library}/{name}", norms, sites, None if refused else float(exact), refused)
+        rows[row.network] = replace(row, exports="" if exports == "not tried" else exports)
+    return rows
+
+
 def main() -> None:
     """Look at what is asked for, or at all that is not known yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="names such as timm/resnet18; all if none is given")
     parser.add_argument("--cache", type=Path, help="a file with a line for each network, which is added to")
-    parser.add_argument("--exports", action="store_true", help="export those of the file for which that is not known")
-    parser.add_argument("--page", type=Path, help="write the table of what the file knows, and look at nothing")
+    parser.add_argument("--exports", action="store_true", help="export those for which that is not known")
+    parser.add_argument("--page", type=Path, help="write the table of what is known, and look at nothing")
     parsed = parser.parse_args()
     lines = parsed.cache.read_text().splitlines() if parsed.cache is not None and parsed.cache.is_file() else []
-    known = {row.network: row for row in (Row(**json.loads(line)) for line in lines)}
+    looked = {row.network: row for row in (Row(**json.loads(line)) for line in lines)}
+    known = said_by(PAGE.read_text()) | looked
     if parsed.page is not None:
         parsed.page.write_text(page([known[name] for name in NETWORKS if name in known]))
         return
     warnings.simplefilter("ignore")
-    left = [name for name in NETWORKS if name not in known]
+    left = [name for name in NETWORKS if name not in looked]
     if parsed.exports:
         left = [
             name for name in NETWORKS if name in known and known[name].exact is not None and not known[name].exports
