@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from core_tools import assert_equal, assert_same_state, images, randomize_norms
 from polymodal import Exchange, cost, fuse, models
 from polymodal.errors import DataError, ExportError
-from polymodal.export import Absorbed, absorb, saving
+from polymodal.export import Absorbed, absorb, save, saving
 from polymodal.export.clipping import shapes_at_once
 from polymodal.fusion import FUSIONS, Aggregation, Fusion, NoFusion, RandomExchange
 from polymodal.fusion.aggregation import Operation
@@ -353,3 +353,23 @@ def test_the_shape_of_what_is_clipped_is_known_while_tracing_alone():
     assert dict(decomposition_table) == before
     assert torch.ops.aten.hardtanh.default in {node.target for node in graph.graph.nodes}
     assert torch.equal(graph.module()(torch.full((3, 3), 7.0)), torch.full((3, 3), 6.0))
+
+
+class Placed(nn.Sequential):
+    """Adds where each row lies, in a tensor that it makes on the device of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        return x + torch.arange(x.shape[2], device=x.device)[:, None]
+
+
+def test_what_a_graph_makes_is_made_where_the_network_is(tmp_path):
+    """If this breaks, an absorbed Swin, which makes masks for each size, cannot be exported or moved."""
+    network = Placed(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4))
+    net = randomize_norms(fuse(network, {"a": 2, "b": 2}, Exchange(share=0.5), sites="1")).eval()
+    absorbed = absorb(net)
+    inputs = {name: image.float() for name, image in images(net.modalities, 1, 2, 8, 12).items()}
+    elsewhere = copy.deepcopy(absorbed).to("meta")
+    assert elsewhere({name: image.to("meta") for name, image in inputs.items()}).ensemble.is_meta
+    assert_equal(absorbed(inputs).ensemble, net(inputs).ensemble, 1e-4)
+    assert save(absorbed, tmp_path / "net.pt2", format="pt2")

@@ -5,7 +5,7 @@ at every image, and channels that nobody reads are not computed.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -149,6 +149,16 @@ class Absorbed(nn.Module):
         if not self.outputs:
             return Prediction({}, streams[0], self.weights)
         return Prediction(dict(zip(self.outputs, streams, strict=True)), self._ensemble(streams), self.weights)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Absorbed":
+        """Let what the graph makes anew, such as a mask, be made where its weights went."""
+        super()._apply(fn, recurse)
+        device = next(tensor.device for tensor in (*self.graph.parameters(), *self.graph.buffers(), self.weights))
+        for node in self.graph.graph.nodes:
+            if "device" in node.kwargs:
+                node.update_kwarg("device", device)
+        self.graph.recompile()
+        return self
 
     def _ensemble(self, streams: Sequence[Any]) -> Any:
         """The weighted sum of the predictions, in the form that each of them has (CEN eq. 4)."""
