@@ -34,6 +34,8 @@ from polymodal import ExportError, FusionError, export, fuse, inspect
 from polymodal.nn import PrivateNorm
 
 MODALITIES = ("one", "other")
+TOLERANCE = 1e-9
+
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 """What is known of networks."""
 
