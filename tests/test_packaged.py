@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 import polymodal
 from docs_tools import ROOT
 from fixtures_data import make_folder
-from polymodal import Predictor, checkpoint, sources
+from polymodal import Predictor, checkpoint, export, sources
 from polymodal.cli import main
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.runs.validate import validate
@@ -115,6 +116,16 @@ def test_every_packaged_model_says_what_it_takes_and_is_computed_with_32_bits():
         assert predictor.modalities["depth"].invalid == 0
         assert {tensor.dtype for tensor in net.state_dict().values()} <= {torch.float32, torch.int64, torch.bool}
         assert f"## {name}" in (ROOT / "docs" / "models.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rooms", "nyudv2-39"])
+def test_a_packaged_model_is_absorbed_and_exported_within_a_minute(name, tmp_path):
+    """If this breaks, an export seems to hang: with the padding of TensorFlow one took more than 8 minutes."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'polymodal[export]'")
+    began = time.process_time()
+    export.save(export.absorb(polymodal.load(name)), tmp_path / "net.onnx")
+    assert time.process_time() - began < 60
 
 
 @pytest.mark.slow
