@@ -18,6 +18,7 @@ What docs/networks.md says of networks that are not in the file stays, and need 
 import argparse
 import copy
 import json
+import re
 import signal
 import tempfile
 import time
@@ -105,21 +106,21 @@ def leaves(name: str) -> str:
     net = fuse(plain.eval(), MODALITIES, None)
     _tell_apart(net)
     signal.signal(signal.SIGPROF, _give_up)
-    reason = ""
+    reasons = []
     with tempfile.TemporaryDirectory() as folder:
         for size in (None, (shape[1], shape[-1])):
             signal.setitimer(signal.ITIMER_PROF, PATIENCE)
             try:
                 export.save(net, Path(folder) / "net.onnx", size=size)
             except ExportError as error:
-                reason = reason or _first(error)
+                reasons.append(_first(error))
             except _TooLong:
-                reason = reason or f"still at work after {PATIENCE} s"
+                reasons.append(f"still at work after {PATIENCE} s")
             else:
-                return f"at one size: {reason}" if reason else "yes"
+                return f"at one size: {reasons[0]}" if reasons else "yes"
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
-    return f"no: {reason}"
+    return f"no: {reasons[-1]}"
 
 
 def _give_up(*_: Any) -> None:
@@ -129,7 +130,7 @@ def _give_up(*_: Any) -> None:
 def _first(error: ExportError) -> str:
     """What is the matter, in a line."""
     said = str(error if error.__cause__ is None else error.__cause__).strip() or type(error.__cause__).__name__
-    return said.partition("\n")[0].partition(". ")[0][:160]
+    return re.sub(r"\S*/(?=net\.onnx)", "", said.partition("\n")[0].partition(". ")[0])[:160]
 
 
 def alone(fused: nn.Module, plain: nn.Module, m: int) -> nn.Module:
