@@ -17,11 +17,13 @@ def test_a_class_without_a_name_of_its_own_does_not_take_its_parents(known, pare
 
 
 @pytest.mark.parametrize(("known", "parent"), [(OUTPUTS, Labels), (FORMATS, Onnx)])
-def test_a_name_is_of_one_class_but_a_cell_of_a_notebook_may_be_run_again(known, parent):
+def test_a_name_is_of_one_class_that_may_be_defined_again(known, parent):
     before = dict(known)
     with pytest.raises(ConfigError, match=f"Thief: the name '{parent.name}' is that of .*{parent.__name__}; give"):
         type("Thief", (parent,), {"name": parent.name})
     assert known == before
-    first, second = (type("Mine", (parent,), {"name": "mine-alone"}) for _ in range(2))
+    first, second = (type("Mine", (parent,), {"name": "mine-alone", "__module__": m}) for m in ("__main__", "my_file"))
+    with pytest.raises(ConfigError, match=r"Other: the name 'mine-alone' is that of my_file\.Mine"):
+        type("Other", (parent,), {"name": "mine-alone"})
     assert known.pop("mine-alone") is second is not first
     assert known == before

@@ -95,7 +95,9 @@ def twins(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def register(known: MutableMapping[str, type], cls: type) -> None:
-    """Make a class known by its own `name`; one that was defined again, as in a notebook, takes its former place.
+    """Make a class known by its own `name`.
+
+    One of a user's that is defined again takes its former place: in a notebook, or in a script that is imported, too.
 
     Raises:
         ConfigError: The class has no `name` of its own, or another class has that name.
@@ -105,6 +107,8 @@ def register(known: MutableMapping[str, type], cls: type) -> None:
     if not isinstance(name, str):
         raise ConfigError(f'{path}: has no name of its own; give the class one, such as name = "mine".')
     taken = known.get(name)
-    if taken is not None and (there := f"{taken.__module__}.{taken.__qualname__}") != path:
+    package = __name__.partition(".")[0]
+    if taken is not None and (taken.__module__.partition(".")[0] == package or taken.__qualname__ != cls.__qualname__):
+        there = f"{taken.__module__}.{taken.__qualname__}"
         raise ConfigError(f"{path}: the name {name!r} is that of {there}; give the class another one.")
     known[name] = cls
