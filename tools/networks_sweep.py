@@ -181,7 +181,7 @@ def page(rows: list[Row]) -> str:
 
 
 def said_by(text: str) -> dict[str, Row]:
-    """The rows of a page that `page` wrote, as exact as it says them; pages had no column of exports once."""
+    """The rows of a page that `page` wrote, as exact as it says them."""
     rows, library = {}, ""
     for line in text.splitlines():
         if line.startswith("## "):
@@ -189,7 +189,7 @@ def said_by(text: str) -> dict[str, Row]:
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if not library or not cells or cells[0] in ("network", "---"):
             continue
-        name, norms, sites, exact, exports = (*cells, "")[:5]
+        name, norms, sites, exact, exports = cells
         refused = exact.removeprefix("refused: ") if exact.startswith("refused: ") else ""
         row = Row(f"{library}/{name}", norms, sites, None if refused else float(exact), refused)
         rows[row.network] = replace(row, exports="" if exports == "not tried" else exports)
