@@ -10,6 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from polymodal.errors import DataError
 from polymodal.metrics import ImageScores, SegmentationScores
+from polymodal.metrics.largest import largest
 
 IGNORE = 255
 
@@ -195,3 +196,20 @@ class Averages(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([images.float().mean((2, 3)), images.float().std((2, 3))], 1)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@given(values=st.lists(st.integers(-2, 2), min_size=24, max_size=24), classes=st.sampled_from([1, 2, 3, 4]))
+def test_the_largest_class_is_the_first_of_the_largest_in_every_layout(dim, values, classes):
+    scores = torch.tensor(values, dtype=torch.float32).view(classes, -1, 2).movedim(0, dim)
+    for given_scores in (scores, scores.contiguous(), scores.movedim(dim, -1).contiguous().movedim(-1, dim)):
+        best, labels = largest(given_scores, dim)
+        assert np.array_equal(labels.numpy(), np.argmax(scores.numpy(), dim))
+        assert np.array_equal(best.numpy(), np.max(scores.numpy(), dim))
+
+
+def test_a_pixel_without_a_number_is_not_given_a_class_in_silence():
+    scores = torch.rand(5, 3, 4)
+    scores[2, 1, 1] = torch.nan
+    best, _ = largest(scores, 0)
+    assert best.isnan().nonzero().tolist() == [[1, 1]]

@@ -12,6 +12,7 @@ from polymodal.bench.case import Networks
 from polymodal.data import InputSpec, resize_inputs
 from polymodal.data.pictures import encode_png
 from polymodal.files import write_file
+from polymodal.metrics.largest import largest
 from polymodal.names import ENSEMBLE
 from polymodal.runs.predict import read_scene
 from polymodal.runs.scenes import Scene
@@ -39,7 +40,7 @@ def from_files(
     def predict() -> dict[str, Tensor]:
         read = [resize_inputs(*read_scene(scene, specs), _named(scene), None)[0] for scene in scenes]
         found = run({name: torch.stack([own[name] for own in read]).to(case.device) for name in specs})
-        labels = output_at(found[ENSEMBLE], case.size).argmax(1).cpu().numpy()
+        labels = largest(output_at(found[ENSEMBLE], case.size), 1)[1].cpu().numpy()
         for i, one in enumerate(labels.astype(np.uint8 if case.classes <= 256 else np.uint16)):
             Image.fromarray(one).save(folder / str(i) / _MAP)
         return found

@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from polymodal.errors import DataError
 from polymodal.metrics.base import PredictionScores
+from polymodal.metrics.largest import largest
 from polymodal.scores import OF_LABELS
 
 
@@ -93,7 +94,7 @@ class SegmentationScores(PredictionScores):
             DataError: The shapes differ, logits hold NaN, or a label is of no class.
         """
         logits = prediction.ndim == 4
-        best, labels = prediction.max(1) if logits else (prediction, prediction)
+        best, labels = largest(prediction, 1) if logits else (prediction, prediction)
         if labels.shape != target.shape:
             raise DataError(
                 f"{name}: expected labels of the target's shape {tuple(target.shape)}, got {tuple(labels.shape)}. "

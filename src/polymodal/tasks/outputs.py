@@ -13,6 +13,7 @@ from polymodal.data.target import restore_target
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.metrics import ImageScores, PredictionScores, Reliability, SegmentationScores, feature_extractor
 from polymodal.metrics.certainty import confidence, disagreement, entropy, log_probabilities
+from polymodal.metrics.largest import largest
 from polymodal.names import ENSEMBLE
 from polymodal.tasks.images import as_file, as_picture, truth_at
 from polymodal.tasks.output import OUTPUTS, Output
@@ -37,7 +38,7 @@ class Labels(Output):
 
     def shown(self, prediction: Tensor) -> np.ndarray:
         """Class numbers (H, W)."""
-        return prediction.argmax(1)[0].cpu().numpy().astype(self._small)
+        return largest(prediction, 1)[1][0].cpu().numpy().astype(self._small)
 
     def shown_truth(self, scene: Mapping[str, Any], size: Sequence[int]) -> dict[str, np.ndarray]:
         """Class numbers (H, W)."""
@@ -64,7 +65,7 @@ class Labels(Output):
 
     def arrays(self, scores: Tensor) -> dict[str, np.ndarray]:
         """Class numbers "labels" (H, W), and "colors" (H, W, 3)."""
-        labels = scores.argmax(0).cpu().numpy()
+        labels = largest(scores, 0)[1].cpu().numpy()
         return {"labels": labels.astype(self._stored), "colors": np.array(self.target.colors, np.uint8)[labels]}
 
     def certainty(
@@ -92,7 +93,7 @@ class Labels(Output):
 
     def pixels(self, scores: Tensor) -> dict[str, np.ndarray]:
         """The class numbers with 8 bits, 16 for more than 256 classes, of which the overlay is made, too."""
-        return dict.fromkeys(self.endings, scores.argmax(0).cpu().numpy().astype(self._stored))
+        return dict.fromkeys(self.endings, largest(scores, 0)[1].cpu().numpy().astype(self._stored))
 
     def image(self, ending: str, pixels: np.ndarray, picture: np.ndarray, title: str) -> Image.Image:
         """The class numbers, or an overlay for people."""
