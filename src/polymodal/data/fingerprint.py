@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import PurePosixPath
@@ -10,6 +9,7 @@ from typing import Any
 
 from polymodal.data.parts import TARGET, ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.values import plain
 
 _NO_MATTER = ("folder", "prefix", "suffix", "resize", "optional", "unit", "mean", "std", "classes", "range")
 """Settings that change no measured value; every other one does, also those that are still to come."""
@@ -61,7 +61,7 @@ def differences(before: Mapping[str, Any], spec: DatasetSpec, name: str, keys: S
     found = [
         f"with {'the ' if key != 'invalid' else ''}{key} {_shown(was)}, and {FILE} says {_shown(value)}"
         for key, value in _settings(spec.modalities[name]).items()
-        if (key in before or complete) and (was := before.get(key, _plain(_DEFAULTS.get(key)))) != value
+        if (key in before or complete) and (was := before.get(key, plain(_DEFAULTS.get(key)))) != value
     ]
     if not complete:
         return found or ["by an earlier version, which did not note from which files"]
@@ -105,18 +105,11 @@ def _meaning(part: ModalitySpec | TargetSpec) -> dict[str, Any]:
     """The settings that are none of the defaults, so that those still to come change no identity."""
     defaults, values = {field.name: field.default for field in fields(part)}, asdict(part)
     ordered = [*_ORDER, *(key for key in values if key not in (*_ORDER, *_NAMES))]
-    return {key: _plain(values[key]) for key in ordered if key in values and values[key] != defaults.get(key)}
+    return {key: plain(values[key]) for key in ordered if key in values and values[key] != defaults.get(key)}
 
 
 def _settings(part: ModalitySpec) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in asdict(part).items() if key not in _NO_MATTER}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no word for NaN, which equals nothing, and no tuples."""
-    if isinstance(value, float) and math.isnan(value):
-        return "nan"
-    return list(value) if isinstance(value, tuple) else value
+    return {key: plain(value) for key, value in asdict(part).items() if key not in _NO_MATTER}
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from polymodal.data.label_files import LabelFiles
 from polymodal.data.labels import Color, LabelCode, class_numbers, input_code
 from polymodal.data.parts import KINDS, ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range, range_of
+from polymodal.data.values import plain
 from polymodal.errors import DataError
 from polymodal.names import affix
 
@@ -78,19 +79,10 @@ class InputSpec(FileSpec):
         return cls(**part.common, channels=channels, map=part.code.map, colors=part.code.colors)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no word for NaN."""
-        nan = self.invalid is not None and math.isnan(self.invalid)
-        coded = {"map": [list(pair) for pair in self.map], "colors": [list(color) for color in self.colors]}
-        plain = {name: value for name, value in asdict(self).items() if name not in coded}
-        return plain | {
-            "invalid": "nan" if nan else self.invalid,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "classes": list(self.classes),
-            "seen": self.seen and asdict(self.seen),
-            "resize": self.resize and list(self.resize),
-            **{name: value for name, value in coded.items() if value},
-        }
+        """Plain values for JSON."""
+        values = {name: plain(value) for name, value in asdict(self).items()}
+        coded = {name: values.pop(name) for name in ("map", "colors")}
+        return values | {name: value for name, value in coded.items() if value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSpec":

@@ -1,8 +1,7 @@
 """A modality and a target as `dataset.yaml` declares them, key by key; `polymodal.data.spec` explains the keys."""
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,10 +30,45 @@ _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
 _INPUT_KEYS = {kind: (*keys, "mean", "std", "resize", "optional") for kind, keys in _IMAGE_KEYS.items()} | {
     "label": (*_FILE_KEYS, "classes", "invalid", "map", "colors", "resize", "optional")
 }
-_READING_KEYS = {"layout": values.or_none(values.one_of(LAYOUTS)), "pages": values.or_none(values.one_of(PAGES))}
-_NEVER_ABSENT: bool | tuple[str, ...] = False
-_STORED_KEYS = ("kind", "folder", *_READING_KEYS)
 _TARGET_KEYS = _IMAGE_KEYS | {"label": (*_FILE_KEYS, "ignore", "classes", "map", "colors")}
+
+
+_HOW: dict[str, Callable[[Any], Any]] = {
+    "layout": values.or_none(values.one_of(LAYOUTS)),
+    "pages": values.or_none(values.one_of(PAGES)),
+}
+_OPTIONAL: dict[str, Callable[[Any], Any]] = {
+    "mean": values.numbers,
+    "std": values.positives,
+    "map": values.pairs,
+    "colors": values.colors,
+    "resize": values.flag,
+    "optional": values.flag_or_texts,
+    "scale": values.positive,
+    "unit": values.text,
+    "invalid": values.number,
+    "bits": values.bits,
+    "range": values.interval,
+    "prefix": affix,
+    "suffix": affix,
+    **_HOW,
+}
+"""Keys that may be missing in dataset.yaml, where a specification has its default."""
+
+_STORED_LABEL: dict[str, Callable[[Any], Any]] = {
+    "ignore": values.integer,
+    "classes": values.texts_or_none,
+    "colors": values.colors,
+}
+_STORED_IMAGE: dict[str, Callable[[Any], Any]] = {
+    "scale": values.positive,
+    "unit": str,
+    "invalid": values.number_or_none,
+    "bits": values.or_none(values.bits),
+    "range": values.or_none(values.interval),
+    "channels": values.integer,
+}
+"""What a model keeps of its target, beside its kind, its folder and how its files are read."""
 
 
 class MayLack:
@@ -124,23 +158,9 @@ class TargetSpec(MayLack, FileSpec):
         return self.labels or LabelCode(self.classes, ignored=(self.ignore,) if self.ignore >= 0 else ())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no word for NaN."""
-        files = {"kind": self.kind, "folder": self.folder, "layout": self.layout, "pages": self.pages}
-        if self.kind == "label":
-            return files | {
-                "ignore": self.ignore,
-                "classes": list(self.classes),
-                "colors": [list(color) for color in self.colors],
-            }
-        nan = self.invalid is not None and math.isnan(self.invalid)
-        return files | {
-            "scale": self.scale,
-            "unit": self.unit,
-            "invalid": "nan" if nan else self.invalid,
-            "bits": self.bits,
-            "range": self.range and list(self.range),
-            "channels": self.channels,
-        }
+        """Plain values for JSON."""
+        stored = _STORED_LABEL if self.kind == "label" else _STORED_IMAGE
+        return {key: values.plain(getattr(self, key)) for key in ("kind", "folder", *_HOW, *stored)}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TargetSpec":
@@ -151,29 +171,10 @@ class TargetSpec(MayLack, FileSpec):
         """
         section = Section("target", "", plain)
         kind, folder = section.get("kind", _kind), section.get("folder", values.text)
-        how = _how(section)
-        if kind != "label":
-            section.only((*_STORED_KEYS, "scale", "unit", "invalid", "bits", "range", "channels"))
-            return cls(
-                kind,
-                folder,
-                scale=section.get("scale", values.positive),
-                unit=section.get("unit", str),
-                invalid=section.get("invalid", values.number_or_none),
-                bits=section.get("bits", values.or_none(values.bits)),
-                range=section.get("range", values.or_none(values.interval)),
-                channels=section.get("channels", values.integer),
-                **how,
-            )
-        section.only((*_STORED_KEYS, "ignore", "classes", "colors"))
-        return cls(
-            kind,
-            folder,
-            ignore=section.get("ignore", values.integer),
-            classes=section.get("classes", values.texts_or_none),
-            colors=section.get("colors", values.colors),
-            **how,
-        )
+        how = _declared(section, _HOW)
+        stored = _STORED_LABEL if kind == "label" else _STORED_IMAGE
+        section.only(("kind", "folder", *_HOW, *stored))
+        return cls(kind, folder, **how, **{key: section.get(key, convert) for key, convert in stored.items()})
 
 
 def _kind(value: Any) -> str:
@@ -200,41 +201,17 @@ def modality_of(modalities: Section, name: str) -> ModalitySpec:
     modality = ModalitySpec(
         kind,
         section.get("folder", values.folder),
-        mean=section.get("mean", values.numbers, None),
-        std=section.get("std", values.positives, None),
         classes=section.get("classes", values.texts) if kind == "label" else (),
-        map=section.get("map", values.pairs, ()),
-        colors=section.get("colors", values.colors, ()),
-        resize=section.get("resize", values.flag, False),
-        optional=section.get("optional", values.flag_or_texts, _NEVER_ABSENT),
-        **_meaning(section),
-        **_names(section),
-        **_how(section),
+        **_declared(section, _OPTIONAL),
     )
     if kind == "label":
         modality.code.check(section.at)
     return modality
 
 
-def _meaning(section: Section) -> dict[str, Any]:
-    """What is declared of what stored values mean."""
-    return {
-        "scale": section.get("scale", values.positive, 1.0),
-        "unit": section.get("unit", values.text, ""),
-        "invalid": section.get("invalid", values.number, None),
-        "bits": section.get("bits", values.bits, None),
-        "range": section.get("range", values.interval, None),
-    }
-
-
-def _names(section: Section) -> dict[str, Any]:
-    """What is declared of how files are called."""
-    return {key: section.get(key, affix, "") for key in ("prefix", "suffix")}
-
-
-def _how(section: Section) -> dict[str, Any]:
-    """What is declared of how files are read."""
-    return {key: section.get(key, convert, None) for key, convert in _READING_KEYS.items()}
+def _declared(section: Section, optional: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """The values of those keys that are there."""
+    return {key: section.get(key, convert) for key, convert in optional.items() if key in section.values}
 
 
 def target_of(section: Section, name: str = TARGET, *, named: bool = False) -> TargetSpec:
@@ -252,18 +229,13 @@ def target_of(section: Section, name: str = TARGET, *, named: bool = False) -> T
     section.only({*more, *(key for keys in _TARGET_KEYS.values() for key in keys)})
     kind = section.get("kind", _kind)
     section.only((*_TARGET_KEYS[kind], *more), f" for a target of kind {kind}")
-    folder, files = section.get("folder", values.folder), _names(section) | _how(section)
-    files["optional"] = section.get("optional", values.flag_or_texts, _NEVER_ABSENT)
+    folder, declared = section.get("folder", values.folder), _declared(section, _OPTIONAL)
     if kind != "label":
-        return TargetSpec(kind, folder, name=name, **_meaning(section), **files)
-    colors: tuple[values.Color, ...] = section.get("colors", values.colors, ())
-    code = LabelCode(
-        section.get("classes", values.texts),
-        section.get("map", values.pairs, ()),
-        colors,
-        section.get("ignore", values.unlabelled_colors if colors else values.unlabelled, ()),
-    )
-    return label_target(folder, code.check(section.at), files, name)
+        return TargetSpec(kind, folder, name=name, **declared)
+    classes, colors = section.get("classes", values.texts), declared.pop("colors", ())
+    unlabelled: Callable[[Any], Any] = values.unlabelled_colors if colors else values.unlabelled
+    code = LabelCode(classes, declared.pop("map", ()), colors, section.get("ignore", unlabelled, ()))
+    return label_target(folder, code.check(section.at), declared, name)
 
 
 def declared_targets(top: Section) -> dict[str, TargetSpec]:

@@ -36,24 +36,15 @@ class Section:
         """Where a key stands, for messages."""
         return f"{self.file}: {self.path}.{key}" if self.path else f"{self.file}: {key}"
 
-    def names(self) -> list[str]:
-        """The keys, where they are names that the file's author chose.
+    def file_names(self) -> list[str]:
+        """The keys, where they are names that the file's author chose, and that become parts of files' names.
 
         Raises:
-            DataError: One is no text.
+            DataError: One is no text or can be no such part, or two would be one on some disk.
         """
         for name in self.values:
             if not isinstance(name, str):
                 raise DataError(f"{self.file}: {self.path}: expected names, got {_shown(name)}. Put it in quotes.")
-        return list(self.values)
-
-    def file_names(self) -> list[str]:
-        """`names` that become parts of files' names.
-
-        Raises:
-            DataError: One cannot, or two would be one on some disk.
-        """
-        for name in self.names():
             try:
                 one_part(name)
             except ValueError as error:

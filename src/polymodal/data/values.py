@@ -135,6 +135,13 @@ def number_or_none(value: Any) -> float | None:
     return math.nan if value == "nan" else None if value is None else number(value)
 
 
+def plain(value: Any) -> Any:
+    """A value for JSON, which has no word for NaN, a number that equals nothing, and no tuples."""
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
+    return list(map(plain, value)) if isinstance(value, tuple) else value
+
+
 def one_of(known: tuple[str, ...]) -> Callable[[Any], str]:
     """One of a few words."""
 
