@@ -4,8 +4,8 @@ Colours are CSS variables, so a chart follows the page's light or dark scheme; t
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -32,7 +32,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
 
     None where there are no two epochs with finite values to draw a line between.
     """
-    finite = [Series(s.name, s.color, _finite(s.points), s.dash) for s in series]
+    finite = [replace(s, points={e: v for e, v in s.points.items() if math.isfinite(v)}) for s in series]
     finite = [s for s in finite if s.points]
     epochs = [e for s in finite for e in s.points]
     if len(set(epochs)) < 2:
@@ -43,14 +43,8 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
     values = [v for s in finite for v in s.points.values()]
     first, last = min(epochs), max(epochs)
     ticks = [0.0, 25.0, 50.0, 75.0, 100.0] if percent else tick_values(min(0.0, *values), max(values))
-    plot_width, plot_height = width - LEFT - right, HEIGHT - TOP - BOTTOM
-
-    def x(epoch: float) -> float:
-        return LEFT + plot_width * (epoch - first) / (last - first)
-
-    def y(value: float) -> float:
-        return TOP + plot_height * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
-
+    plot_width = width - LEFT - right
+    x, y = across(first, last, LEFT, plot_width), _upwards(ticks[0], ticks[-1], HEIGHT - BOTTOM)
     parts = [_grid(y(t), f"{t:g}", width - right) for t in ticks]
     whole = [t for t in tick_values(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
     parts += [_x_label(x(t), f"{t:g}") for t in whole]
@@ -91,9 +85,7 @@ def scale_histogram(
     def x(value: float) -> float:
         return LEFT + plot_width * math.log(value / edges[0]) / math.log(edges[-1] / edges[0])
 
-    def y(channels: float) -> float:
-        return TOP + (axis - TOP) * (1 - channels / ticks[-1])
-
+    y = _upwards(0, ticks[-1], axis)
     parts = [_grid(y(t), f"{t:g}", WIDTH - right) for t in ticks]
     for i in range(bins):
         left, width = x(edges[i]) + 0.5, x(edges[i + 1]) - x(edges[i]) - 1
@@ -143,14 +135,7 @@ def reliability_diagram(name: str, color: str, bins: Sequence[Bin]) -> Markup | 
     if not dots:
         return None
     right_margin = 20
-    plot_width, plot_height = WIDTH - LEFT - right_margin, HEIGHT - TOP - BOTTOM
-
-    def x(per_cent: float) -> float:
-        return LEFT + plot_width * per_cent / 100
-
-    def y(per_cent: float) -> float:
-        return TOP + plot_height * (1 - per_cent / 100)
-
+    x, y = across(0, 100, LEFT, WIDTH - LEFT - right_margin), _upwards(0, 100, HEIGHT - BOTTOM)
     ticks = (0, 25, 50, 75, 100)
     parts = [_grid(y(t), f"{t:g}", WIDTH - right_margin) for t in ticks]
     parts += [_x_label(x(t), f"{t:g}") for t in ticks]
@@ -199,6 +184,16 @@ def channel_strip(alt: str, keep: np.ndarray, part: np.ndarray, own: str, others
     )
 
 
+def across(low: float, high: float, left: float, width: float) -> Callable[[float], float]:
+    """Where values from `low` to `high` lie on an axis that begins at `left`."""
+    return lambda value: left + width * (value - low) / (high - low)
+
+
+def _upwards(low: float, high: float, bottom: float) -> Callable[[float], float]:
+    """How high values from `low` to `high` lie, from `bottom` to the top of the plot."""
+    return lambda value: TOP + (bottom - TOP) * (1 - (value - low) / (high - low))
+
+
 def _svg(alt: str, parts: Sequence[Markup], width: float = WIDTH) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 {:.0f} {}" role="img" aria-label="{}">{}</svg>').format(
         width, HEIGHT, alt, Markup("").join(parts)
@@ -222,10 +217,6 @@ def _side_label(label: str, y: float) -> Markup:
 
 def _x_title(label: str, x: float) -> Markup:
     return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - 3, label)
-
-
-def _finite(points: Mapping[int, float]) -> dict[int, float]:
-    return {epoch: value for epoch, value in points.items() if math.isfinite(value)}
 
 
 def tick_values(low: float, high: float, count: int = 5) -> list[float]:

@@ -140,9 +140,10 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     return headings, lines
 
 
-def further(comparison: Comparison) -> list[tuple[Score, list[list[Cell]]]]:
-    """The cells of every other score, row by row, one for each prediction; the best as in `table`."""
-    return [(score, _scored(comparison, score)) for score in comparison.scores[1:]]
+def further(comparison: Comparison) -> list[tuple[Score, list[tuple[Row, list[Cell]]]]]:
+    """The rows of every other score, each with a cell for each prediction; the best as in `table`."""
+    scores = comparison.scores[1:]
+    return [(score, list(zip(comparison.rows, _scored(comparison, score), strict=True))) for score in scores]
 
 
 def _scored(comparison: Comparison, score: Score) -> list[list[Cell]]:

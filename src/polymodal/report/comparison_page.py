@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
 from polymodal.report import differences
-from polymodal.report.charts import LETTER, tick_values
+from polymodal.report.charts import LETTER, across, tick_values
 from polymodal.report.comparison import (
     Cell,
     Comparison,
@@ -44,7 +44,7 @@ def to_markdown(comparison: Comparison) -> str:
         [
             f"# {comparison.name}: {len(lines)} method{'' if len(lines) == 1 else 's'} compared",
             "",
-            *_markdown(comparison.rows, headings, lines),
+            *_markdown(headings, zip(comparison.rows, lines, strict=True)),
             "",
             explanation(comparison),
             "",
@@ -52,12 +52,8 @@ def to_markdown(comparison: Comparison) -> str:
             "",
             *(
                 line
-                for score, cells in further(comparison)
-                for line in (
-                    *(f"## {titled(score)}", ""),
-                    *_markdown(comparison.rows, comparison.predictions, cells),
-                    "",
-                )
+                for score, rows in further(comparison)
+                for line in (f"## {titled(score)}", "", *_markdown(comparison.predictions, rows), "")
             ),
             *_apart_markdown(comparison),
             "## Methods",
@@ -83,18 +79,17 @@ def _apart_markdown(comparison: Comparison) -> list[str]:
     if comparison.differences is None or not (tables := apart(comparison)):
         return []
     lines = [f"## Against {comparison.differences.title}", "", differences.explanation(comparison.differences), ""]
-    for score, found in tables:
-        rows, cells = [row for row, _ in found], [line for _, line in found]
-        lines += [f"### {titled(score)}", "", *_markdown(rows, comparison.predictions, cells), ""]
+    for score, rows in tables:
+        lines += [f"### {titled(score)}", "", *_markdown(comparison.predictions, rows), ""]
     return lines
 
 
-def _markdown(of: Sequence[Row], headings: Sequence[str], lines: Sequence[Sequence[Cell]]) -> list[str]:
-    rows = [
+def _markdown(headings: Sequence[str], rows: Iterable[tuple[Row, Sequence[Cell]]]) -> list[str]:
+    lines = [
         "| " + " | ".join([row.title, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)]) + " |"
-        for row, cells in zip(of, lines, strict=True)
+        for row, cells in rows
     ]
-    return ["| " + " | ".join(["method", *headings]) + " |", "|---|" + "---:|" * len(headings), *rows]
+    return ["| " + " | ".join(["method", *headings]) + " |", "|---|" + "---:|" * len(headings), *lines]
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -131,9 +126,7 @@ def to_html(comparison: Comparison) -> str:
         comparison=comparison,
         headings=headings,
         lines=list(zip(comparison.rows, lines, strict=True)),
-        further=[
-            (titled(score), list(zip(comparison.rows, cells, strict=True))) for score, cells in further(comparison)
-        ],
+        further=[(titled(score), rows) for score, rows in further(comparison)],
         hues={name: hue(name, comparison.modalities) for name in comparison.predictions},
         explanation=explanation(comparison),
         reference=comparison.differences,
@@ -159,10 +152,7 @@ def score_chart(comparison: Comparison) -> Markup | None:
     low, high = ticks[0], ticks[-1]
     height = TOP + LINE * len(rows) + 8
     left = GAP + LETTER * max(len(row.title) for row in rows)
-
-    def x(value: float) -> float:
-        return left + PLOT * (value - low) / (high - low)
-
+    x = across(low, high, left, PLOT)
     parts = [
         Markup(
             '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text x="{0:.1f}" y="14" '

@@ -1,6 +1,6 @@
 """From runs to one HTML file: the figures of each run are drawn here, the template only arranges them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from polymodal.errors import ConfigError
 from polymodal.files import write_file
 from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales
-from polymodal.report.charts import Series, channel_strip, line_chart, scale_histogram
+from polymodal.report.charts import Series, channel_strip, line_chart, reliability_diagram, scale_histogram
 from polymodal.report.load import Run, Scores, load_run
-from polymodal.report.reliability import trust_rows
-from polymodal.report.render import hue, listed, number, render
+from polymodal.report.render import fixed, hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
 from polymodal.report.subsets import subset_rows
 from polymodal.run_folder import EXCHANGED, WEIGHT, WITH, score_column, scored_in
@@ -106,7 +105,10 @@ def _view(run: Run) -> dict[str, Any]:
         "scores": scores,
         "directions": _directions(scores),
         "subsets": _without(run.subsets) if run.subsets else None,
-        "trust": trust_rows(main.reliability, modalities),
+        "diagrams": {
+            name: reliability_diagram(name, hue(name, modalities), trust.bins)
+            for name, trust in main.reliability.items()
+        },
         "leading": main.leading,
         "classes": _class_bars(run),
         "legends": {target: scenes.legend for target, scenes in run.scenes.items() if scenes.legend},
@@ -246,7 +248,7 @@ def _curves(run: Run) -> dict[str, Any]:
         columns = [column for column in history if column.startswith(prefix)]
         names = [column.removeprefix(prefix) for column in columns]
         return [
-            Series(name, hue(name, modalities), _scaled(history[column], factor), _dash(i))
+            Series(name, hue(name, modalities), {e: factor * v for e, v in history[column].items()}, _dash(i))
             for i, (name, column) in enumerate(zip(names, columns, strict=True))
         ]
 
@@ -276,10 +278,6 @@ def _logged(run: Run) -> list[Score]:
     return known_scores(logged or run.main.predictions.values(), run.main.described)
 
 
-def _scaled(points: Mapping[int, float], factor: float) -> dict[int, float]:
-    return {epoch: factor * value for epoch, value in points.items()}
-
-
 def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The runs side by side, apart by what they predict, as scores of different targets say nothing of each other."""
     groups: dict[tuple[str | None, str], list[Run]] = {}
@@ -296,23 +294,27 @@ def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
     modalities = list(dict.fromkeys(m for s in scored for m in s.modalities))
     described = [score for s in scored for score in s.described]
     scores = headlines(known_scores((figures for s in scored for figures in s.predictions.values()), described))
-    columns = [Column(score, p, _figures(scored, score, p)) for score in scores for p in predictions]
+    columns = [
+        (score, p, [number(s.predictions.get(p, {}).get(score.key)) for s in scored])
+        for score in scores
+        for p in predictions
+    ]
     curve_of = ENSEMBLE if ENSEMBLE in predictions else predictions[0]
     column = score_column(scores[0].family, curve_of)
     curves = [Series(run.name, f"var(--r{i % 4})", run.history.get(column, {}), _dash(i)) for i, run in enumerate(runs)]
     return {
         "target": target,
         "rows": [
-            (run, of, [column.text(i) for column in columns])
+            (run, of, [fixed(figures[i], score.digits) for score, _, figures in columns])
             for i, (run, of) in enumerate(zip(runs, scored, strict=True))
         ],
         "split": shared,
         "predictions": predictions,
         "hues": {p: hue(p, modalities) for p in predictions},
         "scores": scores,
-        "difference": [column.difference for column in columns] if len(runs) == 2 else None,
+        "difference": [_difference(figures, score) for score, _, figures in columns] if len(runs) == 2 else None,
         "bars": [
-            Bars(run.name, None, [(c.prediction, hue(c.prediction, modalities), c.figures[i]) for c in columns])
+            Bars(run.name, None, [(p, hue(p, modalities), figures[i]) for _, p, figures in columns])
             for i, run in enumerate(runs)
         ],
         "curve": line_chart(f"{curve_of} {scores[0].name} on val, {scores[0].unit}", curves, digits=scores[0].digits),
@@ -320,27 +322,9 @@ def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _figures(scored: Sequence[Scores], score: Score, prediction: str) -> list[float | None]:
-    return [number(s.predictions.get(prediction, {}).get(score.key)) for s in scored]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One score of one prediction, of every run that is compared, where it has it."""
-
-    score: Score
-    prediction: str
-    figures: list[float | None]
-
-    def text(self, run: int) -> str:
-        """A run's figure."""
-        value = self.figures[run]
-        return "–" if value is None else self.score.text(value)
-
-    @property
-    def difference(self) -> str:
-        """First minus second run, signed."""
-        first, second = self.figures
-        if first is None or second is None:
-            return "–"
-        return f"{first - second:+.{self.score.digits}f}".replace("-", "−")
+def _difference(figures: Sequence[float | None], score: Score) -> str:
+    """First minus second run, signed."""
+    first, second = figures
+    if first is None or second is None:
+        return "–"
+    return f"{first - second:+.{score.digits}f}".replace("-", "−")

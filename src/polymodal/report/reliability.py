@@ -1,14 +1,11 @@
-"""How far a run's predictions can be trusted, row by row."""
+"""How far a run's predictions can be trusted."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from polymodal.report.charts import Bin, reliability_diagram
-from polymodal.report.render import fixed, hue
+from polymodal.report.charts import Bin
 
 _FIGURES = ("temperature", "ece", "auroc_confidence", "auroc_entropy", "auroc_disagreement")
 
@@ -49,33 +46,3 @@ class Trust:
         ):
             raise ValueError(f"expected counts, and shares in per cent, got {str(plain)[:60]}")
         return cls(temperature, shares[0], shares[1:], bins)
-
-
-@dataclass(frozen=True)
-class TrustRow:
-    """One prediction.
-
-    Attributes:
-        name: Of the prediction.
-        hue: Its colour.
-        texts: Its figures.
-        diagram: Accuracy over confidence.
-    """
-
-    name: str
-    hue: str
-    texts: Sequence[str]
-    diagram: Markup | None
-
-
-def trust_rows(reliability: Mapping[str, Trust], modalities: Sequence[str]) -> list[TrustRow]:
-    """A row for every prediction, in the order of the file."""
-    return [
-        TrustRow(
-            name,
-            color := hue(name, modalities),
-            [fixed(trust.temperature, 2), fixed(trust.ece), *map(fixed, trust.found_by)],
-            reliability_diagram(name, color, trust.bins),
-        )
-        for name, trust in reliability.items()
-    ]
