@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -66,14 +66,14 @@ def check(root: str | Path) -> Findings:
         for key in keys:
             if all(whole.lacks(target, key) for target in whole.targets.values()):
                 found.append(Defect(f"split {split!r}", f"{key} has none of the targets."))
-    for spec in whole.each_target():
-        new = _check(spec)
+    for name, target in whole.targets.items():
+        new = _check(replace(whole, targets={name: target}))
         found += [defect for defect in new if defect not in found]
         found.classes = found.classes or new.classes
     return found
 
 
-def _check(spec: DatasetSpec) -> "Findings":
+def _check(spec: DatasetSpec) -> Findings:
     """The defects of a data set with one target."""
     keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
     code = spec.target.code
@@ -84,13 +84,15 @@ def _check(spec: DatasetSpec) -> "Findings":
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += seen.sample(key, counted)
+    defects += [*_sizes(spec, seen.shapes), *_other_units(seen.ranges)]
     notes = [Defect(file, note, note=True) for file, note in seen.remarks]
-    found = Findings(
-        [*defects, *_sizes(spec, seen.shapes), *_other_units(seen.ranges), *notes, *_unused_files(spec, keys)]
-    )
+    found = Findings([*defects, *notes, *_unused_files(spec, keys)])
     if spec.target.kind == "label":
         found.classes = classes
-        found += _class_problems(classes)
+        if problem := classes.one_class():
+            found.append(Defect(FILE, f"target: {problem}"))
+        else:
+            found += [Defect(FILE, f"target: {problem}", note=True) for problem in classes.notes()]
     return found
 
 
@@ -222,13 +224,6 @@ def _label_problems(raw: np.ndarray, target: TargetSpec, file: str, counted: lis
         part.add(labels, target.ignore)
     if (labels == target.ignore).all():
         yield "every pixel is labelled as ignored."
-
-
-def _class_problems(classes: Histogram) -> Iterator[Defect]:
-    if problem := classes.one_class():
-        yield Defect(FILE, f"target: {problem}")
-    else:
-        yield from (Defect(FILE, f"target: {problem}", note=True) for problem in classes.notes())
 
 
 def _lacking(spec: DatasetSpec) -> Iterator[Defect]:

@@ -21,7 +21,6 @@ PAGES = ("bands",)
 """What several equal pages of a TIFF file can be: the channels of one image."""
 
 _SEEN_KINDS = ("image", "normal")
-_FULL = {"b": 1, "f": 1}
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Content:
         if not self.alpha or expected == len(self.array):
             return self.array
         opacity = self.array[-1]
-        full = _FULL.get(opacity.dtype.kind) or np.iinfo(opacity.dtype).max
+        full = 1 if opacity.dtype.kind in "bf" else np.iinfo(opacity.dtype).max
         if (opacity == full).all():
             return self.array[:-1]
         if expected is None:

@@ -181,7 +181,7 @@ class FolderDataset(Dataset[Sample]):
     def _check_presence(self, split: str) -> None:
         where = self.spec.store.where(FILE)
         for name, target in self.targets.items():
-            if target.optional and not any(self._has(target, key) for key in self.keys):
+            if target.optional and all(self.spec.lacks(target, key) for key in self.keys):
                 raise DataError(
                     f"{where}: no sample of the split {split!r} has {name}, so nothing can be learned or scored of it. "
                     "Leave it out of data.target, or add files."
@@ -214,7 +214,11 @@ class FolderDataset(Dataset[Sample]):
         """
         labels = [target for target in self.targets.values() if target.kind == "label"]
         return all(
-            any((self._truth(target, key).raw != target.ignore).any() for key in self.keys if self._has(target, key))
+            any(
+                (self._truth(target, key).raw != target.ignore).any()
+                for key in self.keys
+                if not self.spec.lacks(target, key)
+            )
             for target in labels
         )
 
@@ -225,9 +229,6 @@ class FolderDataset(Dataset[Sample]):
             DataError: When the file is missing or damaged, or holds a label that is no class.
         """
         return self._truth(self.target, self.keys[index]).raw[0]
-
-    def _has(self, target: TargetSpec, key: str) -> bool:
-        return not self.spec.lacks(target, key)
 
     def _truths(self, key: str) -> dict[str, Truth]:
         """Those of a sample; of a target that it lacks, none that counts."""

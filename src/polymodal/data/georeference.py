@@ -132,7 +132,9 @@ def write_geotiff(
     tags: list[tuple[int, int | str, int, Any, bool]] = [(*tag, True) for tag in reference.tags]
     if names:
         items = "".join(f'<Item name="CLASS_{i}">{escape(name)}</Item>' for i, name in enumerate(names))
-        tags.append((_METADATA, "s", 0, _ascii(f"<GDALMetadata>{items}</GDALMetadata>"), True))
+        # XML says any letter by such as TIFF allows.
+        xml = f"<GDALMetadata>{items}</GDALMetadata>".encode("ascii", "xmlcharrefreplace").decode()
+        tags.append((_METADATA, "s", 0, xml, True))
     if nodata is not None:
         tags.append((_NODATA, "s", 0, f"{nodata:g}", True))
     settings: dict[str, Any] = {"photometric": "rgb" if array.ndim == 3 and array.shape[2] == 3 else "minisblack"}
@@ -152,11 +154,6 @@ def write_geotiff(
         extratags=tags,
         **settings,
     )
-
-
-def _ascii(text: str) -> str:
-    """XML that says any letter by such as TIFF allows."""
-    return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _crs(keys: Mapping[str, Any]) -> str:

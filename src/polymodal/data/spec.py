@@ -141,10 +141,6 @@ class DatasetSpec:
         """
         return only(self.targets, self.store.where(FILE))
 
-    def each_target(self) -> list["DatasetSpec"]:
-        """The data set once for each of its targets."""
-        return [replace(self, targets={name: target}) for name, target in self.targets.items()]
-
     def select(self, modalities: Sequence[str] | None) -> tuple[str, ...]:
         """The names of the wanted modalities, all but the target when None.
 

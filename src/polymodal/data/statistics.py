@@ -2,10 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -194,13 +193,10 @@ def _plain(modality: ModalitySpec, raw: np.ndarray) -> InputSpec:
     return replace(plain, stored=stored(raw)) if modality.kind in UNITS else plain
 
 
-def _stored(
-    spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
-) -> Iterator[tuple[np.ndarray, InputSpec, str]]:
-    """What `to_values` takes of each file."""
-    for key in keys:
-        where, content = _content(spec, name, key)
-        yield *settled(content, plain, where), where
+def _stored(spec: DatasetSpec, name: str, plain: InputSpec, key: str) -> tuple[np.ndarray, InputSpec, str]:
+    """What `to_values` takes of a file."""
+    where, content = _content(spec, name, key)
+    return *settled(content, plain, where), where
 
 
 def _content(spec: DatasetSpec, name: str, key: str) -> tuple[str, Content]:
@@ -215,7 +211,8 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     plain = _plain(modality, _first(spec, name)[1])
     pixels, total, squares = 0, *torch.zeros(2, plain.channels, dtype=torch.float64)
     seen: Range | None = None
-    for raw, meaning, where in _stored(spec, name, plain, keys):
+    for key in keys:
+        raw, meaning, where = _stored(spec, name, plain, key)
         for band in bands(raw):
             values, valid = to_values(band, meaning, where)
             measured = values.flatten(1)[:, valid.flatten()].double()
@@ -244,7 +241,7 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
     found: Range | None = None
     for key in keys:
         with suppress(DataError):
-            found = reduce(joined, (reached(*file) for file in _stored(spec, name, plain, [key])), found)
+            found = joined(found, reached(*_stored(spec, name, plain, key)))
     return found
 
 

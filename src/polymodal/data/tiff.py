@@ -192,8 +192,9 @@ def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: FileSp
         RefusedError: When neither does, or the pages have channels themselves.
     """
     series = file.series[0]
+    complete = series.size >= sum(page.size for page in pages)
     # Of one array, tifffile notes the shape and microscopes which axis the channels are.
-    declared = series.axes in ("QYX", "CYX", "SYX") and series.kind != "generic" and series.size >= _size(pages)
+    declared = series.axes in ("QYX", "CYX", "SYX") and series.kind != "generic" and complete
     count = max(len(pages), series.size // pages[0].size)
     if reading.pages is None and not declared:
         raise RefusedError(
@@ -203,16 +204,12 @@ def _stacked(file: tifffile.TiffFile, pages: Sequence[TiffPage], reading: FileSp
     _check_agreement(pages)
     check_pixels(pages[0].imagewidth, pages[0].imagelength * count)
     check_unpacked(max(series.nbytes, sum(page.nbytes for page in pages)))
-    if series.ndim == 3 and series.size >= _size(pages) and series.axes.endswith("YX"):
+    if series.ndim == 3 and complete and series.axes.endswith("YX"):
         return series.asarray()
     planes = [_planes(page) for page in pages]
     if any(len(plane) > 1 or plane.dtype != planes[0].dtype for plane in planes):
         raise RefusedError(f"{count} pages that are no bands. Each must hold one channel, all of one type")
     return np.concatenate(planes)
-
-
-def _size(pages: Sequence[TiffPage]) -> int:
-    return sum(page.size for page in pages)
 
 
 def _planes(page: TiffPage) -> np.ndarray:

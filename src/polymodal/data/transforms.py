@@ -124,7 +124,7 @@ class Augment:
         masks = {name: mask.float() for name, mask in masks.items()}
         for name, truth in labels.items():
             masks[_TARGET + name] = torch.from_numpy(window.cut(truth.raw).astype(np.int64)).float()
-        values, masks = window.fit(values, masks, meanings)
+        values, masks = _move(values, masks, meanings, (window.rows.length, window.columns.length), window.flip)
         valid = {name: masks[name].bool() for name in meanings}
         for name, spec in specs.items():
             if spec.kind == "image" and self.photometric:
@@ -198,17 +198,6 @@ class Window:
         """The used part of (..., H, W), without copying it."""
         return array[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
-    def fit(
-        self, values: dict[str, Tensor], masks: dict[str, Tensor], specs: Mapping[str, InputSpec]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Resize and mirror what was cut out, so that all modalities and masks, labels among them, stay aligned."""
-        values, masks = _move(values, masks, specs, (self.rows.length, self.columns.length), self.flip)
-        if self.flip:
-            for name, spec in specs.items():
-                if spec.kind == "normal":
-                    values[name][0].neg_()
-        return values, masks
-
     def pad(self, tensor: Tensor, fill: int = 0) -> Tensor:
         """Fill up (..., h, w) to the size of the result."""
         top, bottom, left, right = self.rows.before, self.rows.after, self.columns.before, self.columns.after
@@ -246,6 +235,7 @@ def _move(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Resize to `size` and mirror: one call for all that is interpolated, one for all that is not.
 
+    All modalities and masks, labels among them, stay aligned; the first component of normals changes its sign.
     An interpolated pixel is the mean of what was measured, and counts as measured where that is more than half of it.
     """
     smooth = [name for name in values if specs[name].kind not in _EXACT_KINDS]
@@ -263,6 +253,9 @@ def _move(
         mean = torch.tensor(specs[name].mean)[:, None, None]
         new_values[name] = mean + (new_values[name] - mean) / share.clamp(min=0.5)
         new_masks[name] = (share > 0.5).float()
+    for name in smooth if flip else ():
+        if specs[name].kind == "normal":
+            new_values[name][0].neg_()
     return {name: new_values[name] for name in values}, new_masks
 
 

@@ -66,8 +66,9 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
         known = known | _TIMM
     unknown = [key for key in arguments if key not in known]
     if unknown:
+        encoder_first = sorted(known, key=lambda key: (key != "encoder_name", key))
         raise ConfigError(
-            f"{name}: unexpected argument {unknown[0]!r}; it takes {', '.join(sorted(known, key=_encoder_first))}. "
+            f"{name}: unexpected argument {unknown[0]!r}; it takes {', '.join(encoder_first)}. "
             "Weights are chosen by the setting `weights`; any other network can be made in Python and given to fuse."
         )
     for key, value in arguments.items():
@@ -104,10 +105,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return math.isfinite(value) and abs(value) <= _LARGEST
     return value is None or isinstance(value, bool | str)
-
-
-def _encoder_first(key: str) -> tuple[bool, str]:
-    return key != "encoder_name", key
 
 
 def short(value: Any) -> str:

@@ -4,7 +4,7 @@ A name imports and runs nothing but the constructors listed here, so a model fol
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,18 +74,21 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
     if name not in names():
         raise ConfigError(f"there is no network {name!r}; there are: {', '.join(names())}")
     check_arguments(name, arguments)
+    if download and name in (ROOMS, TRANSLATION):
+        raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
     library, _, constructor = name.rpartition("/")
+    weights = "imagenet" if download else None
     builders: dict[str, Callable[..., nn.Module]] = {
-        ROOMS: _from_scratch(RoomsUNet),
-        TRANSLATION: _from_scratch(TranslationUNet),
-        REFINENET: _refinenet,
-        SEGFORMER: _segformer,
-        "smp": _smp,
-        "torchvision": _torchvision,
+        ROOMS: RoomsUNet,
+        TRANSLATION: TranslationUNet,
+        REFINENET: partial(RefineNet, encoder_weights=weights),
+        SEGFORMER: partial(_segformer, weights),
+        "smp": partial(_smp, weights, constructor),
+        "torchvision": partial(_torchvision, weights, constructor),
     }
     given = ", ".join(f"{key}={short(value)}" for key, value in arguments.items())
     try:
-        network = builders[library or name](constructor, download, **arguments)
+        network = builders[library or name](**arguments)
     except (PolymodalError, OSError, ImportError):
         raise
     except Exception as error:  # whatever a constructor of somebody else's raises
@@ -96,36 +99,21 @@ def _build(name: str, arguments: dict[str, Any], *, download: bool) -> nn.Module
     return network
 
 
-def _from_scratch(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(name: str, download: bool, /, **arguments: Any) -> nn.Module:
-        if download:
-            raise ConfigError(f"there are no ImageNet weights for {name}; leave `weights` empty, or give a file")
-        return constructor(**arguments)
-
-    return build
-
-
-def _refinenet(name: str, download: bool, /, **arguments: Any) -> nn.Module:
-    del name
-    return RefineNet(encoder_weights="imagenet" if download else None, **arguments)
-
-
-def _segformer(name: str, download: bool, /, encoder_name: str = "mit_b2", **arguments: Any) -> nn.Module:
+def _segformer(weights: str | None, /, encoder_name: str = "mit_b2", **arguments: Any) -> nn.Module:
     """SegFormer as TokenFusion has it; the encoders of smp have norms of another ε in attention and patches."""
-    del name
     if not encoder_name.startswith("mit_"):
         raise ConfigError(
             f"{SEGFORMER}: encoder_name: expected mit_b0 to mit_b5, got {encoder_name!r}. Take smp/Segformer."
         )
-    network = _smp("Segformer", download, encoder_name=encoder_name, upsampling=1, **arguments)
+    network = _smp(weights, "Segformer", encoder_name=encoder_name, upsampling=1, **arguments)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-6
     return network
 
 
-def _smp(architecture: str, download: bool, /, **arguments: Any) -> nn.Module:
-    return _any_size(architecture)(encoder_weights="imagenet" if download else None, **arguments)
+def _smp(weights: str | None, architecture: str, /, **arguments: Any) -> nn.Module:
+    return _any_size(architecture)(encoder_weights=weights, **arguments)
 
 
 @cache
@@ -140,10 +128,10 @@ def _empty(architecture: str) -> nn.Module:
     return constructor.__new__(constructor)
 
 
-def _torchvision(function: str, download: bool, /, classes: int, **arguments: Any) -> nn.Module:
+def _torchvision(weights: str | None, function: str, /, classes: int, **arguments: Any) -> nn.Module:
     from torchvision.models import segmentation
 
-    backbone = "DEFAULT" if download else None
+    backbone = "DEFAULT" if weights else None
     return getattr(segmentation, function)(num_classes=classes, weights=None, weights_backbone=backbone, **arguments)
 
 

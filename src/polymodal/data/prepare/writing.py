@@ -160,9 +160,13 @@ def _begin(partial: Path, settings: Mapping[str, Any]) -> None:
     """
     marker = partial / MARKER
     if marker.is_file():
-        if _begun(marker) != settings:
+        try:
+            begun = read_json(marker)
+        except ValueError as error:
+            raise DataError(f"{marker}: damaged ({error}). Remove {partial} to begin again.") from error
+        if begun != settings:
             raise DataError(
-                f"{partial} was begun with other settings: {_begun(marker)} instead of {dict(settings)}. Give the same "
+                f"{partial} was begun with other settings: {begun} instead of {dict(settings)}. Give the same "
                 "settings to finish it, or remove the folder to begin again."
             )
         (partial / FILE).unlink(missing_ok=True)
@@ -228,13 +232,6 @@ def look_up(labels: np.ndarray, table: np.ndarray, where: str, known: str) -> np
             f"{', '.join(f'{value:g}' for value in outside[:5])}. Compare the file with the official release."
         )
     return table[labels.astype(np.int64)]
-
-
-def _begun(marker: Path) -> Any:
-    try:
-        return read_json(marker)
-    except ValueError as error:
-        raise DataError(f"{marker}: damaged ({error}). Remove {marker.parent} to begin again.") from error
 
 
 def _write_scene(scene: Mapping[str, Content], key: str, root: Path) -> None:
