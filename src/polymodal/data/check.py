@@ -17,7 +17,7 @@ from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range, strangers
-from polymodal.data.remarks import Remarks
+from polymodal.data.remarks import remarks
 from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.track import track
@@ -85,8 +85,9 @@ def _check(spec: DatasetSpec) -> Findings:
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += seen.sample(key, counted)
     defects += [*_sizes(spec, seen.shapes), *_other_units(seen.ranges)]
-    notes = [Defect(file, note, note=True) for file, note in seen.remarks]
-    found = Findings([*defects, *notes, *_unused_files(spec, keys)])
+    for (_, note), (file, *more) in seen.notes.items():
+        defects.append(Defect(file, f"{note} ({len(more)} more like it)." if more else f"{note}.", note=True))
+    found = Findings([*defects, *_unused_files(spec, keys)])
     if spec.target.kind == "label":
         found.classes = classes
         if problem := classes.one_class():
@@ -105,14 +106,14 @@ class Seen:
         first: A pixel of the first file of each modality, and of the target under no name.
         ranges: Between which values each file lies, likewise.
         shapes: The size of each sample's target.
-        remarks: What files say of themselves.
+        notes: The files by their folder and by what they say of themselves.
     """
 
     spec: DatasetSpec
     first: dict[str, np.ndarray] = field(default_factory=dict)
     ranges: dict[str, dict[str, Range]] = field(default_factory=lambda: defaultdict(dict))
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    remarks: Remarks = field(default_factory=Remarks)
+    notes: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def sample(self, key: str, counted: list[Counted]) -> Iterator[Defect]:
         """The defects of one sample's files; its labels are added to what is counted of its splits."""
@@ -157,8 +158,11 @@ class Seen:
         content = self.spec.content(part, file)
         known = len(self.first[name]) if name in self.first else None
         raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(part.kind, known), file)
-        if (held := self.remarks.add(file, content, raw, part)) is not None:
-            yield Defect(file, held)
+        for remark, wrong in remarks(content, raw, part):
+            if wrong:
+                yield Defect(file, f"{remark}.")
+            else:
+                self.notes[part.folder, remark].append(file)
         if not name and part.kind == "label":
             problems = _label_problems(raw, self.spec.target, file, counted)
         else:

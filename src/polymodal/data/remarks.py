@@ -1,6 +1,5 @@
-"""What `data check` says of things that files say of themselves: once for all files that say the same."""
+"""What `data check` says of things that files say of themselves."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,43 +10,24 @@ from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE
 
 
-class Remarks:
-    """Notes on files, gathered by what they say."""
+def remarks(content: Content, raw: np.ndarray, part: ModalitySpec | TargetSpec) -> Iterator[tuple[str, bool]]:
+    """What a file says of itself, without full stops.
 
-    def __init__(self) -> None:
-        self._files: dict[tuple[str, str], list[str]] = defaultdict(list)
+    Args:
+        content: What was decoded.
+        raw: The channels of it that are used.
+        part: What dataset.yaml declares of it.
 
-    def add(self, file: str, content: Content, raw: np.ndarray, part: ModalitySpec | TargetSpec) -> str | None:
-        """Note what a file says of itself.
-
-        Args:
-            file: Its name.
-            content: What was decoded.
-            raw: The channels of it that are used.
-            part: What dataset.yaml declares of it.
-
-        Returns:
-            A defect: pixels that the file declares to be no data, and that count all the same.
-        """
-        notes = list(content.notes)
-        if content.alpha:
-            opaque = len(raw) < len(content.array)
-            notes.append("its alpha channel is opaque and left out" if opaque else "its alpha channel is read, too")
-        defect = None
-        if content.nodata is not None and (said := _of_nodata(content.nodata, raw, part)):
-            note, counts = said
-            if counts:
-                defect = f"{note}."
-            else:
-                notes.append(note)
-        for note in notes:
-            self._files[part.folder, note].append(file)
-        return defect
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """The first file of each note, and the note."""
-        for (_, note), (file, *more) in self._files.items():
-            yield file, note + (f" ({len(more)} more like it)." if more else ".")
+    Yields:
+        Each remark, and whether it is a defect: pixels that the file declares to be no data, and that count all the
+        same.
+    """
+    yield from ((note, False) for note in content.notes)
+    if content.alpha:
+        opaque = len(raw) < len(content.array)
+        yield "its alpha channel is opaque and left out" if opaque else "its alpha channel is read, too", False
+    if content.nodata is not None and (said := _of_nodata(content.nodata, raw, part)):
+        yield said
 
 
 def _of_nodata(nodata: float, raw: np.ndarray, part: ModalitySpec | TargetSpec) -> tuple[str, bool] | None:

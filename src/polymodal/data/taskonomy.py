@@ -30,10 +30,8 @@ DOMAINS: dict[str, dict[str, Any]] = {
     "principal_curvature": {"kind": "image", "bits": 8},  # two curvatures about 127; the third channel is empty
     "edge_occlusion": {"kind": "image", "bits": 16},
     "edge_texture": {"kind": "image", "bits": 16, "range": [0, 0.25]},  # stronger edges are clipped by the authors too
-    "segment_unsup2d": {
-        "kind": "image",
-        "bits": 8,
-    },  # numbers of segments, of this image alone: grey levels to a network
+    # Numbers of segments, of this image alone: grey levels to a network.
+    "segment_unsup2d": {"kind": "image", "bits": 8},
     "segment_unsup25d": {"kind": "image", "bits": 8},
 }
 """What dataset.yaml says of each domain."""

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
 LEFT, TOP, BOTTOM = 38, 14, 30
+TITLE = HEIGHT - 3  # of the axis, below its labels
 PLOT = 150  # the least width of what is drawn between the labels
 LETTER = 6.8  # about as wide as letters of the charts' size are
 BINS_PER_DECADE = 6
@@ -48,7 +49,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
     parts = [_grid(y(t), f"{t:g}", width - right) for t in ticks]
     whole = [t for t in tick_values(first, last, count=4) if first <= t <= last and t == int(t)] or [float(first)]
     parts += [_x_label(x(t), f"{t:g}") for t in whole]
-    parts.append(_x_title("epoch", LEFT + plot_width / 2))
+    parts.append(_x_label(LEFT + plot_width / 2, "epoch", TITLE))
     heights = _spread([y(s.points[max(s.points)]) for s in finite], gap=13)
     for s, label, height in zip(finite, labels, heights, strict=True):
         path = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in sorted(s.points.items()))
@@ -103,7 +104,7 @@ def scale_histogram(
                 )
     decades = range(math.ceil(math.log10(edges[0]) - 1e-9), math.floor(math.log10(edges[-1])) + 1)
     parts += [_x_label(x(10.0**d), f"{10.0**d:g}") for d in decades]
-    parts.append(_x_title("|γ|", LEFT + plot_width / 2))
+    parts.append(_x_label(LEFT + plot_width / 2, "|γ|", TITLE))
     parts += [_side_label("end", TOP + 10), _side_label("start", axis + 14)]
     if threshold:
         parts.append(
@@ -139,7 +140,7 @@ def reliability_diagram(name: str, color: str, bins: Sequence[Bin]) -> Markup | 
     ticks = (0, 25, 50, 75, 100)
     parts = [_grid(y(t), f"{t:g}", WIDTH - right_margin) for t in ticks]
     parts += [_x_label(x(t), f"{t:g}") for t in ticks]
-    parts.append(_x_title("confidence, %", x(50)))
+    parts.append(_x_label(x(50), "confidence, %", TITLE))
     parts.append(
         Markup('<line class="theta" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
             x(0), y(0), x(100), y(100)
@@ -207,16 +208,12 @@ def _grid(y: float, label: str, end: float) -> Markup:
     ).format(LEFT, end, y, y, LEFT - 6, y + 4, label)
 
 
-def _x_label(x: float, label: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - BOTTOM + 14, label)
+def _x_label(x: float, label: str, y: int = HEIGHT - BOTTOM + 14) -> Markup:
+    return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, y, label)
 
 
 def _side_label(label: str, y: float) -> Markup:
     return Markup('<text x="{}" y="{:.1f}">{}</text>').format(LEFT + 4, y, label)
-
-
-def _x_title(label: str, x: float) -> Markup:
-    return Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - 3, label)
 
 
 def tick_values(low: float, high: float, count: int = 5) -> list[float]:
