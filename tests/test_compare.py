@@ -442,3 +442,12 @@ def test_a_run_killed_between_its_training_and_its_scores_is_only_scored(words, 
     run(few, out, "exchange", (0,))
     assert without_times(out) == before
     assert (out / "exchange" / "seed-0" / "checkpoints" / "best.ckpt").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("asked", "has"), [(None, "4"), ("2", "2"), ("8", "4"), ("4,2", "4"), ("0", "4")])
+def test_a_training_has_its_share_of_the_cores_and_no_more_than_the_user_asked_for(asked, has, monkeypatch):
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert children.environment(4)["OMP_NUM_THREADS"] == has

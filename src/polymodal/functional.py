@@ -298,7 +298,12 @@ def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:
     Returns:
         `(B, ...)`.
     """
-    return (predictions.detach() * weights.reshape(-1, *(1,) * (predictions.dim() - 2))).sum(dim=1)
+    # One modality after the other: a sum over their axis takes several times as long, most in channels-last memory.
+    streams = zip(predictions.detach().unbind(1), weights.unbind(), strict=True)
+    first, *others = (stream * weight for stream, weight in streams)
+    for other in others:
+        first = first + other
+    return first
 
 
 def zero_probability(gradient_norm: Tensor, penalty: Tensor | float) -> Tensor:

@@ -30,7 +30,9 @@ def fit_command(words: Sequence[str]) -> list[str]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a training's process is given: this process's own, and so many threads."""
+    """What a training's process is given: this process's own, and so many threads, or as few as the user asked for."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(threads, int(asked)) if asked.isdecimal() and int(asked) else threads
     return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
