@@ -236,12 +236,7 @@ def chosen_corruptions(given: str, inputs: dict[str, InputSpec]) -> list[Corrupt
         ConfigError: There is no such fault, modality or strength, or one is named twice.
     """
     if given == "all":
-        return [
-            Corruption(modality, name, strength)
-            for modality, spec in inputs.items()
-            for name in CORRUPTIONS[spec.kind]
-            for strength in strengths(spec, name)
-        ]
+        given = ",".join(f"{modality}/{name}" for modality, spec in inputs.items() for name in CORRUPTIONS[spec.kind])
     found: list[Corruption] = []
     for words in given.split(","):
         where, slash, what = words.rpartition("/")

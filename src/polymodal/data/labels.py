@@ -15,7 +15,6 @@ import numpy as np
 
 from polymodal.data import values
 from polymodal.data.bands import bands
-from polymodal.data.section import listed
 from polymodal.errors import DataError
 
 NO_IGNORE = -1
@@ -138,8 +137,7 @@ def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
         declared = "" if code.colors else "with `colors` declared, "
         raise DataError(
             f"{file}: expected one channel of whole class numbers or, {declared}three of 8 bits, a colour for each "
-            f"class, got {array.shape[0]} channel(s) of "
-            f"{array.dtype}."
+            f"class, got {array.shape[0]} channel(s) of {array.dtype}."
         )
     parts = [_translated(_plane(band), known) for band in bands(array)]
     if any(outside.any() for _, outside in parts):
@@ -166,7 +164,7 @@ def _packed(code: LabelCode, file: str) -> dict[float, int]:
     """Class or ignore index by stored colour, as one number."""
     for color, count in Counter(code.colors).items():
         if count > 1:
-            names = listed(name for name, one in zip(code.classes, code.colors, strict=True) if one == color)
+            names = ", ".join(name for name, one in zip(code.classes, code.colors, strict=True) if one == color)
             raise DataError(
                 f"{file}: its three channels are colours of classes, and `colors` gives {_some([color])} to {names}. "
                 "Give each class a colour of its own."
@@ -278,7 +276,7 @@ def translation(code: LabelCode, value: int, number: int) -> str:
 
 def _some(items: Sequence[int | float | Color | str]) -> str:
     """Values as dataset.yaml would hold them, for messages."""
-    return listed(map(_text, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
+    return ", ".join(map(_text, items[:_SHOWN])) + (", ..." if len(items) > _SHOWN else "")
 
 
 def _text(item: int | float | Color | str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from polymodal.data import values
 from polymodal.data.content import LAYOUTS, PAGES, FileSpec
 from polymodal.data.labels import NO_IGNORE, Color, LabelCode, input_code, palette
-from polymodal.data.section import Section, listed
+from polymodal.data.section import Section
 from polymodal.errors import DataError
 from polymodal.names import ENSEMBLE, LONGEST, affix
 
@@ -179,7 +179,7 @@ class TargetSpec(MayLack, FileSpec):
 
 def _kind(value: Any) -> str:
     if value not in KINDS:
-        raise ValueError(f"one of {listed(KINDS)}")
+        raise ValueError(f"one of {', '.join(KINDS)}")
     return value
 
 
@@ -270,7 +270,7 @@ def only(targets: Mapping[str, TargetSpec], where: str) -> TargetSpec:
     """
     if len(targets) > 1:
         raise DataError(
-            f"{where}: targets: there are {listed(targets)}, and one is learned at a time. Choose it: --data.target "
+            f"{where}: targets: there are {', '.join(targets)}, and one is learned at a time. Choose it: --data.target "
             f"{next(iter(targets))}."
         )
     return next(iter(targets.values()))

@@ -66,7 +66,7 @@ class Section:
                 place = f"{self.file}: {self.path}" if self.path else self.file
                 raise DataError(
                     f"{place}: unknown key {key!r}{context}{meant(str(key), allowed, QUOTED)} "
-                    f"Known keys are {listed(sorted(allowed))}."
+                    f"Known keys are {', '.join(sorted(allowed))}."
                 )
 
     def section(self, key: str) -> "Section":
@@ -119,11 +119,6 @@ def decoded(data: bytes, file: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: expected text in UTF-8 ({error}). Save it in that encoding.") from error
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a row, for messages."""
-    return ", ".join(names)
 
 
 def _shown(value: Any) -> str:

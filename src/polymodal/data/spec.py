@@ -52,7 +52,7 @@ from polymodal.data.parts import (
     only,
 )
 from polymodal.data.reading import decode
-from polymodal.data.section import QUOTED, Section, decoded, listed, parse
+from polymodal.data.section import QUOTED, Section, decoded, parse
 from polymodal.data.sizes import header_size
 from polymodal.documents import MAX_LIST
 from polymodal.errors import DataError
@@ -151,7 +151,7 @@ class DatasetSpec:
         if modalities is None:
             modalities = [name for name in self.modalities if name not in self.predicted]
         if not modalities:
-            raise DataError(f"modalities: expected at least one of {listed(self.modalities)}, got none.")
+            raise DataError(f"modalities: expected at least one of {', '.join(self.modalities)}, got none.")
         for name in modalities:
             self._require(name, "modalities")
             if name in self.predicted:
@@ -159,7 +159,7 @@ class DatasetSpec:
                     f"modalities: {name} is the target, so it can be no input. Choose others, or set target."
                 )
         if len(set(modalities)) < len(modalities):
-            raise DataError(f"modalities: expected different names, got {listed(modalities)}.")
+            raise DataError(f"modalities: expected different names, got {', '.join(modalities)}.")
         for name in self.truths():
             if name in modalities:
                 raise DataError(
@@ -182,12 +182,14 @@ class DatasetSpec:
             return replace(self, targets={self.target.name: self.target})
         names = [names] if isinstance(names, str) else names
         if not names or len(set(names)) < len(names):
-            raise DataError(f"target: expected different names, one at least, got {listed(names) or 'none'}.")
+            raise DataError(f"target: expected different names, one at least, got {', '.join(names) or 'none'}.")
         predicted = tuple(name for name in names if name in self.modalities or name not in self.targets)
         targets = {name: self._predicted(name) if name in predicted else self.targets[name] for name in names}
         if len(predicted) == len(self.modalities):
             what = "is the only modality" if len(predicted) == 1 else "are all modalities"
-            raise DataError(f"target: {listed(predicted)} {what} of {self.store.path}; nothing is left to predict it.")
+            raise DataError(
+                f"target: {', '.join(predicted)} {what} of {self.store.path}; nothing is left to predict it."
+            )
         return replace(self, targets=targets, predicted=predicted)
 
     def _predicted(self, name: str) -> TargetSpec:
@@ -225,7 +227,7 @@ class DatasetSpec:
             known = [*others, *self.modalities]
             raise DataError(
                 f"{setting}: {self.store.path} has no {'target and no ' if others else ''}modality "
-                f"{name!r}{meant(name, known, QUOTED)} It has {listed(known)}."
+                f"{name!r}{meant(name, known, QUOTED)} It has {', '.join(known)}."
             )
 
     def file(self, part: ModalitySpec | TargetSpec, key: str) -> str:
@@ -250,8 +252,8 @@ class DatasetSpec:
         found = {name: target for name, target in self.targets.items() if not self.lacks(target, key)}
         if not found:
             raise DataError(
-                f"{self.store.where(FILE)}: the sample {key!r} has no {listed(self.targets)}, so nothing can be scored "
-                "of it. Remove it from the splits, or add a file."
+                f"{self.store.where(FILE)}: the sample {key!r} has no {', '.join(self.targets)}, so nothing can be "
+                "scored of it. Remove it from the splits, or add a file."
             )
         return found
 
@@ -295,7 +297,7 @@ class DatasetSpec:
         if split not in self.splits:
             raise DataError(
                 f"{self.store.where(FILE)}: splits: there is no split {split!r}{meant(split, self.splits, QUOTED)} "
-                f"It has {listed(self.splits)}."
+                f"It has {', '.join(self.splits)}."
             )
         keys = self.splits[split]
         if len(set(keys)) < len(keys):

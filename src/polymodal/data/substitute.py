@@ -59,9 +59,8 @@ def substituted(
     """
     generator = torch.Generator().manual_seed(seed)
     size = next(iter(images.values())).shape[-2:]
-
-    def image(name: str, channels: int) -> Tensor:
+    found = {}
+    for name, spec in specs.items():
         source = substitute.get(name, name)
-        return torch.randn(channels, *size, generator=generator) if source == NOISE else images[source]
-
-    return {name: image(name, spec.channels) for name, spec in specs.items()}
+        found[name] = torch.randn(spec.channels, *size, generator=generator) if source == NOISE else images[source]
+    return found

@@ -227,10 +227,9 @@ def read_image_sums(file: Path) -> ImageSums | None:
     Raises:
         ConfigError: The file is damaged, or holds what no run writes.
     """
-    content = _npz(file)
-    if content is None:
-        return None
-    with _held_to_runs(file):
+    with _held_to_runs(file) as content:
+        if content is None:
+            return None
         keys = _array(content, KEYS, _TEXTS, 1).tolist()
         sums = {}
         for name in _group(content, ABOVE):
