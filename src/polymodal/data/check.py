@@ -130,18 +130,15 @@ class Seen:
             except DataError as error:
                 yield Defect(f"{part.folder}/{key}", _problem(error, spec.store.where(part.folder)))
                 continue
+            unread = file in claimed and math.prod(claimed[file]) > least  # it may fill the memory
             try:
-                if file in claimed and math.prod(claimed[file]) > least:  # it may fill the memory
-                    sizes[file] = claimed[file]
-                    check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: sizes[file]})
-                    continue
-                size = yield from self._file(name, part, file, counted)
+                size = claimed[file] if unread else (yield from self._file(name, part, file, counted))
                 if isinstance(part, ModalitySpec) and part.resize:
                     loose[file] = size
                     continue
                 sizes[file] = size
                 check_sizes({next(iter(sizes)): next(iter(sizes.values())), file: size})
-                if not name:
+                if not (name or unread):
                     self.shapes[key] = size
             except DataError as error:
                 yield Defect(file, _problem(error, spec.store.where(file), file))

@@ -87,8 +87,6 @@ class FolderData(LightningDataModule):
         dropout: ModalityDropout = ModalityDropout(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
-        given = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "workers": workers}
-        check(given, _LIMITS, "data.")
         self.root = root
         self.modalities = modalities
         self.size = size
@@ -102,6 +100,7 @@ class FolderData(LightningDataModule):
         self.target_name = target
         self.substitute = substitute or {}
         self.dropout = dropout
+        check(vars(self), _LIMITS, "data.")
         self._spec: DatasetSpec | None = None
         self._datasets: dict[tuple[str, bool], FolderDataset] = {}
         self._counted: dict[str, Counted] = {}

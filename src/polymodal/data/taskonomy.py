@@ -66,7 +66,10 @@ def describe(root: str | Path) -> Path:
             f"{store.path}: expected folders of two or more domains out of {', '.join(DOMAINS)} with files such as "
             f"rgb/point_0_view_1_domain_rgb.png, got {', '.join(keys) or 'none'}."
         )
-    splits = {file.stem: _lines(file) for file in sorted((store.path / "splits").glob("*.txt"))}
+    splits = {
+        file.stem: decoded(file.read_bytes(), str(file)).split()
+        for file in sorted((store.path / "splits").glob("*.txt"))
+    }
     wanted = set().union(*(splits or keys).values())
     missing = [f"{name}/{key}_domain_{name}.png" for key in sorted(wanted) for name in keys if key not in keys[name]]
     if missing:
@@ -92,10 +95,6 @@ def _keys(store: Store, domain: str) -> set[str]:
     suffix = f"_domain_{domain}"
     keys = (name.removesuffix(suffix) for name in store.keys(domain) if name.endswith(suffix))
     return {key for key in keys if re.fullmatch(r"(.*/)?point_\d+_view_\d+", key)}
-
-
-def _lines(file: Path) -> list[str]:
-    return decoded(file.read_bytes(), str(file)).split()
 
 
 def _write(splits: dict[str, list[str]], folder: Path) -> None:

@@ -235,7 +235,9 @@ def _colors(array: np.ndarray, page: TiffPage, reading: FileSpec) -> tuple[np.nd
     if not seen(reading):
         return array, alpha, ()
     if photometric == PHOTOMETRIC.PALETTE:
-        return _looked_up(array, page), False, ()
+        if len(array) != 1 or page.colormap is None:
+            raise RefusedError(f"a palette for {len(array)} channels. Save it as RGB")
+        return _palette(page.colormap)[:, array[0].astype(np.intp)], False, ()
     if photometric == PHOTOMETRIC.SEPARATED:
         if array.dtype != np.uint8 or len(array) != 4:
             raise RefusedError(f"{len(array)} inks of {array.dtype}, and CMYK of 8 bits is read. Save it as RGB")
@@ -261,12 +263,6 @@ def _inverted(array: np.ndarray, page: TiffPage, reading: FileSpec) -> np.ndarra
         return ~array
     inverted = ((1 << page.bitspersample) - 1 - array).astype(array.dtype)
     return full_scale(inverted, page.bitspersample) if seen(reading) else inverted
-
-
-def _looked_up(array: np.ndarray, page: TiffPage) -> np.ndarray:
-    if len(array) != 1 or page.colormap is None:
-        raise RefusedError(f"a palette for {len(array)} channels. Save it as RGB")
-    return _palette(page.colormap)[:, array[0].astype(np.intp)]
 
 
 def _palette(table: np.ndarray) -> np.ndarray:

@@ -58,7 +58,14 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
         comparisons=_comparisons(loaded) if len(loaded) > 1 else [],
         notes=[paragraph.strip() for paragraph in (notes or "").split("\n\n") if paragraph.strip()],
     )
-    return _write(Path(out), html)
+    out = Path(out)
+    try:
+        write_file(out, html.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"The report cannot be written to {out}: {error}. Name a file in a folder of yours."
+        ) from error
+    return out
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -69,16 +76,6 @@ def _title(runs: Sequence[Run]) -> str:
     if len(datasets) == 1 and (dataset := datasets.pop()):
         return str(dataset)
     return " · ".join(run.name for run in runs) if len(runs) <= TITLED else f"{len(runs)} runs"
-
-
-def _write(out: Path, html: str) -> Path:
-    try:
-        write_file(out, html.encode())
-    except OSError as error:
-        raise ConfigError(
-            f"The report cannot be written to {out}: {error}. Name a file in a folder of yours."
-        ) from error
-    return out
 
 
 @dataclass(frozen=True)
