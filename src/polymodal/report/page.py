@@ -16,7 +16,6 @@ from polymodal.report.charts import Series, channel_strip, line_chart, reliabili
 from polymodal.report.load import Run, Scores, load_run
 from polymodal.report.render import fixed, hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
-from polymodal.report.subsets import subset_rows
 from polymodal.run_folder import EXCHANGED, WEIGHT, WITH, score_column, scored_in
 from polymodal.scores import Score, entire_missing, headlines, known_scores, leading
 
@@ -155,17 +154,30 @@ def _class_bars(run: Run) -> dict[str, list[Bars]]:
 
 
 def _without(scored: Scores) -> dict[str, Any]:
-    """What the ensemble is worth by the modalities that are there."""
-    rows, main = subset_rows(scored), scored.known[0]
-    values = {tuple(row.name.split(WITH)): row.value for row in rows if row.value is not None}
-    bars = [
-        Bars(row.name, None, [("", row.hues[0] if len(row.hues) == 1 else "var(--ink)", row.value)]) for row in rows
-    ]
+    """What the ensemble is worth by the modalities that are there, a row for every set in the order of the file."""
+    main, modalities = scored.known[0], scored.modalities
+    values = {name: number(figures.get(main.key)) for name, figures in scored.predictions.items()}
+    known = {tuple(name.split(WITH)): value for name, value in values.items() if value is not None}
+    best = main.better(known.values()) if known else None
+    rows, bars = [], []
+    for name, figures in scored.predictions.items():
+        present, value = name.split(WITH), values[name]
+        hues = [hue(modality, modalities) for modality in present]
+        rows.append(
+            {
+                "name": name,
+                "hues": hues,
+                "missing": listed(modality for modality in modalities if modality not in present) or "–",
+                "texts": [fixed(number(figures.get(score.key)), score.digits) for score in scored.known],
+                "behind": "–" if value is None or best is None else fixed(value - best, main.digits),
+            }
+        )
+        bars.append(Bars(name, None, [("", hues[0] if len(hues) == 1 else "var(--ink)", value)]))
     return {
         "scored": scored,
         "rows": rows,
         "bars": bars if main.unit == "per cent" else None,
-        "missing": entire_missing(values, len(scored.modalities)),
+        "missing": entire_missing(known, len(modalities)),
         "directions": _directions(scored.known),
     }
 
