@@ -33,12 +33,11 @@ def add(commands: Any) -> None:
         parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (%(default)s)")
         parser.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before (%(default)s)")
         parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
+        parser.set_defaults(run=_bench)
     bench.add_argument("--modalities", type=int, default=2, metavar="M", help="(%(default)s)")
     bench.add_argument("--variants", metavar="NAME,NAME", help="the first is what the others are compared with")
-    bench.set_defaults(run=_bench)
     scaling.add_argument("--modalities", type=int, default=6, metavar="M", help="the most of them (%(default)s)")
     scaling.add_argument("--variant", default="exchange", metavar="NAME", help="(%(default)s)")
-    scaling.set_defaults(run=_bench_scaling)
     data = tools.add_parser(
         "data",
         usage="polymodal bench data --config RECIPE.yaml [--SETTING VALUE ...]",
@@ -57,25 +56,16 @@ def add(commands: Any) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> None:
-    from polymodal.bench import bench
+    from polymodal.bench import bench, bench_scaling
 
     _make_folder(parsed.out)
-    case = _case(parsed)
-    _show(
-        bench(
-            case, typed.names(parsed.variants), _tasks(parsed), parsed.repeats, parsed.warmup, with_memory=parsed.memory
-        ),
-        parsed.out,
-    )
-
-
-def _bench_scaling(parsed: argparse.Namespace) -> None:
-    from polymodal.bench import bench_scaling
-
-    _make_folder(parsed.out)
-    case, tasks = _case(parsed), _tasks(parsed)
-    found = bench_scaling(case, parsed.variant, tasks, parsed.repeats, parsed.warmup, with_memory=parsed.memory)
-    _show(found, parsed.out)
+    case, memory = _case(parsed), parsed.memory
+    tasks: Any = ("inference", "training") if parsed.task == "both" else (parsed.task,)
+    how = (tasks, parsed.repeats, parsed.warmup)
+    if parsed.tool == "scaling":
+        _show(bench_scaling(case, parsed.variant, *how, with_memory=memory), parsed.out)
+    else:
+        _show(bench(case, typed.names(parsed.variants), *how, with_memory=memory), parsed.out)
 
 
 def _bench_data(parsed: argparse.Namespace) -> None:
@@ -94,10 +84,6 @@ def _case(parsed: argparse.Namespace) -> Any:
     names = ("network", "classes", "modalities", "batch", "device", "share", "statistics")
     given = {name: getattr(parsed, name) for name in names}
     return Case(arguments=arguments, size=tuple(parsed.size), **given)
-
-
-def _tasks(parsed: argparse.Namespace) -> Any:
-    return ("inference", "training") if parsed.task == "both" else (parsed.task,)
 
 
 def _make_folder(out: Path | None) -> None:

@@ -25,9 +25,6 @@ _SHOWN = 8
 
 Color = values.Color
 
-Say = Callable[[Mapping[float, int], set[float], "LabelCode"], str]
-"""What is wrong with unknown stored values, given how often each occurs, and the known ones that do."""
-
 
 @dataclass(frozen=True)
 class LabelCode:
@@ -128,20 +125,19 @@ def class_numbers(array: np.ndarray, code: LabelCode, file: str) -> np.ndarray:
         DataError: The file has channels of neither numbers nor colours, or holds a value that is no class; with the
             values and the remedy.
     """
-    if array.shape[0] == 3 and array.dtype == np.uint8 and code.colors:
-        known: Mapping[float, int] = _packed(code, file)
-        say: Say = _unknown_colors
-    elif array.shape[0] == 1:
-        known, say = code.numbers, _unknown_numbers
-    else:
+    colored = array.shape[0] == 3 and array.dtype == np.uint8 and bool(code.colors)
+    if not colored and array.shape[0] != 1:
         declared = "" if code.colors else "with `colors` declared, "
         raise DataError(
             f"{file}: expected one channel of whole class numbers or, {declared}three of 8 bits, a colour for each "
             f"class, got {array.shape[0]} channel(s) of {array.dtype}."
         )
+    known = _packed(code, file) if colored else code.numbers
     parts = [_translated(_plane(band), known) for band in bands(array)]
     if any(outside.any() for _, outside in parts):
-        raise DataError(f"{file}: {say(*_held(array, [outside for _, outside in parts]), code)}")
+        unknown, others = _held(array, [outside for _, outside in parts])
+        said = _unknown_colors(unknown, code) if colored else _unknown_numbers(unknown, others, code)
+        raise DataError(f"{file}: {said}")
     return np.ascontiguousarray(np.concatenate([numbers for numbers, _ in parts]))
 
 
@@ -229,6 +225,7 @@ def _held(array: np.ndarray, outside: Sequence[np.ndarray]) -> tuple[Counter[flo
 
 
 def _unknown_numbers(unknown: Mapping[float, int], known: set[float], code: LabelCode) -> str:
+    """What is wrong with stored values, given how often each occurs, and the known ones that do."""
     found = sorted(unknown)
     numbers = code.numbers
     seen = {numbers.get(value) for value in known}
@@ -258,7 +255,7 @@ def _unknown_numbers(unknown: Mapping[float, int], known: set[float], code: Labe
     )
 
 
-def _unknown_colors(unknown: Mapping[float, int], _known: set[float], code: LabelCode) -> str:
+def _unknown_colors(unknown: Mapping[float, int], code: LabelCode) -> str:
     often = sorted(map(int, unknown), key=lambda value: (-unknown[value], value))
     found = [(value >> 16, value >> 8 & 255, value & 255) for value in often]
     declare = f" or, if they are no class, declare them: `{code.key}: [{_some(found)}]`" if len(found) <= _SHOWN else ""
