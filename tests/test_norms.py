@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from core_tools import NAMES, assert_equal, images, plain_of
+from core_tools import NAMES, assert_equal, difference, images, plain_of
 from polymodal import DataError, Exchange, FusionError, Multimodal, checkpoint, fuse, inspect
 from polymodal.errors import ExportError
 from polymodal.export import absorb
@@ -370,3 +370,35 @@ def test_volumes_and_signals_come_in_by_every_way(axes):
         net({"rgb": torch.zeros(2, 2, 5, 5), "depth": torch.zeros(2, 1, 5, 5), "thermal": torch.zeros(2, 5, 5, 5)})
     with pytest.raises(ExportError, match="volumes" if axes == 3 else "signals"):
         absorb(net)
+
+
+class Transformer(nn.Module):
+    """PyTorch's own transformer between two convolutions."""
+
+    def __init__(self, *, norm_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", batch_first=True, norm_first=norm_first)
+        self.first, self.last = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 2, 1)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(x)
+        return self.last(self.encoder(tokens.flatten(2).mT).mT.reshape(tokens.shape))
+
+
+@pytest.mark.parametrize("fusion", [None, Exchange(THRESHOLD)])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_pytorch_s_own_transformer_calls_its_norms_when_it_predicts(norm_first, fusion):
+    """If this breaks, its kernel for predictions passes over the norms: trained networks fail or exchange nothing."""
+    torch.manual_seed(0)
+    plain = Transformer(norm_first=norm_first).double().eval()
+    net = fuse(plain, NAMES[:3], fusion, **({} if fusion is None else {"sites": "*.norm1"}))
+    randomize(net)
+    inputs = images(net.modalities, 2, 3, 8, 8)
+    expected = net(inputs).per_modality
+    with torch.no_grad():
+        found = net(inputs).per_modality
+        alone = plain_of(net, plain, 0)(inputs["rgb"])
+    assert_equal(found, expected, 1e-12)
+    assert fusion is None or sum(net.exchanged()["encoder.layers.0.norm1"].values()) > 0
+    assert (difference(found["rgb"], alone) < 1e-12) == (fusion is None)

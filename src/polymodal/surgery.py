@@ -153,6 +153,7 @@ class _Surgery:
             assert isinstance(conv, nn.Conv2d)
             replaced[id(conv)] = LowRankConv2d(conv, roster, rank)
         network = _replace(network, replaced)
+        _layer_by_layer(network)
         self.plan.install(network, roster)
         return Multimodal(network, stem, settings)
 
@@ -231,3 +232,16 @@ def _replace(root: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
             if id(child) in replaced:
                 setattr(parent, name, replaced[id(child)])
     return replaced.get(id(root), root)
+
+
+def _layer_by_layer(network: nn.Module) -> None:
+    """Let PyTorch's own transformer layers call their norms.
+
+    In eval mode without gradients they compute all of a layer in one kernel, from the weights of the norms, and would
+    pass over whatever stands in the place of these or behind them.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
