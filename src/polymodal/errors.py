@@ -1,5 +1,8 @@
 """The errors a user can cause and mend: each says what was expected, what came, where, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PolymodalError(Exception):
     """Base of every error that a user can mend; the command line prints its message alone and exits with status 2."""
@@ -23,3 +26,12 @@ class CheckpointError(PolymodalError):
 
 class ExportError(PolymodalError):
     """A network that cannot leave Python the way that was asked for."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say of what a DataError speaks: of which samples, scene or target."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error

@@ -15,6 +15,7 @@ from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
 from polymodal.data.parts import TARGET
 from polymodal.documents import read_json
+from polymodal.errors import naming
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE, one_part
 from polymodal.run_folder import (
@@ -30,7 +31,7 @@ from polymodal.run_folder import (
 )
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
-from polymodal.runs.tested import Scored, Tested, best_device, naming, trained
+from polymodal.runs.tested import Scored, Tested, best_device, trained
 from polymodal.scores import of_target
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
@@ -131,7 +132,7 @@ def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = 
         for target, part in output.parts.items():
             for name, shown in part.shown_truth(scene, size).items():
                 columns.setdefault(of_target(target, name), []).append(shown)
-        with torch.inference_mode(), naming([scene["key"]]):
+        with torch.inference_mode(), naming(scene["key"]):
             there = scene.get("present") or dict.fromkeys(scene["inputs"], True)
             images = {name: image[None].to(best_device()) for name, image in scene["inputs"].items() if there[name]}
             prediction = net(images, subset=True, per_modality=True)

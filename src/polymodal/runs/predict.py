@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +19,7 @@ from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.data.track import track
-from polymodal.errors import ConfigError, DataError, PolymodalError
+from polymodal.errors import ConfigError, PolymodalError, naming
 from polymodal.files import new_folder
 from polymodal.names import ENSEMBLE
 from polymodal.runs.maps import Canvas, write_maps
@@ -100,7 +99,7 @@ def predict(
         written: list[Path] = []
         began = perf_counter()
         for scene in track(scenes, "predicting"):
-            with _naming(scene):
+            with naming(scene.stem):
                 written += _write(opened, scene, specs, out, windows, certainty=certainty)
         seconds = perf_counter() - began
     count = "1 scene" if len(scenes) == 1 else f"{len(scenes)} scenes"
@@ -121,7 +120,7 @@ def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows
     _warn_of_place(scene, size_of(raw))
     files = {name: str(file) for name, file in scene.files.items()}
     height, width = windows.size if windows else size_of(raw)
-    with _naming(scene):
+    with naming(scene.stem):
         for top in range(0, size_of(raw)[0], height):
             resize_inputs({name: array[:, top : top + height, :] for name, array in raw.items()}, specs, files, None)
         first = {name: array[:, :height, :width] for name, array in raw.items()}
@@ -269,12 +268,3 @@ def picture_of(raw: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec]) ->
     name = next((name for name in raw if specs[name].kind == "image"), next(iter(raw)))
     full = resize_inputs({name: raw[name]}, {name: specs[name]}, {name: name}, None)[0][name]
     return viewable(full, specs[name]).permute(1, 2, 0).numpy()
-
-
-@contextmanager
-def _naming(scene: Scene) -> Iterator[None]:
-    """Say of which scene an error is."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{scene.stem}: {error}") from error

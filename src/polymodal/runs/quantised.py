@@ -12,12 +12,12 @@ import torch
 from polymodal import checkpoint, export
 from polymodal.data import FolderData, FolderDataset
 from polymodal.data.track import track
-from polymodal.errors import ConfigError, DataError, ExportError
+from polymodal.errors import ConfigError, DataError, ExportError, naming
 from polymodal.export.comparison import Run
 from polymodal.export.nncf_quantiser import NncfQuantiser
 from polymodal.export.quantiser import Images, Quantiser
 from polymodal.files import publish, workplace
-from polymodal.runs.tested import naming, size_of_truth
+from polymodal.runs.tested import size_of_truth
 from polymodal.runs.validate import data_settings, scenes_of
 from polymodal.scores import Score
 from polymodal.sources import local
@@ -155,7 +155,7 @@ class Calibration:
         with torch.inference_mode():
             for batch in track(loader, f"scores in {what}", len(loader)):
                 truth = self.output.truth(batch, next(iter(batch["inputs"].values())).shape[-2:])
-                with naming(batch["key"]):
+                with naming(", ".join(batch["key"])):
                     found = run(batch["inputs"])
                 for name, prediction in found.items():
                     counts.update(name, output_at(torch.from_numpy(prediction), size_of_truth(truth)), *truth)

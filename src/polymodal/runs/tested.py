@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.track import track
-from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.errors import CheckpointError, ConfigError, naming
 from polymodal.metrics import PredictionScores, Reliability
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
@@ -231,7 +230,7 @@ class Tested:
             for batch in track(islice(loader, batches), f"{SCORES_ON}{self._split}, batches", batches, lines):
                 inputs = {name: image.to(best_device()) for name, image in batch["inputs"].items()}
                 truth = self.output.truth(batch, next(iter(inputs.values())).shape[-2:])
-                with naming(batch["key"]):
+                with naming(", ".join(batch["key"])):
                     moved = move_data_to_device(truth, best_device())
                     present = batch.get("present")
                     score(Scored(batch["key"], batch["inputs"], batch["valid"], inputs, moved, present))
@@ -299,12 +298,3 @@ def split_of(data: Any, split: str) -> str:
 def name_of_split(data: Any, split: str) -> str:
     """The data set and the split, which tell whether a checkpoint was chosen on the scenes that it is scored on."""
     return f"{data.description.name}/{split}"
-
-
-@contextmanager
-def naming(keys: Sequence[str]) -> Iterator[None]:
-    """Say of which samples an error speaks."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{', '.join(keys)}: {error}") from error

@@ -1,7 +1,6 @@
 """What a network predicts of several targets: each is scored, shown and written as it is alone, under its name."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from polymodal.data import TargetSpec
-from polymodal.errors import CheckpointError, ConfigError, DataError
+from polymodal.errors import CheckpointError, ConfigError, naming
 from polymodal.metrics import PredictionScores
 from polymodal.scores import Score, of_target
 from polymodal.tasks.output import Output
@@ -196,7 +195,7 @@ class SeveralScores(PredictionScores):
         """Count a batch: a prediction of all targets, and the truth of each."""
         apart = self._output.split(prediction)
         for (target, counts), own in zip(self._each.items(), truth, strict=True):
-            with _naming(target):
+            with naming(target):
                 counts.update(name, apart[target], *own)
 
     def compute(self) -> dict[str, dict[str, Any]]:
@@ -207,7 +206,7 @@ class SeveralScores(PredictionScores):
         """
         found: dict[str, dict[str, Any]] = {name: {} for name in self.names}
         for target, counts in self._each.items():
-            with _naming(target):
+            with naming(target):
                 computed = counts.compute()
             for name, figures in computed.items():
                 found[name] |= {of_target(target, key): value for key, value in figures.items()}
@@ -231,15 +230,6 @@ class SeveralScores(PredictionScores):
             for target, counts in self._each.items()
             for (key, name), sums in counts.of_samples().items()
         }
-
-
-@contextmanager
-def _naming(target: str) -> Iterator[None]:
-    """Say of which target an error speaks."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{target}: {error}") from error
 
 
 def output_of(targets: Mapping[str, TargetSpec], training: Mapping[str, Any]) -> Output | Several:

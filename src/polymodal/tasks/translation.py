@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal import models
-from polymodal.errors import ConfigError, DataError
+from polymodal.errors import ConfigError, naming
 from polymodal.files import complete_file
 from polymodal.functional import fold
 from polymodal.limits import ABOVE_0, FROM_0, at_least, check
@@ -215,10 +215,8 @@ class Translation(Task):
         self.log_mean("penalty", penalty, size)
 
     def _predict(self, batch: Mapping[str, Any]) -> Prediction:
-        try:
+        with naming(", ".join(batch["key"])):
             prediction = self(batch["inputs"])
-        except DataError as error:
-            raise DataError(f"{', '.join(batch['key'])}: {error}") from error
         (height, width), given = prediction.ensemble.shape[-2:], next(iter(batch["inputs"].values())).shape[-2:]
         if (height, width) != given:
             raise ConfigError(
