@@ -20,6 +20,7 @@ from polymodal.export.settled import settled
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial
 from polymodal.multimodal import Multimodal, check_tensors
+from polymodal.names import ENSEMBLE
 from polymodal.nn import Prediction
 
 TOLERANCE = 1e-3
@@ -68,7 +69,7 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         )
     with torch.no_grad(), net.roster.only(present):
         seen = capture(settled(net), present, size)
-        absorbed = Absorbed(net, seen, Streams(seen).module())
+        absorbed = Absorbed(net, seen, Streams(seen).module(), size)
         _check(net, absorbed, seen.trials)
         return absorbed
 
@@ -99,7 +100,7 @@ def _named(prediction: Prediction) -> dict[str, Tensor]:
     """The tensors of a prediction by their names."""
     return {
         f"{name} {i}".removesuffix(" 0"): tensor
-        for name, output in {**prediction.per_modality, "ensemble": prediction.ensemble}.items()
+        for name, output in {**prediction.per_modality, ENSEMBLE: prediction.ensemble}.items()
         for i, tensor in enumerate(tree_leaves(output))
         if isinstance(tensor, Tensor)
     }
@@ -118,12 +119,12 @@ class Absorbed(nn.Module):
 
     weights: Tensor
 
-    def __init__(self, net: Multimodal, seen: Capture, graph: fx.GraphModule) -> None:
+    def __init__(self, net: Multimodal, seen: Capture, graph: fx.GraphModule, size: Size | None) -> None:
         super().__init__()
         self.modalities = tuple(net.modalities[m] for m in net.roster.present)
         self.outputs = tuple(name for name in self.modalities if name in net.outputs)
         self.channels = {name: image_channels(net, name) for name in self.modalities}
-        self.step, self.size = seen.step, seen.size
+        self.step, self.size = seen.step, size
         self._tiles = {name: net.stem.tiles[name] for name in self.modalities}
         self._form = seen.program.call_spec.out_spec
         self.graph = graph

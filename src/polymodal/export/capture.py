@@ -60,7 +60,6 @@ class Capture:
         private: The values that each present modality has of a parameter or buffer, by its name in the program.
         channels: The channels of each present modality's image as the network takes it.
         step: What height and width must be multiples of.
-        size: Height and width where they are fixed.
         trials: The images on which what is made of it must be compared with the network.
     """
 
@@ -69,7 +68,6 @@ class Capture:
     private: dict[str, list[Tensor]]
     channels: list[int]
     step: int
-    size: Size | None
     trials: list[Trial]
 
 
@@ -102,7 +100,7 @@ def capture(net: Multimodal, present: Sequence[int], size: Size | None = None) -
         for name, tensor in plain.network.state_dict(keep_vars=True).items()
         if id(tensor) in plain.private
     }
-    return Capture(_functional(found.program), plain.places, private, channels, found.step, size, found.trials)
+    return Capture(_functional(found.program), plain.places, private, channels, found.step, found.trials)
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:

@@ -35,10 +35,8 @@ from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
 from polymodal.locks import LOCK
 from polymodal.multimodal import Multimodal
-from polymodal.names import register
+from polymodal.names import ENSEMBLE, register
 from polymodal.nn.ensemble import main_output
-
-ENSEMBLE = "ensemble"
 
 TOLERANCE = 1e-4
 """Of an exported network's predictions against those of the network itself, relative to the largest value."""
@@ -97,7 +95,9 @@ def save(
     if like.device.type != "cpu":
         own = copy.deepcopy(own).cpu()
     module = _Named(own if dtype is None else rounded(own, dtype)).eval()
-    channels = {name: _channels(net, name) for name in net.modalities}
+    channels = (
+        net.channels if isinstance(net, Absorbed) else {name: image_channels(net, name) for name in net.modalities}
+    )
 
     def example(trial: Trial) -> tuple[dict[str, Tensor]]:
         batch, sides = trial
@@ -322,10 +322,6 @@ def _check_names(net: Multimodal | Absorbed) -> None:
                 f"{', '.join(net.modalities)}, each of which needs a name of its own. Build the network with another "
                 "name for it: polymodal.fuse(network, modalities)."
             )
-
-
-def _channels(net: Multimodal | Absorbed, name: str) -> int:
-    return image_channels(net, name) if isinstance(net, Multimodal) else net.channels[name]
 
 
 def _size(net: Multimodal | Absorbed, size: Size | None) -> Size | None:

@@ -90,10 +90,6 @@ class Liveness:
         for node in reversed(graph.nodes):
             self._demand(node)
 
-    def place(self, node: fx.Node) -> Place | None:
-        """What stands at a mark; None for any other node."""
-        return self._places[place_index(node)] if is_mark(node) else None
-
     def reads_one_map(self, node: fx.Node) -> bool:
         """Whether every channel of a node is made of the same channel of the one feature map that it reads."""
         kind, (image, *others) = packet(node), node.args or (None,)
@@ -130,7 +126,7 @@ class Liveness:
             return len(self._constants[node])
         if node.op == "placeholder":
             return self._modalities
-        place = self.place(node)
+        place = place_at(node, self._places)
         if isinstance(place, Joint):
             return 1 if place.merges else self._modalities
         if isinstance(place, Choice) or (isinstance(place, PrivateRunningNorm) and place.roster is not None):
@@ -150,7 +146,7 @@ class Liveness:
     def _demand(self, node: fx.Node) -> None:
         """Note which channels a node reads of others, now that it is known which of its own are read."""
         live = self.live.get(node)
-        place = self.place(node)
+        place = place_at(node, self._places)
         if live is not None and isinstance(place, PrivateRunningNorm | Choice):
             self._read(arguments(node)[0][0], needed(live, place.keep) if isinstance(place, Choice) else live)
         elif node in self.convolutions:
@@ -217,16 +213,9 @@ def arguments(node: fx.Node) -> list[Any]:
     return list(node.args)
 
 
-def is_mark(node: fx.Node) -> bool:
-    """Whether a node is a mark of `capture`."""
-    return node.op == "call_function" and node.target is mark._opoverload
-
-
-def place_index(node: fx.Node) -> int:
-    """Which place a mark stands for."""
-    index = node.args[1]
-    assert isinstance(index, int)
-    return index
+def place_at(node: fx.Node, places: Sequence[Place]) -> Place | None:
+    """What stands at a mark of `capture`; None for any other node."""
+    return places[arguments(node)[1]] if node.target is mark._opoverload else None
 
 
 def packet(node: fx.Node) -> Any:

@@ -26,7 +26,6 @@ class NncfQuantiser:
         place: A folder for files on the way; needed by none here.
 
     Attributes:
-        layers: The names of layers that can stay in float; none can.
         weight_bits: How many bits of the weights are used.
         packages: What has to be installed beside those of the format.
 
@@ -35,7 +34,6 @@ class NncfQuantiser:
     """
 
     packages: ClassVar[tuple[str, ...]] = ("nncf",)
-    layers: tuple[str, ...] = ()
 
     def __init__(self, file: Path, images: Iterable[Images], place: Path) -> None:
         del place
@@ -74,7 +72,7 @@ class NncfQuantiser:
 
         Args:
             path: The .xml.
-            in_float: The names of layers that stay in float, of `layers`.
+            in_float: The names of layers that stay in float; none can.
 
         Returns:
             The name of the .bin, which has to lie beside it.
@@ -88,6 +86,6 @@ class NncfQuantiser:
         return run_openvino(path, self._outputs)
 
     def by_sensitivity(self, images: Sequence[Images]) -> list[str]:
-        """None: there are no `layers` to keep in float."""
+        """None: no layers can stay in float."""
         del images
-        return [*self.layers]
+        return []

@@ -35,13 +35,11 @@ class Captured:
     Attributes:
         program: The graph.
         step: What height and width must be multiples of.
-        size: Height and width where they are fixed.
         trials: The images on which it must be compared with the module before anybody relies on it.
     """
 
     program: ExportedProgram
     step: int
-    size: Size | None
     trials: list[Trial]
 
 
@@ -72,7 +70,7 @@ def captured(module: nn.Module, example: Example, shapes: Any, size: Size | None
         try:
             program = _exported(module, example, shapes, step, size)
             names = list(inspect.signature(module.forward).parameters)
-            return Captured(program, step, size, trials(program, example, names, step, size))
+            return Captured(program, step, trials(program, example, names, step, size))
         except ExportError:
             raise
         except Exception as error:  # torch.export raises whatever the network's own code does

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from polymodal.export.capture import Place
-from polymodal.export.liveness import argument_names, is_mark, named_arguments, packet, place_index
+from polymodal.export.liveness import argument_names, named_arguments, packet, place_at
 from polymodal.nn.static import Choice
 
 Constants = dict[fx.Node, list[Tensor]]
@@ -89,7 +89,7 @@ def _readers(
         if _reads_channels(user, node, axis, affine, constants):
             found.append((user, affine))
             continue
-        place = places[place_index(user)] if is_mark(user) else None
+        place = place_at(user, places)
         if isinstance(place, Choice) and len(place.keep) == 2 and axis == 1 and user.args[0] == [node]:
             behind = _readers(user, axis, affine.chosen(place.keep), places, constants)
         elif (moved := _moved(user, node, axis)) is not None:

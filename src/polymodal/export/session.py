@@ -78,11 +78,11 @@ class Session:
             self.quantised: bool = _quantised(described, path)
             options = session_options(runtime, threads)
             self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-            self.modalities: dict[str, int] = {name: _count(n) for name, n in described["modalities"].items()}
+            self.modalities: dict[str, int] = dict(described["modalities"])
             self.outputs: tuple[str, ...] = _outputs(described)
-            self.step: int = _count(described["step"])
+            self.step: int = described["step"]
             fixed = described.get("size")  # files of format 1 never are
-            self.size: Size | None = None if fixed is None else (_count(fixed[0]), _count(fixed[1]))
+            self.size: Size | None = None if fixed is None else (fixed[0], fixed[1])
             self.absorbed: bool = described["folded"]
             self.metadata: dict[str, Any] = described["metadata"]
             self.raw: dict[str, str] = _raw(described)
@@ -191,17 +191,6 @@ def needed_package(name: str, purpose: str, extra: str) -> ModuleType:
         ) from error
 
 
-def _count(value: Any) -> int:
-    """A number of channels or pixels.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if type(value) is not int or value < 1:
-        raise ValueError(f"a number of channels or pixels is {value!r}")
-    return value
-
-
 def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the predictions, of which files are called.
 
@@ -222,7 +211,7 @@ def _quantised(described: Mapping[str, Any], path: str | os.PathLike[str]) -> bo
     """
     if INT8 not in described:
         return False
-    if _count(described[INT8]["weight_bits"]) > SAFE_BITS and not processor.adds_int8_exactly():
+    if described[INT8]["weight_bits"] > SAFE_BITS and not processor.adds_int8_exactly():
         raise CheckpointError(
             f"{path} was quantised for processors that add products of 8 bits exactly ({' or '.join(processor.VNNI)}), "
             "and this one does not: sums would overflow and predictions be worse without a word. Export it here, where "
@@ -257,6 +246,7 @@ def _description(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> d
             f"{DESCRIPTION_FORMAT}: it was written by a newer polymodal. Update polymodal, or export the network again."
         )
     counts = [described["step"], *described["modalities"].values(), *(described.get("size") or ())]
+    counts += [described[INT8]["weight_bits"]] if INT8 in described else []
     right = (
         all(type(count) is int and count > 0 for count in counts)
         and len(described.get("size") or (1, 1)) == 2

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from polymodal.export.capture import Capture
-from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by
+from polymodal.export.liveness import Liveness, arguments, channels_of, computed_by, place_at, read_by
 from polymodal.export.scales import absorb_scales
 from polymodal.export.weights import own_row, weights
 from polymodal.nn import PrivateInstanceNorm, PrivateRunningNorm
@@ -49,7 +49,7 @@ class Streams:
 
     def _absorbing(self, node: fx.Node) -> PrivateRunningNorm | None:
         """The norm that can be absorbed into a convolution: its only reader, with running statistics."""
-        place = self.liveness.place(next(iter(node.users))) if len(node.users) == 1 else None
+        place = place_at(next(iter(node.users)), self.places) if len(node.users) == 1 else None
         return place if isinstance(place, PrivateRunningNorm) and not place.from_input else None
 
     def module(self) -> fx.GraphModule:
@@ -63,11 +63,14 @@ class Streams:
 
     def _write(self, node: fx.Node) -> list[Any]:
         """A node's values, one for each of its streams."""
-        live, place = self.liveness, self.liveness.place(node)
+        live, place = self.liveness, place_at(node, self.places)
         if node in self.constants:
             return list(self.constants[node])
         if node.op == "placeholder":
-            return [self._image(m, channels) for m, channels in enumerate(self.image_channels)]
+            return [
+                self._whole(self.graph.placeholder(f"image_{m}"), range(channels))
+                for m, channels in enumerate(self.image_channels)
+            ]
         if node.op == "output":
             return [self._output(node)]
         if isinstance(place, PrivateRunningNorm):
@@ -92,9 +95,6 @@ class Streams:
         """The streams of a convolution, which are as many as those of a norm absorbed into it."""
         own = self.liveness.streams[node]
         return max(own, *(self.liveness.streams[user] for user in node.users)) if node in self.absorbed else own
-
-    def _image(self, m: int, channels: int) -> Channels:
-        return self._whole(self.graph.placeholder(f"image_{m}"), range(channels))
 
     def _output(self, node: fx.Node) -> fx.Node:
         outputs = arguments(node)[0]
@@ -175,11 +175,9 @@ class Streams:
         if found.groups == 1:
             image, columns = self._in_any_order(self._of(found.image, m))
         else:
-            groups = computed.view(found.groups, -1).any(1)
-            width = (channels_of(found.image) or 0) // found.groups
-            read = _numbers(groups.repeat_interleave(width))
+            read = _numbers(read_by(computed[None], found)[0])
             image, columns = self._node(self._of(found.image, m), read), None
-            settings["groups"] = int(groups.sum())
+            settings["groups"] = len(rows) * found.groups // len(computed)
         weight = _pick(self.constants[found.weight], m)
         bias = None if found.bias is None else _pick(self.constants[found.bias], m)
         row = None if norm is None else m if norm.roster is not None else 0
@@ -242,7 +240,11 @@ class Streams:
             return self._side_by_side([tensor for tensor, _ in runs])
         tensors = list(dict.fromkeys(tensor for tensor, _ in held))
         starts = dict(zip(tensors, accumulate((self.widths[tensor] for tensor in tensors), initial=0), strict=False))
-        return self._chosen(self._side_by_side(tensors), [starts[tensor] + row for tensor, row in held])
+        joined = self._side_by_side(tensors)
+        index = self._attribute(torch.tensor([starts[tensor] + row for tensor, row in held]))
+        node = self.graph.call_function(torch.index_select, (joined, 1, index))
+        self.widths[node] = len(held)
+        return node
 
     def _in_any_order(self, value: Channels) -> tuple[fx.Node, list[int] | None]:
         """One tensor of all channels in the order that copies least, and their numbers; None where that is theirs."""
@@ -261,12 +263,6 @@ class Streams:
             self._made[key] = self.graph.call_function(torch.cat, (tensors, 1))
             self.widths[self._made[key]] = sum(self.widths[tensor] for tensor in tensors)
         return self._made[key]
-
-    def _chosen(self, tensor: fx.Node, rows: list[int]) -> fx.Node:
-        index = self._attribute(torch.tensor(rows))
-        node = self.graph.call_function(torch.index_select, (tensor, 1, index))
-        self.widths[node] = len(rows)
-        return node
 
     def _whole(self, tensor: fx.Node, channels: Iterable[int]) -> Channels:
         """The channels, by their numbers, that the rows of a new tensor hold."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from polymodal import checkpoint, export
 from polymodal.errors import ExportError
-from polymodal.export.formats import FORMATS, Format, Onnx, format_for
+from polymodal.export.formats import FORMATS, Onnx, format_for
 from polymodal.export.raw import stored_types, take_raw
 from polymodal.export.session import needed_package
 from polymodal.files import half_published, publish, require_new, workplace
@@ -56,15 +56,16 @@ def export_model(
     if raw and format != Onnx.name:
         raise ExportError(f"--raw: format {format} takes normalised images alone. Give --format {Onnx.name}.")
     kind = format_for(format, out)
-    if quantisation is not None:
-        _check_packages(kind)
+    if quantisation is not None and kind.quantiser is not None:
+        for package in kind.quantiser.packages:
+            needed_package(package, f"--int8 in format {format}", kind.extra)
     for ending in (kind.ending, *kind.beside):
         if not half_published(out):
             require_new(out.with_suffix(ending))
     folder = checkpoint.model_folder(model)
     metadata = checkpoint.read_config(folder).get("metadata") or {}
     calibration = None if quantisation is None else Calibration(model, quantisation)
-    finish = _taking_raw(metadata, folder) if raw else _as_it_is
+    finish = _taking_raw(metadata, folder) if raw else None
     net = checkpoint.load(folder)
     plain = export.absorb(net, size=size) if absorbed else net
     if calibration is not None:
@@ -72,7 +73,7 @@ def export_model(
         said = write_quantised(plain, out, calibration, size, metadata, finish, kind.quantiser)
         beside = [out.with_suffix(ending) for ending in kind.beside]
         written = f"{_written([out, *beside])}, {said}"
-    elif raw:
+    elif finish is not None:
         with workplace(out) as place:
             export.save(plain, place / out.name, size=size, metadata=metadata, weights=weights)
             finish(place / out.name)
@@ -114,20 +115,6 @@ def _check_quantiser(format: str) -> None:
     if kind.quantiser is None:
         able = " or ".join(name for name, other in FORMATS.items() if other.quantiser is not None)
         raise ExportError(f"--int8: format {format} is written in float alone. Give --format {able} for 8 bits.")
-
-
-def _check_packages(kind: Format) -> None:
-    """Refuse 8 bits where a package for them is missing.
-
-    Raises:
-        ExportError: With the remedy.
-    """
-    for package in kind.quantiser.packages if kind.quantiser else ():
-        needed_package(package, f"--int8 in format {kind.name}", kind.extra)
-
-
-def _as_it_is(file: Path) -> None:
-    """Leave a file as it is."""
 
 
 def _written(files: Sequence[Path]) -> str:

@@ -173,7 +173,7 @@ def write_quantised(
     calibration: Calibration,
     size: tuple[int, int] | None,
     metadata: Mapping[str, Any],
-    finish: Callable[[Path], None],
+    finish: Callable[[Path], None] | None,
     make: type[Quantiser] | type[NncfQuantiser] = Quantiser,
 ) -> str:
     """Write a network in 8 bits, of which no prediction scores worse than in float by more than was allowed.
@@ -186,7 +186,7 @@ def write_quantised(
         calibration: The data.
         size: As `export.save` takes it.
         metadata: Likewise.
-        finish: What is done to the file before it takes its place.
+        finish: What is done to the file before it takes its place; nothing if not given.
         make: What quantises, see `Format.quantiser`.
 
     Returns:
@@ -224,7 +224,8 @@ def write_quantised(
                     "Nothing was written. Calibrate with more images (--images), allow more (--max-drop), or export it "
                     "in float."
                 )
-        finish(file)
+        if finish is not None:
+            finish(file)
         publish(place, *beside, out.name)
     said = (
         f"in 8 bits ({quantiser.weight_bits} of the weights), ranges of {calibration.images} images; "
