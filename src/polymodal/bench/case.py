@@ -20,12 +20,21 @@ from polymodal.errors import ConfigError
 from polymodal.export import Absorbed, absorb
 from polymodal.functional import keep_over_share, own_parts
 from polymodal.fusion import DecodeOnce, Exchange
+from polymodal.limits import SHARE, at_least, check
 from polymodal.multimodal import Multimodal
 from polymodal.nn.norm import PrivateNorm
 from polymodal.runs.import_cen import RELEASED_EXCHANGE
 from polymodal.runs.recorder import exchanged_shares
 from polymodal.runs.released import IGNORE
 from polymodal.surgery import fuse
+
+_LIMITS = {
+    "classes": at_least(2),
+    "modalities": at_least(1),
+    "size": at_least(1),
+    "batch": at_least(1),
+    "share": SHARE,
+}
 
 _SMALL = 128
 """Height and width that the norms' statistics are taken at: enough for that, and soon done."""
@@ -61,18 +70,9 @@ class Case:
     statistics: Literal["frozen", "batch"] = "frozen"
 
     def __post_init__(self) -> None:
-        for option, value, least in (
-            ("--classes", self.classes, 2),
-            ("--modalities", self.modalities, 1),
-            ("--size", min(self.size), 1),
-            ("--batch", self.batch, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"{option}: expected {least} or more, got {value}.")
+        check(vars(self) | {"size": min(self.size)}, _LIMITS, "--")
         if "classes" in self.arguments:
             raise ConfigError("--network-args: `classes` is an option of its own; use --classes.")
-        if not 0 <= self.share <= 1:
-            raise ConfigError(f"--share: expected a share from 0 to 1, got {self.share}.")
         check_device(self.device)
 
     @property

@@ -38,7 +38,7 @@ def from_files(
     scenes = [_written(networks, specs, folder / str(i), i) for i in range(case.batch)]
 
     def predict() -> dict[str, Tensor]:
-        read = [resize_inputs(*read_scene(scene, specs), _named(scene), None)[0] for scene in scenes]
+        read = [resize_inputs(*read_scene(scene, specs), scene.named, None)[0] for scene in scenes]
         found = run({name: torch.stack([own[name] for own in read]).to(case.device) for name in specs})
         labels = largest(output_at(found[ENSEMBLE], case.size), 1)[1].cpu().numpy()
         for i, one in enumerate(labels.astype(np.uint8 if case.classes <= 256 else np.uint16)):
@@ -72,7 +72,3 @@ def _written(networks: Networks, specs: Mapping[str, InputSpec], folder: Path, i
         else:
             write_file(files[name], encode_png((values[0] * 1000).round().clip(1, 65535).astype(np.uint16)))
     return Scene("scene", files)
-
-
-def _named(scene: Scene) -> dict[str, str]:
-    return {name: str(file) for name, file in scene.files.items()}

@@ -37,6 +37,7 @@ def bench_data(
         ConfigError: A number is out of its range, or a setting cannot be used.
         DataError: The data set is not what its description says.
     """
+    from polymodal.runs.prepared import Prepared
     from polymodal.runs.quiet import quieten
 
     check_counts(repeats, 0)
@@ -47,7 +48,8 @@ def bench_data(
     facts: dict[str, Any] = {}
     for cache, processes in itertools.product(caches, workers):
         words = ["--data.cache", cache, "--data.workers", str(processes)]
-        data = _data_module(["--config", str(config), *overrides, *words])
+        data = Prepared(["--config", str(config), *overrides, *words]).datamodule
+        data.setup("fit")
         loader = data.train_dataloader()
         facts = {"recipe": config, "data": data.root, "samples": len(loader) * data.batch_size}
         facts |= {"batch": data.batch_size, "repeats": repeats}
@@ -66,11 +68,3 @@ def bench_data(
         "A sample is an image of every modality, with its target, augmented. The first epoch is not among the others."
     )
     return Report("polymodal bench data", facts, machine("cpu"), [Table("loading", note, headings, rows, records)])
-
-
-def _data_module(words: Sequence[str]) -> Any:
-    from polymodal.runs.prepared import Prepared
-
-    data = Prepared(words).datamodule
-    data.setup("fit")
-    return data

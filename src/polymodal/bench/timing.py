@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
-from polymodal.errors import ConfigError
+from polymodal.limits import at_least, check
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -113,6 +113,4 @@ def check_counts(repeats: int, warmup: int) -> None:
     Raises:
         ConfigError: With the option.
     """
-    for option, value, least in (("--repeats", repeats, 1), ("--warmup", warmup, 0)):
-        if value < least:
-            raise ConfigError(f"{option}: expected {least} or more, got {value}.")
+    check({"repeats": repeats, "warmup": warmup}, {"repeats": at_least(1), "warmup": at_least(0)}, "--")

@@ -224,7 +224,8 @@ def predictor(variant: Variant, networks: Networks) -> Predict:
 def _of_images(variant: Variant, networks: Networks) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """A network of all modalities, or its file, as a function of their images."""
     if BASES[variant.base].file:
-        session = _session(variant, networks)
+        network = Variant(variant.base, variant.modifiers - {"files"})
+        session = Session(_exported(network, networks), threads=torch.get_num_threads())
         return lambda images: {name: torch.from_numpy(logits) for name, logits in session(images).items()}
     autocast = _precision(variant, networks)
     net = _fast(variant, _shared(variant, networks), networks.case, training=False)
@@ -308,11 +309,6 @@ def _fast(variant: Variant, net: Any, case: Case, *, training: bool) -> Any:
                 module.eval()
     speed: Speed = "compile" if "compile" in variant.modifiers else "auto" if "auto" in variant.modifiers else "off"
     return net if speed == "off" else accelerate(copy.deepcopy(net), speed)
-
-
-def _session(variant: Variant, networks: Networks) -> Session:
-    network = Variant(variant.base, variant.modifiers - {"files"})
-    return Session(_exported(network, networks), threads=torch.get_num_threads())
 
 
 def _exported(variant: Variant, networks: Networks) -> Path:

@@ -118,13 +118,13 @@ def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows
     raw, specs = read_scene(scene, specs, by_rows=windows is not None)
     warn_of_other_units(raw, scene, specs)
     _warn_of_place(scene, size_of(raw))
-    files = {name: str(file) for name, file in scene.files.items()}
     height, width = windows.size if windows else size_of(raw)
     with naming(scene.stem):
         for top in range(0, size_of(raw)[0], height):
-            resize_inputs({name: array[:, top : top + height, :] for name, array in raw.items()}, specs, files, None)
+            rows = {name: array[:, top : top + height, :] for name, array in raw.items()}
+            resize_inputs(rows, specs, scene.named, None)
         first = {name: array[:, :height, :width] for name, array in raw.items()}
-        prepared = resize_inputs(first, specs, files, opened.size)[0]
+        prepared = resize_inputs(first, specs, scene.named, opened.size)[0]
         images = {name: image[None] for name, image in prepared.items()}
         opened.check(images)
         if windows and not windows.cover(size_of(raw)):
@@ -142,7 +142,6 @@ def _write(
 ) -> list[Path]:
     """Predict a scene and write its maps."""
     raw, specs = read_scene(scene, specs, by_rows=windows is not None)
-    files = {name: str(file) for name, file in scene.files.items()}
     size = size_of(raw)
     step = step_of(size) if windows else 1
     canvas = Canvas(
@@ -153,7 +152,7 @@ def _write(
         _reference(scene, size),
         partial(_absent, raw, specs),
     )
-    parts = predicted_parts(opened, raw, specs, files, windows, lambda _: opened.size)
+    parts = predicted_parts(opened, raw, specs, scene.named, windows, lambda _: opened.size)
     return write_maps(opened, parts, canvas, certainty=certainty)
 
 
@@ -241,7 +240,7 @@ def read_scene(
         contents[name] = decode(stored[name], str(scene.files[name]), specs[name])
     read = {name: settled(contents[name], specs[name], str(file)) for name, file in scene.files.items()}
     raw, meaning = {name: array for name, (array, _) in read.items()}, {name: spec for name, (_, spec) in read.items()}
-    return aligned(raw, meaning, {name: str(file) for name, file in scene.files.items()}), meaning
+    return aligned(raw, meaning, scene.named), meaning
 
 
 def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:

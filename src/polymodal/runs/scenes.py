@@ -28,6 +28,11 @@ class Scene:
     stem: str
     files: dict[str, Path]
 
+    @property
+    def named(self) -> dict[str, str]:
+        """The files for messages, by modality."""
+        return {name: str(file) for name, file in self.files.items()}
+
 
 @dataclass(frozen=True)
 class Folder:
