@@ -14,6 +14,7 @@ Run = Callable[[dict[str, Tensor]], Mapping[str, Any]]
 """From images by modality to predictions by name."""
 
 
+@torch.no_grad()
 def compare(net: Run, made: Run, images: Iterable[dict[str, Tensor]], what: str, tolerance: float, remedy: str) -> None:
     """Refuse what does not predict what the network does. Images that the network itself refuses tell nothing.
 
@@ -31,43 +32,35 @@ def compare(net: Run, made: Run, images: Iterable[dict[str, Tensor]], what: str,
     refusal: Exception | None = None
     compared = 0
     for one in images:
-        with torch.no_grad():
-            try:
-                expected = net(one)
-            except Exception as error:  # whatever a network of somebody else's raises
-                refusal = error
-                continue
-        _compare(expected, made, one, what, tolerance, remedy)
+        try:
+            expected = net(one)
+        except Exception as error:  # whatever a network of somebody else's raises
+            refusal = error
+            continue
         compared += 1
+        batch, _, height, width = next(iter(one.values())).shape
+        where = f"{batch} images of {said((height, width))}"
+        try:
+            found = made(one)
+        except Exception as error:  # the runtimes' own, of no common class
+            raise ExportError(
+                f"{what} fails on {where}, which the network takes: {first_line(error)} Nothing was written. {remedy}"
+            ) from error
+        for name, ours in expected.items():
+            theirs = torch.as_tensor(found[name])
+            off = float("inf")
+            if theirs.shape == ours.shape:
+                off = float((theirs - ours).abs().max() / ours.abs().max().clamp_min(torch.finfo(ours.dtype).tiny))
+            if not off <= tolerance:
+                raise ExportError(
+                    f"{what} does not predict what the network does: {name!r} differs by {off:.1e} of its largest "
+                    f"value on {where}, where {tolerance:.0e} is allowed. Nothing was written. {remedy}"
+                )
     if not compared:
         raise ExportError(
             f"{what} cannot be compared with the network, which takes none of the sizes that were tried: "
             f"{first_line(refusal) if refusal else 'there are none'} Nothing was written. {remedy}"
         )
-
-
-def _compare(
-    expected: Mapping[str, Any], made: Run, images: dict[str, Tensor], what: str, tolerance: float, remedy: str
-) -> None:
-    batch, _, height, width = next(iter(images.values())).shape
-    where = f"{batch} images of {said((height, width))}"
-    with torch.no_grad():
-        try:
-            found = made(images)
-        except Exception as error:  # the runtimes' own, of no common class
-            raise ExportError(
-                f"{what} fails on {where}, which the network takes: {first_line(error)} Nothing was written. {remedy}"
-            ) from error
-    for name, ours in expected.items():
-        theirs = torch.as_tensor(found[name])
-        off = float("inf")
-        if theirs.shape == ours.shape:
-            off = float((theirs - ours).abs().max() / ours.abs().max().clamp_min(torch.finfo(ours.dtype).tiny))
-        if not off <= tolerance:
-            raise ExportError(
-                f"{what} does not predict what the network does: {name!r} differs by {off:.1e} of its largest value on "
-                f"{where}, where {tolerance:.0e} is allowed. Nothing was written. {remedy}"
-            )
 
 
 def remedy(size: Size | None) -> str:

@@ -1,6 +1,5 @@
 """A network in a file of OpenVINO, computed with 8 bits: static quantisation by NNCF."""
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -78,7 +77,7 @@ class NncfQuantiser:
             The name of the .bin, which has to lie beside it.
         """
         del in_float
-        write_openvino(self._model, path, json.loads(self._description))
+        write_openvino(self._model, path, self._description)
         return [path.with_suffix(".bin").name]
 
     def opened(self, path: Path) -> Run:

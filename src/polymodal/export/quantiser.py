@@ -90,7 +90,7 @@ class Quantiser:
         """
         model = self._quantised(exclude=list(in_float))
         entry = next(entry for entry in model.metadata_props if entry.key == DESCRIPTION)
-        entry.value = described_in_8_bits(entry.value, self.weight_bits, self._images, in_float)
+        entry.value = json.dumps(described_in_8_bits(entry.value, self.weight_bits, self._images, in_float))
         self._onnx.save(model, path)
         return []
 
@@ -140,17 +140,18 @@ class Quantiser:
         return [prediction for image in images for prediction in session.run(None, dict(image))]
 
 
-def described_in_8_bits(description: str, weight_bits: int, images: int, in_float: Collection[str]) -> str:
-    """What a file in 8 bits says of itself, in JSON.
+def described_in_8_bits(description: str, weight_bits: int, images: int, in_float: Collection[str]) -> dict[str, Any]:
+    """What a file in 8 bits says of itself.
 
     Args:
-        description: Of the network in float.
+        description: Of the network in float, in JSON.
         weight_bits: How many bits of the weights are used.
         images: How many the ranges are taken from.
         in_float: The names of layers that stay in float.
     """
     how = {"weight_bits": weight_bits, "images": images, "in_float": list(in_float)}
-    return json.dumps(json.loads(description) | {"format": DESCRIPTION_FORMAT, INT8: how})
+    described: dict[str, Any] = json.loads(description)
+    return described | {"format": DESCRIPTION_FORMAT, INT8: how}
 
 
 class _Reader:

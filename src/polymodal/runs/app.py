@@ -210,13 +210,9 @@ def _details(found: Predicted, seen: Mapping[str, np.ndarray]) -> list[tuple[np.
         shown.append((_large(arrays["colors"]), f"predicted, {name}"))
         for what in ("confidence", "disagreement"):
             if what in arrays:
-                shown.append((_large(_heat(arrays[what])), f"{100 * float(arrays[what].mean()):.0f} % {what}, {name}"))
+                heat = matplotlib.colormaps["viridis"](arrays[what], bytes=True)[..., :3]
+                shown.append((_large(heat), f"{100 * float(arrays[what].mean()):.0f} % {what}, {name}"))
     return shown
-
-
-def _heat(values: np.ndarray) -> np.ndarray:
-    """Values in 0..1 as colours, dark to bright, uint8 (H, W, 3)."""
-    return matplotlib.colormaps["viridis"](values, bytes=True)[..., :3]
 
 
 def _large(picture: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The checkpoints of a run: written whole, continued from exactly."""
 
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ class Resumption(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add where the training stands, and what it has measured since the epoch began."""
-        checkpoint[POSITION] = self._position(trainer).as_dict()
+        checkpoint[POSITION] = asdict(self._position(trainer))
         checkpoint["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["means"] = gathered({name: mean.sums() for name, mean in pl_module.means.items()})
         checkpoint["processes"] = trainer.world_size

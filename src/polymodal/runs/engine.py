@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -89,15 +88,10 @@ class Processes:
         Raises:
             PolymodalError: It failed; with its last lines.
         """
-        with self._place() as place:
-            command = children.fit_command(fit_words(run))
-            children.follow(str(run), command, self._environment | place, started, on_epoch)
-
-    @contextmanager
-    def _place(self) -> Iterator[dict[str, str]]:
         place = self._places.get()
         try:
-            yield place
+            command = children.fit_command(fit_words(run))
+            children.follow(str(run), command, self._environment | place, started, on_epoch)
         finally:
             self._places.put(place)
 

@@ -1,6 +1,6 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,10 @@ def score_split(
     counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
     reliability = None if tested.gaps else tested.reliability(counts.names)
-    sizes: list[Size] = []
+    sizes: list[Sequence[int]] = []
 
     def score(batch: Scored) -> None:
-        sizes.append(batch.size)
+        sizes.append(next(iter(batch.inputs.values())).shape[-2:])
         predictions = tested.predict(batch.inputs, batch)
         for name in counts.names:
             counts.update(name, *batch.counted(name, predictions, tested.output))

@@ -63,16 +63,12 @@ def import_cen(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"] 
         OSError: The folder cannot be written.
     """
     with new_folder(out, f"import-cen {file.resolve()} --fusion {fusion}", CheckpointError):
-        return _written(file, out, fusion)
-
-
-def _written(file: Path, out: Path, fusion: Literal["exchange", "asymmetric"]) -> str:
-    """What was found, once it is saved."""
-    content = read_released(file)
-    tensors = content["segmenter"]
-    arguments = _arguments(tensors, file)
-    net = load_released(tensors, arguments, RELEASED_EXCHANGE if fusion == "exchange" else make_fusion(fusion), file)
-    save_released(net, out, {"name": models.REFINENET, "arguments": arguments}, content.get("epoch_start"))
+        content = read_released(file)
+        tensors = content["segmenter"]
+        arguments = _arguments(tensors, file)
+        rule = RELEASED_EXCHANGE if fusion == "exchange" else make_fusion(fusion)
+        net = load_released(tensors, arguments, rule, file)
+        save_released(net, out, {"name": models.REFINENET, "arguments": arguments}, content.get("epoch_start"))
     return (
         f"{len(tensors)} tensors of a RefineNet with {arguments['encoder_name']}, {arguments['classes']} classes, "
         f"fusion {fusion}"

@@ -18,9 +18,6 @@ from polymodal.tasks.windows import Part, Size
 _ROWS = "rows"
 """What a workplace's file is called to which rows go before they are a picture."""
 
-Absent = Callable[[Part], np.ndarray | None]
-"""Which pixels (h, w) of a part nothing is known of; None for none."""
-
 
 @dataclass(frozen=True)
 class Canvas:
@@ -32,7 +29,7 @@ class Canvas:
         picture: What people see of the scene, with this step.
         path_of: The PNG file of a prediction, by its name, that ends in something.
         reference: The place of the scene, which maps keep as GeoTIFF; pictures for people are PNG.
-        absent: Of a scene with a place, where there is nothing to predict from.
+        absent: Of a scene with a place, which pixels (h, w) of a part nothing is known of; None for none.
     """
 
     size: Size
@@ -40,7 +37,7 @@ class Canvas:
     picture: np.ndarray
     path_of: Callable[[str, str], Path]
     reference: Georeference | None
-    absent: Absent
+    absent: Callable[[Part], np.ndarray | None]
 
 
 def write_maps(

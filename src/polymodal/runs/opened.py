@@ -56,18 +56,21 @@ class Opened:
                 f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other "
                 "file can be predicted with here. Give the folder, or export the run again with --format onnx."
             )
-        self.session = _session(model) if model.suffix == ONNX else None
-        if self.session is None:
+        self.session: Session | None = None
+        taken = None
+        if model.suffix == ONNX:
+            from polymodal import export  # takes seconds to load, and few need it
+
+            self.session = export.Session(model)
+            if self.session.raw:
+                raise CheckpointError(
+                    f"{model} takes images as they are stored and returns class numbers (--raw), for programs of your "
+                    "own. Predict with the model folder, or with a file that was exported without --raw."
+                )
+            self.source, metadata, taken = model, self.session.metadata, self.session.modalities
+        else:
             self.source = checkpoint.model_folder(model)
             metadata = checkpoint.read_config(self.source).get("metadata") or {}
-        else:
-            self.source, metadata = model, self.session.metadata
-        if self.session is not None and self.session.raw:
-            raise CheckpointError(
-                f"{model} takes images as they are stored and returns class numbers (--raw), for programs of your own. "
-                "Predict with the model folder, or with a file that was exported without --raw."
-            )
-        taken = None if self.session is None else self.session.modalities
         specs, targets, self.size = read_model_description(metadata, self.source, taken)
         self.specs = rescaled(specs, scales or {})
         self.output = output_of(targets, metadata.get("training") or {})
@@ -198,9 +201,3 @@ def rescaled(specs: Mapping[str, InputSpec], scales: Mapping[str, float]) -> dic
             raise ConfigError(f"scale: {name}: expected a number above 0, got {scale!r}.")
         changed[name] = replace(specs[name], scale=float(scale), stored="", bits=None)
     return changed
-
-
-def _session(file: Path) -> "Session":
-    from polymodal.export import Session  # takes seconds to load, and few need it
-
-    return Session(file)

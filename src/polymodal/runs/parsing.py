@@ -7,9 +7,9 @@ attempts the first one and what it stumbled over are of use.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from importlib import import_module
 from inspect import signature
 from os import PathLike
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -86,7 +86,7 @@ def check_groups(settings: Mapping[str, Any]) -> None:
         ConfigError: With the group's name and its first setting.
     """
     for owner, made in settings.items():
-        for name, parameter in signature(_class(made.class_path)).parameters.items():
+        for name, parameter in signature(resolve_name(made.class_path)).parameters.items():
             if is_dataclass(parameter.annotation) and made.init_args.get(name, made) is None:
                 first = fields(parameter.annotation)[0].name
                 raise ConfigError(
@@ -191,21 +191,15 @@ def _names(parser: ArgumentParser) -> list[str]:
 def _parser_of(path: str) -> ArgumentParser:
     """Of the settings of a class alone."""
     parser = ArgumentParser(exit_on_error=False, add_help=False)
-    parser.add_class_arguments(_class(path), fail_untyped=False)
+    parser.add_class_arguments(resolve_name(path), fail_untyped=False)
     return parser
-
-
-def _class(path: str) -> type:
-    module, _, name = path.rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found
 
 
 def _classes_for(message: str) -> list[str]:
     """The names of all classes that the innermost setting could be of."""
     types = message.rpartition("Subtypes:")[2].partition("\n")[0]
     paths = dict.fromkeys(re.findall(r"(?:lightning|polymodal)(?:\.\w+)+", types))
-    kinds = {kind: base for base in map(_class, paths) for kind in _below(base)}
+    kinds = {kind: base for base in map(resolve_name, paths) for kind in _below(base)}
     # What every run has from this package anyway is no choice.
     return sorted(
         kind.__name__

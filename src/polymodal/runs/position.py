@@ -1,7 +1,7 @@
 """Where a training stands when a checkpoint is written, and how a trainer is put back there, to the step."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -68,10 +68,6 @@ class Position:
         whole = epochs["ready"] == epochs["processed"] and batches["is_last_batch"]
         reason = "" if whole else "within an epoch by an earlier version of polymodal"
         return cls(epochs["processed"], 0, batches["current"]["ready"], unfinished=reason)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return asdict(self)
 
 
 def batches_done(trainer: Trainer) -> int:

@@ -58,7 +58,9 @@ class Predicted:
             ConfigError: The model has no such target.
         """
         own = self._output.split(self.scores[name])[_known(target, self._output)]
-        return list(self._output.parts[target].files(own[None], self.picture, title=name).values())[-1]
+        part = self._output.parts[target]
+        ending, pixels = list(part.pixels(own).items())[-1]
+        return part.image(ending, pixels, self.picture, name)
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,16 @@
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from threading import Lock
 from types import TracebackType
-from typing import Protocol
 
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from polymodal.report.render import duration
-
-
-class Named(Hashable, Protocol):
-    """A run: `str` names it."""
-
-    @property
-    def method(self) -> str:
-        """Runs of one method take about the same time."""
-        ...
+from polymodal.runs.engine import SeededRun
 
 
 class Progress:
@@ -33,13 +24,13 @@ class Progress:
         together: How many at a time.
     """
 
-    def __init__(self, asked: Sequence[Named], pending: Sequence[Named], together: int) -> None:
+    def __init__(self, asked: Sequence[SeededRun], pending: Sequence[SeededRun], together: int) -> None:
         self.number = {run: i for i, run in enumerate(asked, start=1)}
         self.done = dict.fromkeys(pending, 0.0)
         self.together = together
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         self.bars: Bars | None = None
-        self.tasks: dict[Named, TaskID] = {}
+        self.tasks: dict[SeededRun, TaskID] = {}
         self.lock = Lock()
 
     def __enter__(self) -> "Progress":
@@ -58,13 +49,13 @@ class Progress:
         if self.bars is not None:
             self.bars.stop()
 
-    def begin(self, run: Named) -> None:
+    def begin(self, run: SeededRun) -> None:
         """A run starts."""
         with self.lock:
             if self.bars is not None:
                 self.tasks[run] = self.bars.add_task(self._name(run), total=1, note="starts")
 
-    def epoch(self, run: Named, line: str) -> None:
+    def epoch(self, run: SeededRun, line: str) -> None:
         """A run has finished an epoch and says `epoch 3/12: its scores`, or how far the scoring after it is."""
         with self.lock:
             said = re.match(r"epoch (\d+)/(\d+)", line)
@@ -76,7 +67,7 @@ class Progress:
             else:
                 print(f"{self._name(run)}  {line}{f' ({left})' if left else ''}", flush=True)
 
-    def end(self, run: Named, seconds: float, failed: bool) -> None:
+    def end(self, run: SeededRun, seconds: float, failed: bool) -> None:
         """A run has ended after so many seconds."""
         with self.lock:
             self.done[run] = 1.0
@@ -96,7 +87,7 @@ class Progress:
         left = sum(done < 1 for done in self.done.values())
         return f"{len(self.number) - left} of {len(self.number)} runs"
 
-    def _name(self, run: Named) -> str:
+    def _name(self, run: SeededRun) -> str:
         return f"[{self.number[run]}/{len(self.number)}] {run}"
 
     def _left(self) -> str:

@@ -55,14 +55,14 @@ def score_subsets(tested: Tested, folder: Path, subsets: Sequence[Subset]) -> di
         subsets: As `chosen_subsets` returns them.
 
     Returns:
-        What was written: a file of scores, whose predictions are called as `subset_name` says, and under
-        "entire_missing" what `entire_missing` makes of the score that counts.
+        What was written: a file of scores, whose predictions are called by their modalities with `WITH` between
+        them, and under "entire_missing" what `entire_missing` makes of the score that counts.
 
     Raises:
         FusionError: The fusion cannot do without one of its modalities.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    named = {subset_name(subset): subset for subset in subsets}
+    named = {WITH.join(subset): subset for subset in subsets}
     counts = tested.scores(list(named))
 
     def score(batch: Scored) -> None:
@@ -85,8 +85,3 @@ def show_entire_missing(expected: Mapping[str, float], score: Score) -> None:
     if expected:
         said = ", ".join(f"{what} {score.text(value)}" for what, value in expected.items())
         print(f"{score.name} with modalities entirely missing, each with probability p (Liao et al. 2025): {said}")
-
-
-def subset_name(subset: Subset) -> str:
-    """What the prediction from a set of modalities is called."""
-    return WITH.join(subset)

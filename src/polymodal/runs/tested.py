@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from polymodal.speed import accelerate
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.output import Output
-from polymodal.tasks.protocol import Protocol, Size
+from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.several import Several, output_of
 
 TEMPERATURES = "temperatures"
@@ -103,17 +103,6 @@ class Scored:
         of_those = predictions.get(name, main).where(rows.view(-1, *(1,) * (main.dim() - 1)), main)
         return [of_those, *output.only_of(self.truth, rows)]
 
-    @property
-    def size(self) -> Size:
-        """Height and width of the inputs."""
-        height, width = next(iter(self.inputs.values())).shape[-2:]
-        return height, width
-
-    @property
-    def scored_at(self) -> Sequence[int]:
-        """Height and width of the truth."""
-        return size_of_truth(self.truth)
-
 
 class Tested:
     """A model of a folder, and a split that it is scored on.
@@ -180,7 +169,7 @@ class Tested:
             ),
             inputs,
             self.inputs,
-            batch.scored_at,
+            size_of_truth(batch.truth),
         )
 
     @property
@@ -250,7 +239,7 @@ class Tested:
             "model": self._config.get("weights"),
             "scored_on": f"{self._elsewhere}/{own}" if self._elsewhere else name_of_split(data, own),
             "identity": data.identity(own),
-            "protocol": self._protocol.as_dict(),
+            "protocol": asdict(self._protocol),
             "samples": len(keys),
             "split_samples": len(self._loader().dataset),
             **({"lacking": self._lacking(keys)} if self.gaps else {}),

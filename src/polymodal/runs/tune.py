@@ -10,6 +10,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -174,6 +175,7 @@ def _check_ends(settings: Mapping[str, Any], space: Mapping[str, Dimension], fil
                 raise ConfigError(f"--space: {file}: {name}: {value!r} cannot be used: {error}") from error
 
 
+@dataclass
 class _Search:
     """One study and the runs of its trials.
 
@@ -187,19 +189,14 @@ class _Search:
         score: The figure of the ensemble that a trial is worth.
     """
 
-    def __init__(
-        self,
-        study: Any,
-        out: Path,
-        settings: Mapping[str, Any],
-        space: Mapping[str, Dimension],
-        seed: int,
-        column: str,
-        score: str,
-    ) -> None:
-        self.study, self.out, self.settings, self.space = study, out, settings, space
-        self.seed, self.column, self.score = seed, column, score
-        self._lock = Lock()
+    study: Any
+    out: Path
+    settings: Mapping[str, Any]
+    space: Mapping[str, Dimension]
+    seed: int
+    column: str
+    score: str
+    _lock: Lock = field(default_factory=Lock, init=False)
 
     def run(self, trials: int, jobs: int | None) -> list[str]:
         """Train until there are so many trials; what failed, in words."""
@@ -295,16 +292,13 @@ class _Search:
             Pruned: It asks for it.
         """
         progress.epoch(run, line)
-        self._report(trial, run)
-        if not _is_last(line):
-            self._prune(trial)
-
-    def _report(self, trial: Any, run: SeededRun) -> None:
         told = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         with (run.folder / METRICS).open(newline="") as stream:
             for row in csv.DictReader(stream):
                 if row.get(self.column) and int(row["epoch"]) not in told:
                     trial.report(float(row[self.column]), int(row["epoch"]))
+        if not _is_last(line):
+            self._prune(trial)
 
     def _prune(self, trial: Any) -> None:
         if trial.should_prune():

@@ -184,8 +184,3 @@ class Output(ABC):
     def legend_of(self, ending: str) -> tuple[Sequence[Any], Sequence[str]]:
         """Colours and names of the classes that a file holds; none where it is a map of something else."""
         return ((), ()) if ending else (self.target.colors, self.target.classes)
-
-    def files(self, prediction: Tensor, picture: np.ndarray, title: str) -> dict[str, Image.Image]:
-        """One prediction (1, C, H, W), at the size of the picture, as files; arguments and names as of `image`."""
-        made_of = self.pixels(prediction[0])
-        return {ending: self.image(ending, pixels, picture, title) for ending, pixels in made_of.items()}

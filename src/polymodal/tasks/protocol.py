@@ -5,8 +5,8 @@ A prediction function takes inputs by modality, (B, C_m, H, W), and returns logi
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -91,10 +91,6 @@ class Protocol:
     @property
     def _views(self) -> list[tuple[float, bool]]:
         return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
     @property
     def name(self) -> str:

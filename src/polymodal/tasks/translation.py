@@ -86,19 +86,12 @@ class Translation(Task):
         **settings: Any,
     ) -> None:
         super().__init__(network, network_args, **settings)
-        check(
-            {
-                "discriminator_filters": discriminator_filters,
-                "discriminator_factor": discriminator_factor,
-                "l1_weight": l1_weight,
-            },
-            _LIMITS,
-        )
-        check_arguments(network_args, "classes", "out_channels")
-        self.automatic_optimization = False
         self.discriminator_filters = discriminator_filters
         self.discriminator_factor = discriminator_factor
         self.l1_weight = l1_weight
+        check(vars(self), _LIMITS)
+        check_arguments(network_args, "classes", "out_channels")
+        self.automatic_optimization = False
         self.optimiser = optimiser
         self.scoring = {"extractor": extractor, "stretched": stretched}
 
