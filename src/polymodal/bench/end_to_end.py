@@ -18,8 +18,6 @@ from polymodal.runs.predict import read_scene
 from polymodal.runs.scenes import Scene
 from polymodal.tasks.base import output_at
 
-_MAP = "map.png"
-
 
 def from_files(
     run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], networks: Networks
@@ -42,7 +40,7 @@ def from_files(
         found = run({name: torch.stack([own[name] for own in read]).to(case.device) for name in specs})
         labels = largest(output_at(found[ENSEMBLE], case.size), 1)[1].cpu().numpy()
         for i, one in enumerate(labels.astype(np.uint8 if case.classes <= 256 else np.uint16)):
-            Image.fromarray(one).save(folder / str(i) / _MAP)
+            Image.fromarray(one).save(folder / str(i) / "map.png")
         return found
 
     return predict

@@ -207,9 +207,11 @@ def _scales(parsed: argparse.Namespace) -> dict[str, float]:
 
 
 def _app(parsed: argparse.Namespace) -> None:
-    from polymodal.runs.app import app
+    from polymodal.runs.app import served
 
-    app(parsed.model, scales=_scales(parsed), host=parsed.host, port=parsed.port, share=parsed.share)
+    scales = _scales(parsed)
+    with served(parsed.model, scales=scales, host=parsed.host, port=parsed.port, share=parsed.share) as page:
+        page.block_thread()
 
 
 def _calibrate(parsed: argparse.Namespace) -> None:

@@ -277,8 +277,7 @@ class _Mark(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """A tensor like the first value."""
-        out: Tensor = mark(values, self.index)
-        return out
+        return mark(values, self.index)
 
 
 def _of_maps(norm: PrivateNorm) -> TypeGuard[PrivateRunningNorm]:

@@ -29,6 +29,5 @@ def shapes_at_once() -> Iterator[None]:
         decomposition_table[_CLIP] = computed
 
 
-def _like(image: Tensor, *limits: Any) -> Tensor:
-    del limits
+def _like(image: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(image)

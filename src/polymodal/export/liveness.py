@@ -51,8 +51,7 @@ class Convolution:
     @property
     def groups(self) -> int:
         """Its number of groups."""
-        groups: int = self.settings.get("groups", 1)
-        return groups
+        return self.settings.get("groups", 1)
 
 
 class Liveness:

@@ -182,8 +182,7 @@ class _Graph:
         return f"raw/{what}{self._count}"
 
     def _type(self, kind: str) -> int:
-        found: int = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-        return found
+        return self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
 
     def _port(self, name: str, kind: str, shape: list[str | int]) -> Any:
         return self._onnx.helper.make_tensor_value_info(name, self._type(kind), shape)

@@ -187,8 +187,7 @@ def _values(node: Any, constants: Constants) -> list[Tensor] | None:
 
 
 def _axis(node: fx.Node) -> int:
-    axis: int = _NORMS[packet(node)]
-    return axis % node.meta["val"].dim()
+    return _NORMS[packet(node)] % node.meta["val"].dim()
 
 
 def _kept(axis: int, before: Sequence[Any], after: Sequence[Any]) -> int | None:

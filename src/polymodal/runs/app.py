@@ -44,19 +44,6 @@ CSS = """
 """
 
 
-def app(
-    model: Path,
-    *,
-    scales: Mapping[str, float] | None = None,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    share: bool = False,
-) -> None:
-    """Serve a page on which a trained model can be tried, until interrupted; arguments and errors as of `served`."""
-    with served(model, scales=scales, host=host, port=port, share=share) as page:
-        page.block_thread()
-
-
 @contextmanager
 def served(
     model: Path,

@@ -241,26 +241,19 @@ class Resumption(Checkpoint):
 
     # -- when checkpoints are written ----------------------------------------------------------------------------------
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Keep the step if it is the last one."""
-        del pl_module, outputs, batch, batch_idx
         stopped = self._stopped(trainer)
         if stopped or _ends(trainer):
             self._keep(trainer, stopped)
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *what: Any, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Break off a validation when a signal comes; the resumed training makes it again."""
-        del pl_module, what, dataloader_idx
         if self._stopped(trainer):
             self._keep(trainer, stopped=True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         """Keep the step if the validation has made it the last one."""
-        del pl_module
         if trainer.sanity_checking:
             return
         self._validated = batches_done(trainer)
@@ -270,9 +263,8 @@ class Resumption(Checkpoint):
         if stopped or _ends(trainer):
             self._keep(trainer, stopped)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Keep every whole epoch."""
-        del pl_module
         if trainer.is_last_batch:
             self._settled = True
             self._complete(trainer)
@@ -281,16 +273,14 @@ class Resumption(Checkpoint):
         if self._stopped(trainer):
             self.signals.leave()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         """Watch no more."""
-        del pl_module
         self._stopped(trainer)
         self.signals.watched = False
         self.signals.leave()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Watch no more."""
-        del trainer, pl_module, exception
         self.signals.watched = False
 
     def _position(self, trainer: Trainer) -> Position:

@@ -1,6 +1,8 @@
 """What a training is about to learn from: how often each class occurs, and a refusal where only one does."""
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
 
 from polymodal.data import FolderData
 from polymodal.errors import DataError
@@ -9,13 +11,12 @@ from polymodal.errors import DataError
 class Classes(Callback):
     """Says at the start of a training how often each class occurs in each split."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
         """Print a table and what is remarkable in it.
 
         Raises:
             DataError: All labelled pixels are of one class; every network would seem perfect.
         """
-        del pl_module
         data = trainer.datamodule  # type: ignore[attr-defined]
         histogram = data.class_histogram() if isinstance(data, FolderData) else None
         if histogram is None:

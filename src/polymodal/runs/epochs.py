@@ -1,5 +1,7 @@
 """What happens at the ends of epochs: the last is validated, and each is told where nobody watches a progress bar."""
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from polymodal.run_folder import EXCHANGED, TRAIN_LOSS, score_column
@@ -8,13 +10,12 @@ from polymodal.run_folder import EXCHANGED, TRAIN_LOSS, score_column
 class LastEpochValidated(Callback):
     """Validates the last epoch, whatever `check_val_every_n_epoch` is: its model is often the best."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Look at the epoch that is resumed: its start was before."""
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Ask for a validation after every epoch from the last one on."""
-        del pl_module
         if trainer.check_val_every_n_epoch is not None and trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -135,8 +135,7 @@ class Signals:
             patience = float("inf") if alone else max(STEP, 2 * self._longest)
         return number if time.monotonic() - since > patience else None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _note(self, number: int, *_: Any) -> None:
         if os.getpid() != self._process:
             return
         impatient = self.received is not None and number == signal.SIGINT

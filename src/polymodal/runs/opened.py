@@ -107,15 +107,6 @@ class Opened:
             )
         raise ConfigError(f"no input for {', '.join(missing)}: the model has {', '.join(self.specs)}. {remedy}")
 
-    def check(self, images: Mapping[str, Tensor]) -> None:
-        """Refuse images (1, C_m, H, W) that an exported file cannot take, without predicting.
-
-        Raises:
-            DataError: With what it takes.
-        """
-        if self.session is not None:
-            self.session.check(images)
-
     def predict(self, images: Mapping[str, Tensor], size: Sequence[int], *, subset: bool = False) -> dict[str, Tensor]:
         """Predictions (B, C, *size) of every modality that is there and of all of them together, by name.
 

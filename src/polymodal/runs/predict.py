@@ -126,7 +126,8 @@ def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows
         first = {name: array[:, :height, :width] for name, array in raw.items()}
         prepared = resize_inputs(first, specs, scene.named, opened.size)[0]
         images = {name: image[None] for name, image in prepared.items()}
-        opened.check(images)
+        if opened.session is not None:
+            opened.session.check(images)
         if windows and not windows.cover(size_of(raw)):
             _try(opened, images, windows)
 

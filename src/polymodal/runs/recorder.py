@@ -63,9 +63,8 @@ class Recorder(Callback):
                     print(started, flush=True)
         self._since = time.monotonic()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         """Note the scores, which Lightning would go on reporting in epochs without a validation."""
-        del pl_module
         if trainer.sanity_checking:  # scores of the untrained network belong to no epoch
             return
         self._validation = _floats(trainer.callback_metrics, VAL)

@@ -55,11 +55,8 @@ class EpochSeeds(Callback):
         np.random.seed(value)
         torch.manual_seed(value)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         """Note the random states."""
-        del trainer, pl_module, outputs, batch, batch_idx
         self._left, self._in_step = random_states(self._device), False
 
 

@@ -13,8 +13,6 @@ from polymodal.near import meant
 from polymodal.runs.overrides import place_of
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
 
-RANGE, CHOICES = {"low", "high", "log"}, {"choices"}
-
 
 @dataclass(frozen=True)
 class Dimension:
@@ -78,12 +76,12 @@ def read_space(file: Path, recipe: Mapping[str, Any]) -> dict[str, Dimension]:
 
 def _dimension(given: Any, own: Any, where: str) -> Dimension:
     keys = set(given) if isinstance(given, dict) else set()
-    if keys == CHOICES and isinstance(given["choices"], list) and given["choices"]:
+    if keys == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
         values = given["choices"]
         if len({repr(value) for value in values}) < len(values):
             raise ConfigError(f"{where}: choices: a value is there twice.")
         return Dimension(choices=tuple(values))
-    if not ({"low", "high"} <= keys <= RANGE and isinstance(given.get("log", False), bool)):
+    if not ({"low", "high"} <= keys <= {"low", "high", "log"} and isinstance(given.get("log", False), bool)):
         raise ConfigError(f"{where}: expected {{low, high}}, {{low, high, log}} or {{choices: [...]}}, got {given}.")
     low, high, log = given["low"], given["high"], given.get("log", False)
     if not all(type(bound) in (int, float) and math.isfinite(bound) for bound in (low, high)) or not low < high:

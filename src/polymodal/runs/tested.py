@@ -120,6 +120,7 @@ class Tested:
         net: The network.
         output: How its predictions are scored.
         file: What its file of scores is called.
+        inputs: What the values of each modality mean.
 
     Raises:
         ConfigError: The protocol makes no sense for what is predicted.
@@ -135,6 +136,7 @@ class Tested:
         self._temperatures = temperatures_of(self._config["metadata"], model)
         self.net = net or trained(model)
         self.file = scores_name(split, protocol, elsewhere)
+        self.inputs: Mapping[str, InputSpec] = data.inputs
 
     def scores(self, names: Sequence[str]) -> PredictionScores:
         """What counts predictions of these names, on the best device."""
@@ -171,12 +173,6 @@ class Tested:
             self.inputs,
             size_of_truth(batch.truth),
         )
-
-    @property
-    def inputs(self) -> Mapping[str, InputSpec]:
-        """What the values of each modality mean."""
-        inputs: Mapping[str, InputSpec] = self._data.inputs
-        return inputs
 
     @property
     def gaps(self) -> bool:
@@ -280,8 +276,7 @@ def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
 
 def split_of(data: Any, split: str) -> str:
     """What the data set calls the split "val" or "test"."""
-    name: str = data.test_split if split == "test" else data.val_split
-    return name
+    return data.test_split if split == "test" else data.val_split
 
 
 def name_of_split(data: Any, split: str) -> str:

@@ -152,7 +152,9 @@ class RecipeCLI(LightningCLI):
                 callbacks.append(RichProgressBar())
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["enable_model_summary"] = bool(settings["enable_model_summary"])
-        kwargs["plugins"] = with_files(settings["plugins"], files)
+        kwargs["plugins"] = listed(settings["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):  # which write checkpoints
+            kwargs["plugins"].append(files)
         if settings["sync_batchnorm"]:
             kwargs["plugins"].append(SynchronisedNorms())
             kwargs["sync_batchnorm"] = False
@@ -219,9 +221,8 @@ class ConfigFile(SaveConfigCallback):
         self.config["ckpt_path"] = None
         super().setup(trainer, pl_module, "fit")
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def save_config(self, trainer: Trainer, *_: Any) -> None:
         """Write the file whole, which Lightning's own way does not, and give the settings to the recipe's loggers."""
-        del pl_module, stage
         text = self.parser.dump(self.config, skip_none=False)
         write_file(Path(trainer.default_root_dir) / self.config_filename, text.encode())
         if trainer.enable_autolog_hparams:
@@ -257,12 +258,6 @@ def fit(arguments: Sequence[str]) -> Path:
         except SIGTERMException as stop:  # Lightning's own, where one of several processes was first
             raise Stopped(signal.SIGTERM) from stop
     return cli.folder
-
-
-def with_files(plugins: Any, files: WholeFiles) -> list[Any]:
-    """The recipe's plugins and what writes checkpoints, unless they bring their own."""
-    given = listed(plugins)
-    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, files]
 
 
 def part_processes() -> None:
