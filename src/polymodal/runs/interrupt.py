@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -72,9 +71,7 @@ class Signals:
             self._before_wakeup = signal.set_wakeup_fd(self._arrivals[1], warn_on_full_buffer=False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if _may_listen():
             for number, handler in self._before.items():
                 signal.signal(number, handler)

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 from threading import Lock
-from types import TracebackType
 
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -43,9 +42,7 @@ class Progress:
             self.all = self.bars.add_task(self._finished(), total=len(self.done), note="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bars is not None:
             self.bars.stop()
 
