@@ -17,16 +17,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from polymodal.data.inputs import InputSpec
+from polymodal.data.inputs import EXACT, InputSpec
 from polymodal.errors import ConfigError
 
 STRENGTHS = (1, 2, 3, 4, 5)
 
 _REFERENCE = 224
 """Pixels of the shorter side for which lengths are given."""
-
-_EXACT = ("depth", "label")
-"""Kinds between whose values there is no third."""
 
 Result = tuple[Tensor, Tensor]
 
@@ -151,7 +148,7 @@ def _rotated(frame: Frame) -> Result:
 
 
 def _moved(frame: Frame, angle: float, shift: list[int]) -> Result:
-    way = InterpolationMode.NEAREST if frame.spec.kind in _EXACT else InterpolationMode.BILINEAR
+    way = InterpolationMode.NEAREST if frame.spec.kind in EXACT else InterpolationMode.BILINEAR
     moved = V.affine(frame.values, angle, shift, 1.0, [0.0, 0.0], way)
     seen = V.affine(frame.valid.float(), angle, shift, 1.0, [0.0, 0.0], InterpolationMode.NEAREST) > 0.5
     return moved, frame.valid if frame.spec.kind == "image" else seen

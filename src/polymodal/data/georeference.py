@@ -15,7 +15,7 @@ from polymodal.errors import DataError
 
 _SCALE, _TIES, _MATRIX = 33550, 33922, 34264
 _TAGS = (_SCALE, _TIES, _MATRIX, 34735, 34736, 34737, 50844)  # with the keys of the CRS, and a camera's coefficients
-_ORIENTATION, _METADATA, _NODATA = 274, 42112, 42113
+_METADATA, _NODATA = 42112, 42113
 _OWN = 32767  # the number of a CRS that has none
 _BESIDE = (".tfw", ".tifw", ".jgw", ".jpgw", ".pgw", ".pngw", ".wld")
 
@@ -56,7 +56,7 @@ def georeference(file: Path) -> Georeference | None:
             found = [page.tags[code] for code in _TAGS if code in page.tags]
             if not found:
                 return None
-            turned = page.tags.valueof(_ORIENTATION, default=1) in range(2, 9)
+            turned = page.tags.valueof("Orientation", default=1) in range(2, 9)
             size = page.imagelength, page.imagewidth
             keys = page.geotiff_tags or {}
             corners = _corners(page, size, keys)

@@ -23,6 +23,9 @@ from polymodal.names import affix
 UNITS = ("depth", "raw")
 """Kinds whose numbers mean something in a unit of the user's, where others have a full scale."""
 
+EXACT = ("depth", "label")
+"""Kinds between whose values there is no third: interpolating them would invent surfaces at every edge."""
+
 STORED = ("1-bit", "8-bit", "integer", "floating-point")
 """Forms of stored numbers; `integer` are those of 16 bits and more."""
 

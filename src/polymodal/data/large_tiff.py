@@ -9,7 +9,7 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
 from polymodal.data.content import Content, FileSpec
-from polymodal.data.tiff import SIGNATURES, all_pages, full_pages, holds_more, nodata_of
+from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, full_pages, holds_more, nodata_of
 from polymodal.errors import DataError
 
 _PACKED = (
@@ -18,8 +18,6 @@ _PACKED = (
 )
 """Ways whose strips and tiles say no size of their own."""
 
-_ORIENTATION = 274
-_ALPHA = (1, 2)
 _MOST = 2**25
 """Bytes that the strips or tiles of a row of them may hold, each of which is unpacked whole."""
 
@@ -122,13 +120,13 @@ def large_tiff(file: Path, reading: FileSpec) -> Content | None:
 
 def _plain(page: TiffPage, reading: FileSpec) -> bool:
     """Whether the numbers of a page are those that are meant, and each row can be had for little."""
-    alpha = reading.kind != "raw" and any(sample in _ALPHA for sample in page.extrasamples)
+    alpha = reading.kind != "raw" and any(sample in ALPHA for sample in page.extrasamples)
     if page.dtype is None or page.bitspersample != page.dtype.itemsize * 8 or page.dtype.kind not in "uif" or alpha:
         return False
     listed = min(len(page.dataoffsets), len(page.databytecounts))
     return (
         page.photometric in (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
-        and page.tags.valueof(_ORIENTATION, default=1) not in range(2, 9)
+        and page.tags.valueof("Orientation", default=1) not in range(2, 9)
         and page.compression in _PACKED
         and page.imagedepth == 1
         and math.prod(page.chunked) <= listed

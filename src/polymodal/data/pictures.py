@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -17,7 +17,6 @@ from polymodal.data.content import Content, FileSpec, RefusedError, check_pixels
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
-_ORIENTATION = 274  # the tag, as in TIFF
 _GREY, _RGB, _PALETTE, _ALPHA, _RGBA = 0, 2, 3, 4, 6  # of these two, either has alpha
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 3, _ALPHA: 2}
 _METADATA = (b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -169,7 +168,7 @@ def _orientation(reader: type[ImageFile], data: bytes) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # else Pillow warns of every damaged one
         try:
-            return int(reader(io.BytesIO(data)).getexif().get(_ORIENTATION, 1))
+            return int(reader(io.BytesIO(data)).getexif().get(ExifTags.Base.Orientation, 1))
         except (SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
             return 1
 

@@ -7,12 +7,10 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from polymodal.data.inputs import InputSpec
+from polymodal.data.inputs import EXACT, InputSpec
 from polymodal.errors import DataError
 
 Size = tuple[int, int]
-
-_SMOOTH_KINDS = ("image", "normal", "raw")
 
 
 def aligned(
@@ -56,7 +54,7 @@ def resized(raw: np.ndarray, spec: InputSpec, size: Size, file: str) -> np.ndarr
     check_ratio(_size(raw), size, file)
     if _size(raw) == size:
         return raw
-    smooth = spec.kind in _SMOOTH_KINDS and raw.dtype.kind != "b" and not _holed(raw, spec)
+    smooth = spec.kind not in EXACT and raw.dtype.kind != "b" and not _holed(raw, spec)
     # float64 holds every stored number; torch has no whole numbers of 16 bits without a sign.
     tensor = torch.from_numpy(raw.astype(np.float64))
     mode = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST_EXACT

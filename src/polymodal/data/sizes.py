@@ -4,9 +4,7 @@ import io
 import warnings
 from contextlib import suppress
 
-from PIL import Image
-
-_ORIENTATION = 274  # of Exif; from 5 on, rows and columns change places
+from PIL import ExifTags, Image
 
 
 def header_size(content: bytes) -> tuple[int, int] | None:
@@ -21,7 +19,8 @@ def header_size(content: bytes) -> tuple[int, int] | None:
         Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image,
     ):
         # Asked without need, Pillow would decode a whole PNG to look for an orientation behind its pixels.
-        turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        # From 5 on, rows and columns change places.
+        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
         width, height = reversed(image.size) if turned else image.size
         return height, width
     return None

@@ -324,20 +324,19 @@ def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:
     splits = {}
     for name in section.file_names():
         file = section.get(name, path_below)
+        where = store.where(file)
         if not store.exists(file):
-            raise DataError(f"{section.at(name)}: there is no file {store.where(file)}. It lists one key a line.")
-        lines = decoded(store.read(file, MAX_LIST), store.where(file)).split("\n")
-        splits[name] = tuple(line.strip() for line in lines if line.strip())
-        for key in splits[name]:
-            try:
-                path_below(key)
-            except ValueError as error:
-                number = next(number for number, line in enumerate(lines, 1) if line.strip() == key)
-                raise DataError(f"{store.where(file)}, line {number}: expected {error}, got {key[:80]!r}.") from None
-        if not splits[name]:
-            raise DataError(
-                f"{store.where(file)}: the split {name!r} is empty. List one key a line, or remove it from {FILE}."
-            )
+            raise DataError(f"{section.at(name)}: there is no file {where}. It lists one key a line.")
+        keys = []
+        for number, line in enumerate(decoded(store.read(file, MAX_LIST), where).split("\n"), 1):
+            if key := line.strip():
+                try:
+                    keys.append(path_below(key))
+                except ValueError as error:
+                    raise DataError(f"{where}, line {number}: expected {error}, got {key[:80]!r}.") from None
+        if not keys:
+            raise DataError(f"{where}: the split {name!r} is empty. List one key a line, or remove it from {FILE}.")
+        splits[name] = tuple(keys)
     if not splits:
         raise DataError(f"{section.file}: splits: expected at least one split, got none.")
     return splits

@@ -23,10 +23,9 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Of tags that it cannot follow itself it would print lines of its own between ours; what they mean is judged here.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_ORIENTATION, _NODATA, _METADATA, _LERC = 274, 42113, 42112, 50674
 _WHOLE_JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.JPEG_LOSSY)
 _NEUTRAL: dict[str | None, int] = {"scale": 1, "offset": 0}
-_ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
+ALPHA = (1, 2)  # associated and unassociated; 0 is a channel of any meaning
 _PLAIN = (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.MASK)
 _JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)  # decoded from YCbCr to RGB
 _LOSSLESS = (
@@ -65,7 +64,7 @@ def _content(file: tifffile.TiffFile, data: bytes, reading: FileSpec) -> Content
         if hidden.any() and max(len(array), len(colors)) > 1:
             raise RefusedError(f"its no-data value {nodata:g} stands for a colour. Save it as RGB or grey")
         nodata = colors[hidden][0].item() if hidden.any() else None
-    orientation = page.tags.valueof(_ORIENTATION, default=1)
+    orientation = page.tags.valueof("Orientation", default=1)
     indices = page.photometric == PHOTOMETRIC.PALETTE and not seen(reading)
     palette = _palette(page.colormap).T if indices and page.colormap is not None else None
     notes = (*_scaled_note(page), *notes)
@@ -93,7 +92,7 @@ def _check_page(page: TiffPage, data: bytes) -> None:
 
 def _check_claim(page: TiffPage, chunk: bytes) -> None:
     """Refuse a strip or tile that is an image of its own, and larger than its place."""
-    if page.compression == COMPRESSION.LERC and any(page.tags.valueof(_LERC, default=(0, 0))[1:2]):
+    if page.compression == COMPRESSION.LERC and any(page.tags.valueof("LercParameters", default=(0, 0))[1:2]):
         raise RefusedError("its LERC is compressed once more. Save it as LERC alone, or with deflate")
     claimed = claimed_size(page.compression, chunk)
     if claimed is None:
@@ -118,7 +117,7 @@ def _check_agreement(pages: Sequence[TiffPage]) -> None:
         RefusedError: With what they say.
     """
     told: dict[str, set[object]] = {
-        "orientations": {page.tags.valueof(_ORIENTATION, default=1) for page in pages},
+        "orientations": {page.tags.valueof("Orientation", default=1) for page in pages},
         "no-data values": {text for text in map(_nodata_text, pages) if text},
         "colours": {getattr(page.photometric, "name", page.photometric) for page in pages},
     }
@@ -226,7 +225,7 @@ def _planes(page: TiffPage) -> np.ndarray:
 def _colors(array: np.ndarray, page: TiffPage, reading: FileSpec) -> tuple[np.ndarray, bool, tuple[str, ...]]:
     """The values that a person sees, or the stored ones where they are numbers; whether the last is alpha; notes."""
     photometric, bits = page.photometric, page.bitspersample
-    alphas = [sample in _ALPHA for sample in page.extrasamples if reading.kind != "raw"]
+    alphas = [sample in ALPHA for sample in page.extrasamples if reading.kind != "raw"]
     alpha = alphas[-1:] == [True]
     if sum(alphas) > alpha:
         raise RefusedError("its alpha is not the last channel, or not the only one. Save it without, or of kind raw")
@@ -271,7 +270,7 @@ def _palette(table: np.ndarray) -> np.ndarray:
 
 
 def _nodata_text(page: TiffPage) -> str:
-    return str(page.tags.valueof(_NODATA, default="")).strip(" \0\n")
+    return str(page.tags.valueof("GDAL_NODATA", default="")).strip(" \0\n")
 
 
 def nodata_of(pages: Iterable[TiffPage], dtype: np.dtype) -> float | None:
@@ -296,7 +295,8 @@ def nodata_of(pages: Iterable[TiffPage], dtype: np.dtype) -> float | None:
 def _scaled_note(page: TiffPage) -> tuple[str, ...]:
     """What GDAL declares that the stored numbers are to be multiplied by, and added to; `scale` is what counts."""
     try:
-        items = ElementTree.fromstring(str(page.tags.valueof(_METADATA, default="<none/>")).strip(" \0\n")).iter("Item")
+        text = str(page.tags.valueof("GDAL_METADATA", default="<none/>")).strip(" \0\n")
+        items = ElementTree.fromstring(text).iter("Item")
         told = [(role, float(item.text)) for item in items if (role := item.get("role")) in _NEUTRAL and item.text]
     except (ElementTree.ParseError, ValueError):
         return ()

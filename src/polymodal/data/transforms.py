@@ -17,14 +17,11 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from polymodal.data.inputs import InputSpec, check_sizes, normalise, to_values
+from polymodal.data.inputs import EXACT, InputSpec, check_sizes, normalise, to_values
 from polymodal.data.target import Truth, target_scaling
 from polymodal.limits import FROM_0, SHARE, Limit, at_least, check, each, or_none
 
 Size = tuple[int, int]
-
-# Between two depths or two classes there is no third: interpolating them would invent surfaces at every edge.
-_EXACT_KINDS = ("depth", "label")
 
 _LIMITS = {
     "scale": Limit(lambda scale: 0 < scale[0] <= scale[1] < math.inf, "two finite factors above 0, the smaller first"),
@@ -238,7 +235,7 @@ def _move(
     All modalities and masks, labels among them, stay aligned; the first component of normals changes its sign.
     An interpolated pixel is the mean of what was measured, and counts as measured where that is more than half of it.
     """
-    smooth = [name for name in values if specs[name].kind not in _EXACT_KINDS]
+    smooth = [name for name in values if specs[name].kind not in EXACT]
     exact = [name for name in values if name not in smooth]
     holed = [name for name in smooth if not masks[name].all()]
     whole = [name for name in masks if name not in holed]
