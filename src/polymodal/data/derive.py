@@ -67,11 +67,6 @@ class Domain:
     image: Callable[[Surface], tuple[Array, Array]] | None
     encode: Callable[[Array], Array]
 
-    @property
-    def entry(self) -> dict[str, Any]:
-        """What dataset.yaml says of it beside its folder."""
-        return {"kind": self.kind} | ({} if self.image is None else {"invalid": 0})
-
 
 def _normals(surface: Surface) -> tuple[Array, Array]:
     """From the camera's axes to those of normal maps: x right, y up, z towards the camera."""
@@ -315,7 +310,8 @@ def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
     if described and not added:
         return
     for name in added:
-        content["modalities"][name] = {"folder": name, **DOMAINS[name].entry}
+        holed = {} if DOMAINS[name].image is None else {"invalid": 0}
+        content["modalities"][name] = {"folder": name, "kind": DOMAINS[name].kind, **holed}
     for split, keys in {} if described else spec.splits.items():
         write_file(inside(out, f"splits/{split}.txt"), split_file(keys))
         content["splits"][split] = f"splits/{split}.txt"

@@ -9,7 +9,7 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
 from polymodal.data.content import Content, FileSpec
-from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, full_pages, holds_more, nodata_of
+from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, chunk_of, full_pages, holds_more, nodata_of
 from polymodal.errors import DataError
 
 _PACKED = (
@@ -80,7 +80,7 @@ class LargeTiff:
                 raise ValueError("cut off")
             segment, (plane, _, y, x, _), _ = page.decode(data or None, index)
             if segment is None:  # GDAL leaves out what holds no-data alone
-                segment = np.full(_chunk(page), page.nodata, self.dtype)
+                segment = np.full(chunk_of(page), page.nodata, self.dtype)
             first, last = max(top, y), min(bottom, y + segment.shape[1])
             pixels = segment[0, first - y : last - y, : self.shape[2] - x]
             samples = slice(None) if page.planarconfig == 1 else slice(plane, plane + 1)
@@ -130,21 +130,13 @@ def _plain(page: TiffPage, reading: FileSpec) -> bool:
         and page.compression in _PACKED
         and page.imagedepth == 1
         and math.prod(page.chunked) <= listed
-        and math.prod(_chunk(page)) * page.dtype.itemsize * -(-page.imagewidth // _chunk(page)[2]) <= _MOST
+        and math.prod(chunk_of(page)) * page.dtype.itemsize * -(-page.imagewidth // chunk_of(page)[2]) <= _MOST
     )
-
-
-def _chunk(page: TiffPage) -> tuple[int, int, int, int]:
-    """Depth, height, width and samples of a strip or tile."""
-    samples = page.samplesperpixel if page.planarconfig == 1 else 1
-    if page.is_tiled:
-        return 1, page.tilelength, page.tilewidth, samples
-    return 1, min(page.rowsperstrip, page.imagelength), page.imagewidth, samples
 
 
 def _chunks(page: TiffPage, top: int, bottom: int) -> Iterator[int]:
     """The numbers of the strips or tiles that hold some rows."""
-    _, height, width, samples = _chunk(page)
+    _, height, width, samples = chunk_of(page)
     across, down = -(-page.imagewidth // width), -(-page.imagelength // height)
     for plane in range(page.samplesperpixel // samples):
         for row in range(top // height, -(-bottom // height)):

@@ -100,14 +100,19 @@ def _check_claim(page: TiffPage, chunk: bytes) -> None:
             f"a strip or tile, compressed as {COMPRESSION(page.compression).name}, does not tell its size. Save it "
             "with deflate"
         )
-    if page.is_tiled:
-        height, width = page.tilelength, page.tilewidth
-    else:
-        height, width = min(page.rowsperstrip, page.imagelength), page.imagewidth
+    _, height, width, _ = chunk_of(page)
     if claimed[0] > height or claimed[1] > width:
         raise ValueError(
             f"a strip or tile of {width}x{height} pixels (width x height) claims to have {claimed[1]}x{claimed[0]}"
         )
+
+
+def chunk_of(page: TiffPage) -> tuple[int, int, int, int]:
+    """Depth, height, width and samples of a strip or tile."""
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    if page.is_tiled:
+        return 1, page.tilelength, page.tilewidth, samples
+    return 1, min(page.rowsperstrip, page.imagelength), page.imagewidth, samples
 
 
 def _check_agreement(pages: Sequence[TiffPage]) -> None:

@@ -49,8 +49,7 @@ def cityscapes(source: Path) -> Iterator[Plan]:
     Raises:
         DataError: A file is missing or damaged, or a camera has no baseline.
     """
-    scenes = {split: _frames(source, split) for split in RELEASED}
-    scenes = {split: frames for split, frames in scenes.items() if frames}
+    scenes = {split: frames for split in RELEASED if (frames := _frames(source, split))}
     if not scenes:
         raise DataError(
             f"{source / 'leftImg8bit'}: no images in train, val or test. Unpack leftImg8bit_trainvaltest.zip there."
