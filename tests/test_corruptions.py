@@ -13,6 +13,7 @@ from polymodal.data import FolderData, InputSpec
 from polymodal.data.corruptions import CORRUPTIONS, Corruption, chosen_corruptions, strengths
 from polymodal.errors import ConfigError
 from polymodal.runs.evaluation import save_model, score_split
+from polymodal.runs.tested import Tested
 from polymodal.runs.validate import validate
 
 SPECS = {
@@ -142,7 +143,7 @@ def test_a_model_is_scored_under_each_fault_and_without(tmp_path, capsys):
     for parameter in net.parameters():  # one that does not say the same everywhere
         torch.nn.init.normal_(parameter, 0.0, 0.5)
     save_model(net, "rooms-unet", {"classes": 2}, data, {"epochs": 1}, tmp_path / "m")
-    clean = score_split(tmp_path / "m", data, "val", tmp_path)["predictions"]
+    clean = score_split(Tested(tmp_path / "m", data, "val"), tmp_path)["predictions"]
     scores = validate(tmp_path / "m", "val", str(root), corrupt="dark,depth/black")
     assert scores["predictions"] == clean
     assert [fault["strength"] for fault in scores["corruptions"]] == [1, 2, 3, 4, 5, 1]

@@ -15,6 +15,7 @@ from polymodal.errors import DataError
 from polymodal.fusion import Exchange
 from polymodal.report import write_report
 from polymodal.runs.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
+from polymodal.runs.tested import Tested
 from polymodal.surgery import fuse
 
 INPUTS = ["rgb", "grey"]
@@ -48,7 +49,7 @@ def test_pixels_without_truth_are_no_errors_on_the_page(root, tmp_path):
     """If this breaks, holes of a sensor count as wrong predictions of depth, and look like a measured distance."""
     data = depth_data(root)
     run = generator(tmp_path / "run", data)
-    write_scenes(run / "model", data, run)
+    write_scenes(Tested(run / "model", data, "val"), run)
     with np.load(run / "samples.npz") as scenes:
         arrays = dict(scenes)
     holes = ~arrays["target_valid"]
@@ -80,9 +81,9 @@ def test_a_scene_that_cannot_be_predicted_is_named(root, tmp_path):
         with Image.open(file) as image:
             image.resize((36, 32)).save(file)
     with pytest.raises(DataError, match=r"0003: An image of 36x32 .*multiples of 8"):
-        score_split(run / "model", data, "val", run)
+        score_split(Tested(run / "model", data, "val"), run)
     with pytest.raises(DataError, match=r"0003: An image of 36x32 .*multiples of 8"):
-        write_scenes(run / "model", data, run)
+        write_scenes(Tested(run / "model", data, "val"), run)
     assert not (run / "samples.npz").exists()
 
 

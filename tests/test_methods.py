@@ -163,13 +163,13 @@ def test_a_network_of_each_kind_is_built_before_anything_trains(kinds):
     # Small, and without class weights, for which every label would be counted.
     plain = {"model.class_weights": None, "model.network_args": {"stem": 4, "widths": [4, 4, 4], "decoder": 4}}
     recipes = {name: applied(rooms(), name, plain | dict(KNOWN[name].overrides)) for name in kinds}
-    assert _check_networks(recipes, named=[], of=len(recipes)) == []
+    assert _check_networks(recipes, named=[], of=len(recipes), data={}) == []
 
 
 def test_a_network_that_cannot_be_built_is_refused_by_the_methods_name():
     wrong = applied(rooms(), "exchange", {"model.sites": ["nowhere*"]})
     with pytest.raises(ConfigError, match=r"method 'exchange' cannot be used with this recipe: .*nowhere"):
-        _check_networks({"exchange": wrong}, named=["exchange"], of=1)
+        _check_networks({"exchange": wrong}, named=["exchange"], of=1, data={})
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,14 @@ def test_of_a_group_what_the_translation_network_cannot_carry_is_left_out(kinds,
     known = methods(translation["data"]["init_args"]["modalities"])
     small = {"model.network_args": {"filters": 2}}
     recipes = {name: applied(translation, name, small | dict(known[name].overrides)) for name in kinds}
-    assert _check_networks(recipes, named=["baselines"], of=len(recipes)) == refused
+    assert _check_networks(recipes, named=["baselines"], of=len(recipes), data={}) == refused
     assert "left out: the method 'shift' cannot be used with this recipe: An asymmetric" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="method 'shuffle' cannot be used"):
-        _check_networks({"shuffle": recipes["shuffle"]}, named=["baselines", "shuffle"], of=len(recipes))
+        _check_networks({"shuffle": recipes["shuffle"]}, named=["baselines", "shuffle"], of=len(recipes), data={})
     with pytest.raises(ConfigError, match="method 'shift' cannot be used"):
-        _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=1)
+        _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=1, data={})
     # Started again when the others' runs are finished, it must not fail.
-    assert _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=2) == ["shift"]
+    assert _check_networks({"shift": recipes["shift"]}, named=["baselines"], of=2, data={}) == ["shift"]
 
 
 def test_a_fusion_of_ones_own_is_a_method_by_its_name(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from polymodal.runs.evaluation import save_model, score_split, write_scenes
 from polymodal.runs.export import export_model
 from polymodal.runs.predict import predict
 from polymodal.runs.predictor import Predictor
+from polymodal.runs.tested import Tested
 from polymodal.runs.validate import validate
 from polymodal.scores import classes_of, from_plain, leading
 from polymodal.surgery import fuse
@@ -77,8 +78,8 @@ def run(data, tmp_path_factory):
     net = fuse(models.create("translation-unet", **arguments), data.channels, Exchange()).eval()
     facts = {"seconds": 1.0, "epochs": 1, "seed": 0, "output": ["labels", "images"]}
     save_model(net, "translation-unet", arguments, data, facts, folder / "model")
-    score_split(folder / "model", data, "val", folder)
-    write_scenes(folder / "model", data, folder)
+    score_split(Tested(folder / "model", data, "val"), folder)
+    write_scenes(Tested(folder / "model", data, "val"), folder)
     return folder
 
 

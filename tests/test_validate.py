@@ -13,7 +13,7 @@ from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse, models
 from polymodal.data import FolderData
 from polymodal.runs.evaluation import save_model, score_split
-from polymodal.runs.tested import name_of_split
+from polymodal.runs.tested import Tested, name_of_split
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
 
@@ -50,7 +50,7 @@ def finished(root, folder, **facts):
     net = fuse(models.create("rooms-unet", **SMALL), data.channels).eval()
     chosen = {"data_set": "set", "selected_on": name_of_split(data, "val"), "identities": {"val": data.identity("val")}}
     save_model(net, "rooms-unet", SMALL, data, {"epochs": 1, **chosen, **facts}, folder / "model")
-    score_split(folder / "model", data, "val", folder)
+    score_split(Tested(folder / "model", data, "val"), folder)
     return trained_on(root, folder)
 
 

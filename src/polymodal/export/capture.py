@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from polymodal.anatomy.norms import Kind
@@ -94,7 +94,7 @@ def capture(net: Multimodal, present: Sequence[int], size: Size | None = None) -
         batch, sides = trial
         return (like.new_zeros(batch, channels[0], *sides),)
 
-    found = captured(plain.network, example, ({0: Dim.DYNAMIC},), size)
+    found = captured(plain.network, example, size)
     private = {
         name: plain.private[id(tensor)]
         for name, tensor in plain.network.state_dict(keep_vars=True).items()

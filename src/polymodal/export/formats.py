@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from polymodal.errors import ExportError
 from polymodal.export.absorb import Absorbed
@@ -103,7 +103,7 @@ def save(
         batch, sides = trial
         return ({name: torch.zeros(batch, count, *sides) for name, count in channels.items()},)
 
-    found = captured(module, example, ({name: {0: Dim.DYNAMIC} for name in channels},), size)
+    found = captured(module, example, size)
     if dtype is not None:
         stored_in(found.program, dtype)
     description = {

@@ -43,13 +43,12 @@ class Captured:
     trials: list[Trial]
 
 
-def captured(module: nn.Module, example: Example, shapes: Any, size: Size | None = None) -> Captured:
+def captured(module: nn.Module, example: Example, size: Size | None = None) -> Captured:
     """Export a module for any batch and every size that it can take.
 
     Args:
         module: In eval mode; takes images.
         example: Makes its arguments.
-        shapes: In the form of the arguments, of every image the dynamic dimensions without height and width.
         size: Height and width, if there is to be a graph for these alone.
 
     Raises:
@@ -68,7 +67,7 @@ def captured(module: nn.Module, example: Example, shapes: Any, size: Size | None
             continue
         least = least or step
         try:
-            program = _exported(module, example, shapes, step, size)
+            program = _exported(module, example, step, size)
             names = list(inspect.signature(module.forward).parameters)
             return Captured(program, step, trials(program, example, names, step, size))
         except ExportError:
@@ -90,16 +89,16 @@ def example_size(step: int) -> Size:
     return height, width
 
 
-def _exported(module: nn.Module, example: Example, shapes: Any, step: int, size: Size | None) -> ExportedProgram:
-    sides: dict[int, Any] = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    if size is not None:
-        sides = {}
-    elif step > 1:
-        sides = {2: step * Dim("h"), 3: step * Dim("w")}
-    dynamic = tree_map(lambda dims: dims | sides, shapes, is_leaf=lambda node: isinstance(node, dict) and 0 in node)
+def _exported(module: nn.Module, example: Example, step: int, size: Size | None) -> ExportedProgram:
+    free: dict[int, Any] = {0: Dim.DYNAMIC}
+    if size is None and step > 1:
+        free |= {2: step * Dim("h"), 3: step * Dim("w")}
+    elif size is None:
+        free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.no_grad(), numbers_where_known(), shapes_at_once():
         warnings.simplefilter("ignore")
         arguments = example((2, size or example_size(step)))
+        dynamic = tree_map(lambda _: free, arguments)
         program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
     for node in program.graph.nodes:  # files would name the folders of whoever wrote them
         node.meta.pop("stack_trace", None)

@@ -54,7 +54,7 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
     checkpoint.read_config(model)  # where there is no model, a lock would make a folder
     with locked(run):
         data, elsewhere = scenes_of(run, model, settings, "val", root, Protocol())
-        tested = Tested(model, data, "val", Protocol(), elsewhere)
+        tested = Tested(model, data, "val", elsewhere=elsewhere)
         names = [*tested.net.branches, ENSEMBLE]
         if len(data.targets) > 1:
             raise ConfigError(

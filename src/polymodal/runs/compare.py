@@ -160,10 +160,7 @@ def _reference(names: Sequence[str], known: Mapping[str, Method], settings: Mapp
 
 
 def _check_networks(
-    recipes: Mapping[str, Mapping[str, Any]],
-    named: Sequence[str | None],
-    of: int,
-    data: dict[str, Any] | None = None,
+    recipes: Mapping[str, Mapping[str, Any]], named: Sequence[str | None], of: int, data: dict[str, Any]
 ) -> list[str]:
     """Build every method's network once, so that what cannot work is refused before anything trains.
 
@@ -179,11 +176,10 @@ def _check_networks(
     Raises:
         ConfigError: One that was named cannot be used, or none can.
     """
-    shared = {} if data is None else data
     left_out: dict[str, str] = {}
     for name, recipe in recipes.items():
         try:
-            built(recipe, shared)
+            built(recipe, data)
         except PolymodalError as error:
             left_out[name] = f"the method {name!r} cannot be used with this recipe: {error}"
             if name in named or len(left_out) == of:

@@ -31,29 +31,18 @@ from polymodal.run_folder import (
 )
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
-from polymodal.runs.tested import Scored, Tested, best_device, trained
+from polymodal.runs.tested import Scored, Tested, best_device
 from polymodal.scores import of_target
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
-from polymodal.tasks.protocol import Protocol, Size
-from polymodal.tasks.several import output_of
+from polymodal.tasks.protocol import Size
 
 SHOWN = 8
 """How many validation scenes a run shows."""
 
 
-def score_split(
-    model: Path,
-    data: Any,
-    split: str,
-    folder: Path,
-    protocol: Protocol = Protocol(),  # noqa: B008 - frozen
-    elsewhere: str = "",
-    limit: int | float = 1.0,
-    lines: bool = False,
-    net: Multimodal | None = None,
-) -> dict[str, Any]:
-    """Evaluate a model folder on a split and write `scores.<split>.json`, and beside it what every image adds to it.
+def score_split(tested: Tested, folder: Path, limit: int | float = 1.0, lines: bool = False) -> dict[str, Any]:
+    """Evaluate a model on a split and write `scores.<split>.json`, and beside it what every image adds to it.
 
     Labels are predicted at their own resolution; images are scored at that of the inputs.
 
@@ -61,16 +50,10 @@ def score_split(
     so do those on another data set.
 
     Args:
-        model: The model folder.
-        data: A data module that was set up with the model's modalities.
-        split: "val" or "test".
+        tested: The model, and the split.
         folder: The run folder that the scores are written to.
-        protocol: How it is tested.
-        elsewhere: What the data set is called when it is not the one that the model was trained with, a name that no
-            other has.
         limit: How many of the split's first batches are scored, or what share of them; see `part`.
         lines: Whether to print how far it is where no bar can be drawn.
-        net: The folder's network, where it is loaded already.
 
     Returns:
         What was written.
@@ -79,7 +62,6 @@ def score_split(
         ConfigError: The limit leaves nothing.
         DataError: A sample cannot be predicted or scored; with its key.
     """
-    tested = Tested(model, data, split, protocol, elsewhere, net)
     counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
     reliability = None if tested.gaps else tested.reliability(counts.names)
@@ -111,22 +93,20 @@ def score_split(
     return facts
 
 
-def write_scenes(model: Path, data: Any, folder: Path, net: Multimodal | None = None) -> None:
-    """Write samples.npz: some validation scenes with every prediction, all at the size of the first scene's inputs.
+def write_scenes(tested: Tested, folder: Path) -> None:
+    """Write samples.npz: some scenes of a split with every prediction, all at the size of the first scene's inputs.
 
     Raises:
         DataError: A scene cannot be predicted; with its key.
     """
-    net = net or trained(model)
-    dataset = data.val_dataloader().dataset
+    dataset, net, output = tested.dataset, tested.net, tested.output
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     scenes = [dataset[int(index)] for index in chosen]
     size = next(iter(scenes[0]["inputs"].values())).shape[-2:]
-    output = output_of(data.targets, checkpoint.read_config(model)["metadata"]["training"])
     columns: dict[str, list[np.ndarray]] = {}
     for scene in scenes:
         for name, image in scene["inputs"].items():
-            seen = viewable(image, data.inputs[name])
+            seen = viewable(image, tested.inputs[name])
             resized = F.interpolate(seen[None].float(), size=size, mode="nearest")[0].byte()
             columns.setdefault(INPUT + name, []).append(resized.permute(1, 2, 0).numpy())
         for target, part in output.parts.items():

@@ -8,7 +8,7 @@ from polymodal.runs.checkpoints import read_checkpoint
 from polymodal.runs.evaluation import remove_scores_of_others, save_model, score_split, write_scenes
 from polymodal.runs.loggers import log_scores
 from polymodal.runs.scored import scored_parts
-from polymodal.runs.tested import name_of_split, split_of, trained
+from polymodal.runs.tested import Tested, name_of_split, split_of, trained
 
 if TYPE_CHECKING:
     from polymodal.runs.training import RecipeCLI
@@ -53,11 +53,10 @@ def finish(cli: "RecipeCLI") -> None:
     lines = cli._get(cli.config, "trainer")["enable_progress_bar"] is not False
     net = trained(folder / MODEL)
     scores = [
-        score_split(folder / MODEL, data, split, folder, limit=limits[split], lines=lines, net=net)
-        for split in cli.scored
+        score_split(Tested(folder / MODEL, data, split, net=net), folder, limits[split], lines) for split in cli.scored
     ]
     log_scores(cli.trainer.loggers, scores, cli.trainer.global_step)
-    write_scenes(folder / MODEL, data, folder, net)
+    write_scenes(Tested(folder / MODEL, data, "val", net=net), folder)
     if scores:
         print(f"report: {write_report([folder], folder / REPORT)}")
     else:

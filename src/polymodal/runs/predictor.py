@@ -203,20 +203,18 @@ class Predictor:
         """A scene in windows."""
         opened, size = self._opened, size_of(scene.raw)
         step = step_of(size)
-        kept: dict[tuple[str, str], Thinned] = {}
+        kept: dict[str, dict[str, Thinned]] = {}
         shown: dict[tuple[str, str], tuple[str, Thinned]] = {}
         takes = partial(self._resized, scene.specs)
         for part, scores in predicted_parts(opened, scene.raw, scene.specs, scene.named, self._windows, takes):
             sure = opened.output.certainty(scores, opened.temperatures) if self._certainty else {}
             for name, one in scores.items():
                 for what, values in (opened.output.arrays(one) | sure.get(name, {})).items():
-                    kept.setdefault((name, what), Thinned(size)).put(part, values)
+                    kept.setdefault(name, {}).setdefault(what, Thinned(size)).put(part, values)
                 for target, own in opened.output.split(one).items():
                     ending, pixels = list(opened.output.parts[target].pixels(own).items())[-1]
                     shown.setdefault((target, name), (ending, Thinned(size, step)))[1].put(part, pixels)
-        arrays: dict[str, dict[str, np.ndarray]] = {}
-        for (name, what), whole in kept.items():
-            arrays.setdefault(name, {})[what] = whole.array
+        arrays = {name: {what: whole.array for what, whole in own.items()} for name, own in kept.items()}
         pictures = {of: (ending, pixels.array) for of, (ending, pixels) in shown.items()}
         picture = picture_of({name: array[:, ::step, ::step] for name, array in scene.raw.items()}, scene.specs)
         return Stitched({}, picture, opened.output, opened.temperatures, arrays, pictures)

@@ -127,7 +127,13 @@ class Tested:
     """
 
     def __init__(
-        self, model: Path, data: Any, split: str, protocol: Protocol, elsewhere: str, net: Multimodal | None = None
+        self,
+        model: Path,
+        data: Any,
+        split: str,
+        protocol: Protocol = Protocol(),  # noqa: B008 - frozen
+        elsewhere: str = "",
+        net: Multimodal | None = None,
     ) -> None:
         self._config = checkpoint.read_config(model)
         self.output = output_of(data.targets, self._config["metadata"]["training"])
@@ -177,7 +183,12 @@ class Tested:
     @property
     def gaps(self) -> bool:
         """Whether scenes of the split lack modalities."""
-        return may_lack(self._loader().dataset)
+        return may_lack(self.dataset)
+
+    @property
+    def dataset(self) -> Any:
+        """The scenes of the split."""
+        return self._loader().dataset
 
     def each_batch(
         self,
@@ -237,7 +248,7 @@ class Tested:
             "identity": data.identity(own),
             "protocol": asdict(self._protocol),
             "samples": len(keys),
-            "split_samples": len(self._loader().dataset),
+            "split_samples": len(self.dataset),
             **({"lacking": self._lacking(keys)} if self.gaps else {}),
             "modalities": list(self.net.modalities),
             "classes": classes_of(data.targets),
@@ -250,7 +261,7 @@ class Tested:
 
     def _lacking(self, keys: Sequence[str]) -> dict[str, int]:
         """How many of the scenes lack each modality."""
-        dataset = self._loader().dataset
+        dataset = self.dataset
         return {name: sum(not dataset.present(key)[name] for key in keys) for name in self.net.modalities}
 
     def _loader(self) -> Any:

@@ -77,7 +77,7 @@ def validate(
             chosen = chosen_subsets(subsets, list(data.inputs))
             scores = score_subsets(Tested(model, data, split, protocol, elsewhere), run, chosen)
         else:
-            scores = score_split(model, data, split, run, protocol, elsewhere)
+            scores = score_split(Tested(model, data, split, protocol, elsewhere), run)
     if corrupt is None:
         _show(scores, protocol)
     else:
