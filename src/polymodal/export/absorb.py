@@ -68,7 +68,7 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
             f"{', '.join(chosen)} alone: {net.fusion.needs_all}. Absorb the network of all of them."
         )
     with torch.no_grad(), net.roster.only(present):
-        seen = capture(settled(net), present, size)
+        seen = capture(settled(net), size)
         absorbed = Absorbed(net, seen, Streams(seen).module(), size)
         _check(net, absorbed, seen.trials)
         return absorbed

@@ -4,7 +4,6 @@ The graph is that of a single modality, for any batch and size. Where a module k
 fusion, the graph holds a mark; what stands there is kept beside it. Layers of which modalities have copies appear once.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -71,24 +70,21 @@ class Capture:
     trials: list[Trial]
 
 
-def capture(net: Multimodal, present: Sequence[int], size: Size | None = None) -> Capture:
-    """Capture the network of the present modalities in eval mode. It is not changed.
+def capture(net: Multimodal, size: Size | None = None) -> Capture:
+    """Capture the network of the present modalities in eval mode.
 
     Args:
-        net: A multimodal network.
-        present: The indices of the modalities.
+        net: A multimodal network; it is changed, and of no use then.
         size: Height and width, if the graph is to be for these alone.
 
     Raises:
         ExportError: When a module knows of modalities in a way that has no static form, or the network has no static
             graph.
     """
-    roster = Roster(net.modalities)
-    roster.present, roster.fusing = tuple(present), net.roster.fusing
-    plain = _Plain(copy.deepcopy(net.network).eval(), roster)
-    names = [net.modalities[m] for m in present]
+    names = [net.modalities[m] for m in net.roster.present]
     channels = [image_channels(net, name) * net.stem.tiles[name] for name in names]
     like = next(p for p in net.network.parameters() if p.is_floating_point())
+    plain = _Plain(net.network.eval(), net.roster)
 
     def example(trial: Trial) -> tuple[Tensor]:
         batch, sides = trial
@@ -162,7 +158,7 @@ class _Plain:
     """A network in which marks and plain layers stand for all modules that know of modalities.
 
     Args:
-        network: A copy, which is changed.
+        network: It is changed.
         roster: The modalities that are present.
 
     Attributes:

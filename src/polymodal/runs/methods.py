@@ -156,39 +156,35 @@ def _exchanges() -> dict[str, Method]:
         "model.fusion.every": 1,
         "model.fusion.axis": ["none", "channel", "none", "channel"],
     }
-    return {
-        "exchange-max": Method(
+    rows: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "exchange-max": (
             "exchange, the largest of the others",
             "As exchange; of more than one other modality the largest value stands in, not the mean.",
             EXCHANGE | {"model.fusion.others": "max"},
-            (EXCHANGES,),
         ),
-        "exchange-every": Method(
+        "exchange-every": (
             "exchange of every second channel",
             f"At the sites of exchange, every second channel comes from the others, whatever the scales ({CHANGER}).",
             every,
-            (EXCHANGES,),
         ),
-        "changer": Method(
+        "changer": (
             "ChangerEx: columns, then channels",
             f"Behind four stages nothing, every second column, twice every second channel is exchanged ({CHANGER}).",
             every | changer,
-            (EXCHANGES,),
         ),
-        "layer-exchange": Method(
+        "layer-exchange": (
             "exchange of whole layers",
             f"Of four maps the decoder reads every second one of the other modalities ({EXCHANGE_IS_ALL}).",
             every | layers,
-            (EXCHANGES,),
         ),
-        "token-exchange": Method(
+        "token-exchange": (
             "exchange of tokens",
             f"Behind attention, tokens with a low learned score come from the others ({TOKENFUSION}), with λ of its "
             "code; for transformers.",
             _everywhere(_fusion("TokenExchange", penalty=6e-6)),
-            (EXCHANGES,),
         ),
     }
+    return {name: Method(title, about, overrides, (EXCHANGES,)) for name, (title, about, overrides) in rows.items()}
 
 
 def _asymmetric() -> dict[str, Method]:
