@@ -100,14 +100,8 @@ class InputSpec(FileSpec):
         if missing:
             raise DataError(f"input: {missing[0]}: missing. Expected the values of an InputSpec, got {dict(values)}.")
         try:
-            invalid = values["invalid"]
-            spec = cls(
-                **{
-                    **values,
-                    "invalid": None if invalid is None else float(invalid),
-                    "seen": Range.from_dict(values.get("seen")),
-                }
-            )
+            invalid = None if values["invalid"] is None else float(values["invalid"])
+            spec = cls(**{**values, "invalid": invalid, "seen": Range.from_dict(values.get("seen"))})
             right = (
                 spec.kind in KINDS
                 and spec.layout in (None, *LAYOUTS)

@@ -51,16 +51,15 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, d
     parts += [_x_label(x(t), f"{t:g}") for t in whole]
     parts.append(_x_label(LEFT + plot_width / 2, "epoch", TITLE))
     heights = _spread([y(s.points[max(s.points)]) for s in finite], gap=13)
+    line = Markup(
+        '<polyline class="line" points="{0}" stroke="{1}" stroke-dasharray="{2}"/>'
+        '<circle cx="{3:.1f}" cy="{4:.1f}" r="2.6" fill="{1}"/>'
+        '<text class="end" x="{5:.1f}" y="{6:.1f}" fill="{1}">{7}</text>'
+    )
     for s, label, height in zip(finite, labels, heights, strict=True):
         path = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in sorted(s.points.items()))
         end_x, end_y = x(max(s.points)), y(s.points[max(s.points)])
-        parts.append(
-            Markup(
-                '<polyline class="line" points="{}" stroke="{}" stroke-dasharray="{}"/>'
-                '<circle cx="{:.1f}" cy="{:.1f}" r="2.6" fill="{}"/>'
-                '<text class="end" x="{:.1f}" y="{:.1f}" fill="{}">{}</text>'
-            ).format(path, s.color, s.dash, end_x, end_y, s.color, width - right + 9, height + 4, s.color, label)
-        )
+        parts.append(line.format(path, s.color, s.dash, end_x, end_y, width - right + 9, height + 4, label))
     return _svg(f"{title}: " + ", ".join(labels), parts, width)
 
 
@@ -88,6 +87,7 @@ def scale_histogram(
 
     y = _upwards(0, ticks[-1], axis)
     parts = [_grid(y(t), f"{t:g}", WIDTH - right) for t in ticks]
+    bar = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="{}" opacity="{}"/>')
     for i in range(bins):
         left, width = x(edges[i]) + 0.5, x(edges[i + 1]) - x(edges[i]) - 1
         mirrored = axis + depth * before[i] / max(before.max(), 1)
@@ -97,22 +97,17 @@ def scale_histogram(
             (axis, mirrored, "var(--soft)", 0.6),
         ):
             if lower > upper:
-                parts.append(
-                    Markup(
-                        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="{}" opacity="{}"/>'
-                    ).format(left, upper, width, lower - upper, fill, opacity)
-                )
+                parts.append(bar.format(left, upper, width, lower - upper, fill, opacity))
     decades = range(math.ceil(math.log10(edges[0]) - 1e-9), math.floor(math.log10(edges[-1])) + 1)
     parts += [_x_label(x(10.0**d), f"{10.0**d:g}") for d in decades]
     parts.append(_x_label(LEFT + plot_width / 2, "|γ|", TITLE))
     parts += [_side_label("end", TOP + 10), _side_label("start", axis + 14)]
     if threshold:
-        parts.append(
-            Markup(
-                '<line class="theta" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
-                '<text class="end" x="{3:.1f}" y="{4}" fill="var(--ink)">θ = {5:g}</text>'
-            ).format(x(threshold), TOP, axis + depth, x(threshold) + 5, TOP + 10, threshold)
+        mark = Markup(
+            '<line class="theta" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
+            '<text class="end" x="{3:.1f}" y="{4}" fill="var(--ink)">θ = {5:g}</text>'
         )
+        parts.append(mark.format(x(threshold), TOP, axis + depth, x(threshold) + 5, TOP + 10, threshold))
     return _svg(f"Histogram of the scales of {name}: {int(own.sum() + rest.sum())} channels", parts)
 
 
@@ -141,19 +136,12 @@ def reliability_diagram(name: str, color: str, bins: Sequence[Bin]) -> Markup | 
     parts = [_grid(y(t), f"{t:g}", WIDTH - right_margin) for t in ticks]
     parts += [_x_label(x(t), f"{t:g}") for t in ticks]
     parts.append(_x_label(x(50), "confidence, %", TITLE))
-    parts.append(
-        Markup('<line class="theta" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
-            x(0), y(0), x(100), y(100)
-        )
-    )
+    diagonal = Markup('<line class="theta" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>')
+    parts.append(diagonal.format(x(0), y(0), x(100), y(100)))
     path = " ".join(f"{x(sure):.1f},{y(right):.1f}" for _, sure, right in dots)
     parts.append(Markup('<polyline class="line" points="{}" stroke="{}"/>').format(path, color))
-    parts += [
-        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" fill="{}"/>').format(
-            x(sure), y(right), 1.5 + 9 * math.sqrt(share), color
-        )
-        for share, sure, right in dots
-    ]
+    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" fill="{}"/>')
+    parts += [dot.format(x(sure), y(right), 1.5 + 9 * math.sqrt(share), color) for share, sure, right in dots]
     said = ", ".join(f"{right:.0f} % right at {sure:.0f} %" for _, sure, right in dots)
     return _svg(f"Reliability of {name}: {said}", parts)
 

@@ -153,13 +153,17 @@ def score_chart(comparison: Comparison) -> Markup | None:
     height = TOP + LINE * len(rows) + 8
     left = GAP + LETTER * max(len(row.title) for row in rows)
     x = across(low, high, left, PLOT)
-    parts = [
-        Markup(
-            '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text x="{0:.1f}" y="14" '
-            'text-anchor="middle">{3:g}</text>'
-        ).format(x(tick), TOP, height - 8, tick)
-        for tick in ticks
-    ]
+    grid = Markup(
+        '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text x="{0:.1f}" y="14" '
+        'text-anchor="middle">{3:g}</text>'
+    )
+    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" opacity=".45"/>')
+    mark = Markup(
+        '<g fill="{0}" stroke="none">{1}<line x1="{2:.1f}" x2="{3:.1f}" y1="{4:.1f}" y2="{4:.1f}" '
+        'stroke="{0}" stroke-width="1.5"/><circle cx="{5:.1f}" cy="{4:.1f}" r="3.6"><title>{6}: {7}</title>'
+        "</circle></g>"
+    )
+    parts = [grid.format(x(tick), TOP, height - 8, tick) for tick in ticks]
     for i, row in enumerate(rows):
         middle = TOP + LINE * (i + 0.5)
         parts.append(
@@ -172,19 +176,10 @@ def score_chart(comparison: Comparison) -> Markup | None:
             color = hue(prediction, comparison.modalities)
             mean, deviation = mean_and_deviation(seeds)
             spread = deviation or 0.0
-            dots = Markup("").join(
-                Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" opacity=".45"/>').format(x(v), y) for v in seeds
-            )
-            parts.append(
-                Markup(
-                    '<g fill="{0}" stroke="none">{1}<line x1="{2:.1f}" x2="{3:.1f}" y1="{4:.1f}" y2="{4:.1f}" '
-                    'stroke="{0}" stroke-width="1.5"/><circle cx="{5:.1f}" cy="{4:.1f}" r="3.6"><title>{6}: {7}</title>'
-                    "</circle></g>"
-                ).format(
-                    color, dots, x(max(low, mean - spread)), x(min(high, mean + spread)), y, x(mean),
-                    f"{row.title}, {prediction}", score.text(mean),
-                )
-            )  # fmt: skip
+            ends = x(max(low, mean - spread)), x(min(high, mean + spread))
+            dots = Markup("").join(dot.format(x(v), y) for v in seeds)
+            said = f"{row.title}, {prediction}", score.text(mean)
+            parts.append(mark.format(color, dots, *ends, y, x(mean), *said))
     return Markup(
         '<svg class="chart" viewBox="0 0 {:.0f} {}" role="img" aria-label="{} of every method">{}</svg>'
     ).format(left + PLOT + RIGHT, height, score.name, Markup("").join(parts))

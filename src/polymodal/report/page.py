@@ -132,24 +132,18 @@ def _directions(scores: Sequence[Score]) -> str:
 def _class_bars(run: Run) -> dict[str, list[Bars]]:
     """By target, of those whose score that counts has figures for classes."""
     main = run.main
-    found = {}
+    found: dict[str, list[Bars]] = {}
     for target, classes in (main.classes or {"": []}).items():
         score = next(iter(leading(main.known, {target: classes} if target else None)), None)
         if score is None or not score.per_class:
             continue
         colors = run.scenes[target].css_colors if target in run.scenes else []
         values = {p: (scores.get(score.per_class) or []) for p, scores in main.predictions.items()}
-        found[target] = [
-            Bars(
-                name,
-                colors[index] if index < len(colors) else None,
-                [
-                    (p, hue(p, main.modalities), number(iou[index]) if index < len(iou) else None)
-                    for p, iou in values.items()
-                ],
-            )
-            for index, name in enumerate(classes)
-        ]
+        found[target] = []
+        for index, name in enumerate(classes):
+            color = colors[index] if index < len(colors) else None
+            own = {p: number(figures[index]) if index < len(figures) else None for p, figures in values.items()}
+            found[target].append(Bars(name, color, [(p, hue(p, main.modalities), value) for p, value in own.items()]))
     return found
 
 
@@ -215,16 +209,8 @@ def _exchange(scales: Scales) -> dict[str, Any]:
         for m, direction in enumerate(directions):
             replaced, channels = int((~site.keep[m]).sum()), site.keep.shape[1]
             alt = f"{site.name}: {replaced} of {channels} channels of {direction['to']} come from {direction['from']}"
-            strips.append(
-                {
-                    **direction,
-                    "replaced": replaced,
-                    "channels": channels,
-                    "svg": channel_strip(
-                        alt, site.keep[m], site.part[m], direction["own"], direction["others"], columns
-                    ),
-                }
-            )
+            svg = channel_strip(alt, site.keep[m], site.part[m], direction["own"], direction["others"], columns)
+            strips.append({**direction, "replaced": replaced, "channels": channels, "svg": svg})
         if (~site.keep).any():
             sites.append({"name": site.name, "strips": strips})
         else:
