@@ -77,24 +77,23 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
             f"{spec.store.where(FILE)}: targets.{target.name}: no sample has it. Leave it out, or add files."
         )
     file = spec.file(target, key)
-    raw = spec.content(target, file).channels(None, spec.store.where(file))
-    needed = {"depth": 1, "normal": 3}.get(target.kind, raw.shape[0])
-    if raw.shape[0] != needed:
-        raise DataError(
-            f"{spec.store.where(file)}: expected {needed} channel(s) for a target of kind {target.kind}, "
-            f"got {raw.shape[0]}."
-        )
+    where = spec.store.where(file)
+    raw = spec.content(target, file).channels(None, where)
+    channels = raw.shape[0]
+    needed = {"depth": 1, "normal": 3}.get(target.kind, channels)
+    if channels != needed:
+        raise DataError(f"{where}: expected {needed} channel(s) for a target of kind {target.kind}, got {channels}.")
     low, high = target.range or (0, 1)
     fits = 0 <= low < high <= 1 if target.kind == "image" else target.kind == "normal"
     if not fits and raw.dtype.name not in ("bool", "uint8", "uint16"):
         raise DataError(
-            f"{spec.store.where(file)}: predictions are written as PNG files, which cannot hold a target of kind "
+            f"{where}: predictions are written as PNG files, which cannot hold a target of kind "
             f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
             "`scale` declares, such as 0.001."
         )
     if target.kind == "image" and raw.dtype.kind == "f" and (most := np.nanmax(raw, initial=0)) > 1.01:
         raise DataError(
-            f"{spec.store.where(file)}: its values reach {most:g}, and images in {raw.dtype} count from 0 to 1. Divide "
+            f"{where}: its values reach {most:g}, and images in {raw.dtype} count from 0 to 1. Divide "
             "them, or store them with 8 or 16 bits."
         )
     span = target.range or {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}.get(target.kind)
@@ -105,12 +104,12 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
                 f"a range, such as `range: [0, 10]`{f' in {target.unit}' if target.unit else ''}: it is scaled by it."
             )
         span = (0.0, 255 * target.scale)
-    settled = replace(target, channels=raw.shape[0], range=span)
+    settled = replace(target, channels=channels, range=span)
     bits = stored_bits(settled)
     most = 1 if bits == 16 else 4
     if settled.channels > most:
         raise DataError(
-            f"{spec.store.where(file)}: predictions are written as PNG files, which have up to four channels of 8 bits "
+            f"{where}: predictions are written as PNG files, which have up to four channels of 8 bits "
             f"or one of 16. Expected {most} channel(s) or fewer with {bits} bits, got {settled.channels}."
         )
     return settled

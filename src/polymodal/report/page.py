@@ -240,11 +240,10 @@ def _curves(run: Run) -> dict[str, Any]:
     history, modalities = run.history, run.main.modalities
 
     def lines(prefix: str, factor: float = 1.0) -> list[Series]:
-        columns = [column for column in history if column.startswith(prefix)]
-        names = [column.removeprefix(prefix) for column in columns]
+        found = {name.removeprefix(prefix): points for name, points in history.items() if name.startswith(prefix)}
         return [
-            Series(name, hue(name, modalities), {e: factor * v for e, v in history[column].items()}, _dash(i))
-            for i, (name, column) in enumerate(zip(names, columns, strict=True))
+            Series(name, hue(name, modalities), {e: factor * v for e, v in points.items()}, _dash(i))
+            for i, (name, points) in enumerate(found.items())
         ]
 
     losses = [
