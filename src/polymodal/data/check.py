@@ -80,7 +80,9 @@ def _check(spec: DatasetSpec) -> Findings:
     members = {split: set(listed) for split, listed in spec.splits.items()}
     classes = Histogram(code, {split: empty(code, len(listed)) for split, listed in members.items()})
     seen = Seen(spec)
-    defects = [*_repeated_keys(spec), *_truths(spec), *_lacking(spec)]
+    why = "its files are those of the target, so it can be no input."
+    truths = [Defect(FILE, f"modalities.{name}: {why}", note=True) for name in spec.truths()]
+    defects = [*_repeated_keys(spec), *truths, *_lacking(spec)]
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += seen.sample(key, counted)
@@ -161,7 +163,10 @@ class Seen:
             else:
                 self.notes[part.folder, remark].append(file)
         if not name and part.kind == "label":
-            problems = _label_problems(raw, self.spec.target, file, counted)
+            labels, ignore = class_numbers(raw, part.code, file), self.spec.target.ignore
+            for split in counted:
+                split.add(labels, ignore)
+            problems = iter(["every pixel is labelled as ignored."] if (labels == ignore).all() else [])
         else:
             corner = self.first.setdefault(name, raw[:, :1, :1].copy())
             problems = _image_problems(raw, honouring(part, content), corner, file, self.ranges[name])
@@ -219,14 +224,6 @@ def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:
             )
 
 
-def _label_problems(raw: np.ndarray, target: TargetSpec, file: str, counted: list[Counted]) -> Iterator[str]:
-    labels = class_numbers(raw, target.code, file)
-    for part in counted:
-        part.add(labels, target.ignore)
-    if (labels == target.ignore).all():
-        yield "every pixel is labelled as ignored."
-
-
 def _lacking(spec: DatasetSpec) -> Iterator[Defect]:
     """How many samples of a split lack a modality, and samples that have none."""
     names = [name for name in spec.modalities if name not in spec.predicted]
@@ -241,11 +238,6 @@ def _lacking(spec: DatasetSpec) -> Iterator[Defect]:
                 )
         for key in set.intersection(*map(set, lacking.values())):
             yield Defect(key, "has none of the modalities.")
-
-
-def _truths(spec: DatasetSpec) -> Iterator[Defect]:
-    for name in spec.truths():
-        yield Defect(FILE, f"modalities.{name}: its files are those of the target, so it can be no input.", note=True)
 
 
 def _repeated_keys(spec: DatasetSpec) -> Iterator[Defect]:

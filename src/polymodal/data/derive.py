@@ -123,32 +123,28 @@ def derive(
     # What is wrong with the camera or the depth is wrong in the first sample: refused before the folder is begun, the
     # command can be given again with what was missing.
     _images(spec, next(iter(spec.splits.values()))[0], list(domains), camera)
-    with locked(out):
-        return _derived(spec, out, domains, camera)
-
-
-def _derived(spec: DatasetSpec, out: Path, domains: Sequence[str], camera: Camera | None) -> list[Path]:
-    """The files of domains that were written, with everything else that the folder needs."""
-    tidy_below(out)
-    _begin(spec, out, camera)
-    if camera is None and any(DOMAINS[name].image for name in domains):
-        print(
-            f"intrinsics: those of a Kinect, {KINECT.fx:g},{KINECT.fy:g},{KINECT.cx:g},{KINECT.cy:g} at "
-            f"{KINECT_SIZE[1]}x{KINECT_SIZE[0]}, scaled to the files; for another camera give --intrinsics fx,fy,cx,cy"
-        )
     written = []
-    for key in track(list(dict.fromkeys(key for keys in spec.splits.values() for key in keys)), "deriving"):
-        for part in _parts(spec):
-            source = spec.file(part, key)
-            if not inside(out, source).exists():
-                write_file(inside(out, source), spec.store.read(source))
-        files = {name: inside(out, f"{name}/{key}.png") for name in domains}
-        missing = {name: file for name, file in files.items() if not file.exists()}
-        images = _images(spec, key, list(missing), camera)
-        for name, file in missing.items():
-            write_file(file, encode_png(images[name]))
-            written.append(file)
-    _describe(spec, out, domains)
+    with locked(out):
+        tidy_below(out)
+        _begin(spec, out, camera)
+        if camera is None and any(DOMAINS[name].image for name in domains):
+            print(
+                f"intrinsics: those of a Kinect, {KINECT.fx:g},{KINECT.fy:g},{KINECT.cx:g},{KINECT.cy:g} at "
+                f"{KINECT_SIZE[1]}x{KINECT_SIZE[0]}, scaled to the files; for another camera give --intrinsics "
+                "fx,fy,cx,cy"
+            )
+        for key in track(list(dict.fromkeys(key for keys in spec.splits.values() for key in keys)), "deriving"):
+            for part in _parts(spec):
+                source = spec.file(part, key)
+                if not inside(out, source).exists():
+                    write_file(inside(out, source), spec.store.read(source))
+            files = {name: inside(out, f"{name}/{key}.png") for name in domains}
+            missing = {name: file for name, file in files.items() if not file.exists()}
+            images = _images(spec, key, list(missing), camera)
+            for name, file in missing.items():
+                write_file(file, encode_png(images[name]))
+                written.append(file)
+        _describe(spec, out, domains)
     return written
 
 
