@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from core_tools import assert_equal, assert_same_state, images, plain_of, randomize_norms
 from polymodal import FusionError, Multimodal, fuse
 from polymodal.functional import fold
+from polymodal.nn.ensemble import main_output
 from reference.plain import plain_segmenter
 
 MODALITIES = ("rgb", "depth")
@@ -281,3 +282,19 @@ def test_norms_over_one_sample_beside_batch_norms_are_taken():
     """If this breaks, networks that mix batch norms with layer or group norms are refused for no reason."""
     assert_branches_equal(around(nn.GroupNorm(2, 4)).double(), size=8)
     assert_branches_equal(around(nn.InstanceNorm2d(4)).double(), size=8)
+
+
+@pytest.mark.parametrize(
+    ("form", "taken"),
+    [
+        (lambda a, b: {"aux": a, "out": b}, "b"),  # torchvision
+        (lambda a, b: {"loss_free": a, "logits": b}, "b"),  # transformers
+        (lambda a, b: {"first": a, "second": b}, "a"),
+        (lambda a, b: [a, b], "a"),
+        (lambda a, _: a, "a"),
+    ],
+)
+def test_the_main_prediction_is_found_in_every_form_that_libraries_return(form, taken):
+    """If this breaks, networks of transformers are fused and trained, and cannot be scored or exported."""
+    tensors = {"a": torch.zeros(1), "b": torch.ones(1)}
+    assert main_output(form(*tensors.values())) is tensors[taken]

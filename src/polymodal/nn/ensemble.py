@@ -156,9 +156,12 @@ def map_tensors(function: Any, output: Any) -> Any:
 
 
 def main_output(output: Any) -> Tensor:
-    """The prediction in a network's output: a tensor itself, under "out" in a dict, the first one in a list."""
+    """The prediction in a network's output: a tensor itself, or the first in a list or dict.
+
+    In a dict, "out" (torchvision) and "logits" (transformers) go before what else it holds.
+    """
     if isinstance(output, Mapping):
-        output = output["out"]
+        output = next((output[key] for key in ("out", "logits") if key in output), next(iter(output.values())))
     elif not isinstance(output, Tensor):
         output = output[0]
     assert isinstance(output, Tensor)

@@ -48,7 +48,7 @@ def output_at(output: Any, size: Sequence[int] | None) -> Tensor:
     """The prediction in a network's output, logits or an image, at a size.
 
     Args:
-        output: A prediction (B, C, h, w), a dict that has it under "out", or a list that has it first.
+        output: A prediction (B, C, h, w), or a list or dict with it, see `main_output`.
         size: Height and width to resize to, bilinearly; None for its own.
 
     Returns:
