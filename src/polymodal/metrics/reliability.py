@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from polymodal.metrics.certainty import confidence, disagreement, doubt, entropy, log_probabilities
+from polymodal.metrics.largest import largest
 from polymodal.names import ENSEMBLE
 
 BINS = 15
@@ -62,7 +63,7 @@ class Reliability(Metric):
         modalities = [logarithms[name] for name in self.names if name != ENSEMBLE and name in logarithms]
         apart = disagreement(modalities)[known] if len(modalities) > 1 else None
         for name, values in logarithms.items():
-            right = (predictions[name].argmax(1) == target)[known]
+            right = (largest(predictions[name], 1)[1] == target)[known]
             signs = (doubt(values)[known], entropy(values)[known], apart)
             row = self.names.index(name)
             self.bins[row] += _binned(confidence(values)[known], right)
