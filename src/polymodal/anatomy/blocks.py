@@ -1,7 +1,7 @@
 """The encoder as fusions see it: its stages, their blocks, and in each block the spatial convolution."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -45,10 +45,9 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """The encoder's stages in order, and the blocks of each.
 
     A stage is what holds blocks together: `layer1` of a ResNet, `blocks.3` of a timm EfficientNet, `layers.0.blocks` of
-    a Swin. Where a single
-    parent holds all blocks in a row (`features` of torchvision's MobileNetV2), a stage begins with every block that
-    strides, since that is what divides the others; no module is such a stage, so it is called by its first and last
-    block, `features.4-6`, and its features are what the last one returns.
+    a Swin. Where a single parent holds all blocks in a row (`features` of torchvision's MobileNetV2), a stage begins
+    with every block that strides, since that is what divides the others; no module is such a stage, so it is called by
+    its first and last block, `features.4-6`, and its features are what the last one returns.
 
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
@@ -65,7 +64,8 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     [(parent, blocks)] = by_parent.items()
     parts: list[list[str]] = []
     for block in blocks:
-        if not parts or _strides(modules[block]):
+        layers = modules[block].modules()
+        if not parts or any(isinstance(layer, Convolution) and max(layer.stride) > 1 for layer in layers):
             parts.append([])
         parts[-1].append(block)
     return {_range(part): tuple(part) for part in parts} if len(parts) > 1 else {parent: tuple(blocks)}
@@ -75,12 +75,11 @@ def sites(network: nn.Module) -> list[str]:
     """Where channels are exchanged by default: in every block of the encoder, behind the layers that mix places.
 
     In blocks of convolutions these are the `spatial_norms`; in blocks of a transformer the norms of the block itself,
-    which stand before its attention and before its MLP, or behind them where the network normalises afterwards.
+    which stand before its attention and before its MLP, or behind them where the network normalises afterwards. Where
+    there are no such, they are the norms of whatever blocks there are.
 
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-
-    Where there are no such, they are the norms of whatever blocks there are.
 
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
@@ -136,8 +135,8 @@ def spatial_norms(network: nn.Module) -> list[str]:
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
     """
-    between = [spatial.norm for spatial in spatial_convolutions(network)]
-    return between or _norms_after_convolutions(network)
+    found = _normed_convolutions(network)
+    return [spatial.norm for spatial in found if spatial.following] or [spatial.norm for spatial in found]
 
 
 def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
@@ -146,21 +145,22 @@ def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
     Args:
         network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
     """
-    modules, kind = _encoder(network), convolution_of(network)
-    return [spatial for name in _convolutional_blocks(modules) for spatial in _in_block(name, modules[name], kind)]
+    return [spatial for spatial in _normed_convolutions(network) if spatial.following]
 
 
-def _norms_after_convolutions(network: nn.Module) -> list[str]:
-    """The norms that follow a spatial convolution inside the encoder's blocks."""
+def _normed_convolutions(network: nn.Module) -> list[SpatialConvolution]:
+    """The spatial convolutions that norms follow, where convolutions alone mix places; no `following` if it is last."""
     modules, kind = _encoder(network), convolution_of(network)
-    found: list[str] = []
-    for block in _convolutional_blocks(modules):
-        spatial = False
-        for name, module in _main_path(block, modules[block]):
+    found: list[SpatialConvolution] = []
+    for block in _innermost_blocks(modules):
+        path = [] if _mixes(modules[block]) else _main_path(block, modules[block])
+        conv = ""
+        for i, (name, module) in enumerate(path):
             if isinstance(module, kind):
-                spatial = max(module.kernel_size) > 1
-            elif spatial and can_be_private(module):
-                found.append(name)
+                conv = name if max(module.kernel_size) > 1 else ""
+            elif conv and can_be_private(module):
+                following = next((later for later, layer in path[i:] if isinstance(layer, kind)), "")
+                found.append(SpatialConvolution(block, conv, name, following))
     return found
 
 
@@ -184,11 +184,6 @@ def _innermost_blocks(modules: dict[str, nn.Module]) -> list[str]:
     # What a transformer's block is made of may be called a block, too.
     blocks = [name for name in blocks if not any(name.startswith(f"{other}.") for other in within)]
     return [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
-
-
-def _convolutional_blocks(modules: dict[str, nn.Module]) -> list[str]:
-    """The innermost blocks in which convolutions alone mix places."""
-    return [name for name in _innermost_blocks(modules) if not _mixes(modules[name])]
 
 
 def _own_norms(modules: dict[str, nn.Module], blocks: list[str]) -> list[str]:
@@ -228,20 +223,6 @@ def _whole_blocks(modules: dict[str, nn.Module]) -> list[str]:
     return whole
 
 
-def _in_block(name: str, block: nn.Module, kind: type[Convolution]) -> Iterator[SpatialConvolution]:
-    """The block's spatial convolutions that a norm directly follows and then another convolution."""
-    conv = ""
-    norms: list[str] = []
-    for layer, module in _main_path(name, block):
-        if isinstance(module, kind):
-            for norm in norms:
-                yield SpatialConvolution(name, conv, norm, layer)
-            conv = layer if max(module.kernel_size) > 1 else ""
-            norms = []
-        elif conv and can_be_private(module):
-            norms.append(layer)
-
-
 def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
     """The block's modules in order, without its shortcut and its gates."""
     path: list[tuple[str, nn.Module]] = []
@@ -251,11 +232,6 @@ def _main_path(prefix: str, block: nn.Module) -> list[tuple[str, nn.Module]]:
         path.append((f"{prefix}.{name}", child))
         path += _main_path(f"{prefix}.{name}", child)
     return path
-
-
-def _strides(block: nn.Module) -> bool:
-    """Whether the block's output is smaller than its input."""
-    return any(isinstance(module, Convolution) and max(module.stride) > 1 for module in block.modules())
 
 
 def _range(blocks: list[str]) -> str:

@@ -42,7 +42,7 @@ def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module])
     unsure = {name: norm for name, norm in norms.items() if name in several or axes_of(norm) != (4,)}
     if not unsure or way_in.conv.weight.is_meta:
         return None
-    traced = _first(lambda size: _given(_copied(network), _half_not_a_number(way_in, size), unsure))
+    traced = _first(lambda size: _given(copy.deepcopy(network).eval(), _half_not_a_number(way_in, size), unsure))
     for name, x in traced or []:
         if x.shape[0] % 2 or x[: x.shape[0] // 2].isnan().any():
             return name, tuple(x.shape)
@@ -67,10 +67,6 @@ def _given(network: nn.Module, images: Tensor, norms: dict[str, nn.Module]) -> _
     with torch.no_grad(), ByShapes():
         network(images)
     return seen
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).eval()
 
 
 def _half_not_a_number(way_in: Entrance, size: int) -> Tensor:

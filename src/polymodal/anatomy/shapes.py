@@ -28,14 +28,6 @@ class ByShapes(TorchDispatchMode):
         return operation(*given, **(named or {}))
 
 
-def _alike(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _itself(x: Tensor, *_: Any) -> Tensor:
-    return x
-
-
 def _resized(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
     return x.new_empty(*x.shape[:2], *size) if x.dim() == 2 + len(size) and min(*size, *x.shape) > 0 else None
 
@@ -69,6 +61,6 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     _aten.native_group_norm.default: _group_norm,
     _aten.native_layer_norm.default: _layer_norm,
     **{getattr(_aten, name).default: _resized for name in _RESIZINGS},
-    **{getattr(_aten, name).default: _alike for name in _ACTIVATIONS},
-    **{getattr(_aten, f"{name}_").default: _itself for name in _ACTIVATIONS if hasattr(_aten, f"{name}_")},
+    **{getattr(_aten, name).default: lambda x, *_: torch.empty_like(x) for name in _ACTIVATIONS},
+    **{getattr(_aten, f"{name}_").default: lambda x, *_: x for name in _ACTIVATIONS if hasattr(_aten, f"{name}_")},
 }
