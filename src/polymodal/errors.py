@@ -35,3 +35,8 @@ def naming(what: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of somebody else's says; how it is written where it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

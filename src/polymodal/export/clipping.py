@@ -6,10 +6,8 @@ such activations takes.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch._decomp import decomposition_table
 
 _CLIP = torch.ops.aten.hardtanh.default
@@ -22,12 +20,8 @@ def shapes_at_once() -> Iterator[None]:
     if computed is None:  # a version of PyTorch that has another way
         yield
         return
-    decomposition_table[_CLIP] = _like
+    decomposition_table[_CLIP] = lambda image, *_: torch.empty_like(image)
     try:
         yield
     finally:
         decomposition_table[_CLIP] = computed
-
-
-def _like(image: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(image)

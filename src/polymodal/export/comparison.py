@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymodal.errors import ExportError
-from polymodal.export.reason import first_line
+from polymodal.errors import ExportError, first_line
 from polymodal.export.trials import Size, said
 
 Run = Callable[[dict[str, Tensor]], Mapping[str, Any]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from polymodal.errors import ExportError
+from polymodal.errors import ExportError, first_line
 from polymodal.export.absorb import Absorbed
 from polymodal.export.capture import image_channels
 from polymodal.export.clipping import shapes_at_once
@@ -27,7 +27,6 @@ from polymodal.export.openvino_file import EXTRA, run_openvino, write_openvino
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.quantiser import Quantiser
-from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, needed_package, output_name
 from polymodal.export.settled import settled
 from polymodal.export.sizes import name_sizes

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from polymodal import processor
-from polymodal.errors import ExportError
+from polymodal.errors import ExportError, first_line
 from polymodal.export.comparison import Run
 from polymodal.export.openvino_file import EXTRA, run_openvino, write_openvino
 from polymodal.export.quantiser import Images, described_in_8_bits
-from polymodal.export.reason import first_line
 from polymodal.export.session import DESCRIPTION, SAFE_BITS, Session, needed_package
 
 

@@ -12,9 +12,8 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
 from polymodal.anatomy import ByShapes
-from polymodal.errors import ExportError
+from polymodal.errors import ExportError, first_line
 from polymodal.export.clipping import shapes_at_once
-from polymodal.export.reason import first_line
 from polymodal.export.same_padding import numbers_where_known
 from polymodal.export.trials import Example, Size, Trial, said, trials
 

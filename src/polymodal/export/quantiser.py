@@ -9,8 +9,7 @@ import numpy as np
 
 from polymodal import processor
 from polymodal.data.track import track
-from polymodal.errors import ExportError
-from polymodal.export.reason import first_line
+from polymodal.errors import ExportError, first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, INT8, SAFE_BITS, Session, needed_package
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

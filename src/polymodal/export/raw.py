@@ -11,8 +11,7 @@ import torch
 from polymodal.data.inputs import UNITS, InputSpec
 from polymodal.data.parts import TargetSpec
 from polymodal.data.transforms import resize_inputs
-from polymodal.errors import ExportError
-from polymodal.export.reason import first_line
+from polymodal.errors import ExportError, first_line
 from polymodal.export.session import DESCRIPTION, DESCRIPTION_FORMAT, RAW, Session, needed_package, output_name
 from polymodal.export.trials import Size
 

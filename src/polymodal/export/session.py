@@ -12,10 +12,9 @@ from torch import Tensor
 
 from polymodal import processor
 from polymodal.documents import parse_json
-from polymodal.errors import CheckpointError, DataError, ExportError
+from polymodal.errors import CheckpointError, DataError, ExportError, first_line
 from polymodal.export.bounds import MEMORY, beyond_memory, check_operators, session_options
 from polymodal.export.inputs import check_images
-from polymodal.export.reason import first_line
 from polymodal.export.trials import Size
 from polymodal.names import one_part, twins
 
