@@ -6,17 +6,11 @@ Several aligned images of one scene in, one dense map out. `fuse` makes networks
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from polymodal.errors import CheckpointError, ConfigError, DataError, ExportError, FusionError, PolymodalError
+
 if TYPE_CHECKING:
     from polymodal.checkpoint import load, save
     from polymodal.costs import Cost, cost
-    from polymodal.errors import (
-        CheckpointError,
-        ConfigError,
-        DataError,
-        ExportError,
-        FusionError,
-        PolymodalError,
-    )
     from polymodal.fusion import Exchange, Fusion
     from polymodal.inspection import inspect
     from polymodal.joining import join
@@ -58,14 +52,6 @@ __all__ = [
 _HOMES = {
     "polymodal.checkpoint": ("load", "save"),
     "polymodal.costs": ("Cost", "cost"),
-    "polymodal.errors": (
-        "CheckpointError",
-        "ConfigError",
-        "DataError",
-        "ExportError",
-        "FusionError",
-        "PolymodalError",
-    ),
     "polymodal.fusion": ("Exchange", "Fusion"),
     "polymodal.inspection": ("inspect",),
     "polymodal.joining": ("join",),

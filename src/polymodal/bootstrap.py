@@ -78,9 +78,8 @@ def interval(method: np.ndarray, reference: np.ndarray) -> Interval:
     Resamples that lack a ratio in either method are left out of its interval.
     """
     value, *differences = method - reference
-    kept = np.array(differences)
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
-    for column, found in enumerate(kept.T):
+    for column, found in enumerate(np.transpose(differences)):
         there = found[np.isfinite(found)]
         if there.size and np.isfinite(value[column]):
             low[column], high[column] = np.percentile(there, TAILS)

@@ -7,7 +7,6 @@ is the reader of YAML.
 import json
 import stat
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +139,14 @@ def check_bounds(values: Any, most: int = MAX_VALUES) -> None:
                 raise DocumentError("a whole number of more than 64 bits")
             if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
                 raise DocumentError("a text with half of a character")
-            below += _members(value)
+            if isinstance(value, dict):
+                below += [*value, *value.values()]
+            elif isinstance(value, list | tuple | set):
+                below += value
         if not below:
             return
         level = below
     raise DocumentError(f"lists or mappings are nested more than {MAX_DEPTH} deep")
-
-
-def _members(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    return value if isinstance(value, list | tuple | set) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def new_folder(folder: Path, work: str, error: type[PolymodalError] = ConfigErro
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but what locks and killed processes leave."""
-    return all(entry.name == LOCK or _is_workplace(entry) for entry in folder.iterdir())
+    names = (entry.name for entry in folder.iterdir())
+    return all(name == LOCK or (name.startswith(".") and name.endswith(_WORKPLACE)) for name in names)
 
 
 def require_empty(folder: Path, error: type[PolymodalError] = ConfigError) -> None:
@@ -182,10 +183,6 @@ def _name(error: OSError, place: Path, target: Path) -> None:
     elif not error.filename or Path(os.fsdecode(error.filename)).is_relative_to(place):
         error.filename = str(target)
         del error.filename2
-
-
-def _is_workplace(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(_WORKPLACE)
 
 
 def _empty(place: Path) -> None:

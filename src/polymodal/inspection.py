@@ -94,21 +94,12 @@ def inspect(network: nn.Module) -> Inspection:
     """
     parameters = sum(p.numel() for p in network.parameters())
     if isinstance(network, Multimodal):
-        modules = network.network.modules()
-        norms = [m.name for m in modules if isinstance(m, PrivateNorm) and m.roster is not None]
-        states = network.exchange_state()
-        return Inspection(
-            type(network.network).__name__,
-            network.modalities,
-            norms,
-            [
-                Site(name, states[name].scale.shape[1] if name in states else None, states.get(name))
-                for name in network.sites
-            ],
-            norms,
-            parameters,
-            repr(network.fusion),
-        )
+        plain, states = network.network, network.exchange_state()
+        norms = [m.name for m in plain.modules() if isinstance(m, PrivateNorm) and m.roster is not None]
+        found = [(name, states.get(name)) for name in network.sites]
+        sites = [Site(name, None if state is None else state.scale.shape[1], state) for name, state in found]
+        fusion = repr(network.fusion)
+        return Inspection(type(plain).__name__, network.modalities, norms, sites, norms, parameters, fusion)
     anatomy, refusal = Anatomy(network), None
     try:
         check_norms(anatomy)
@@ -116,12 +107,6 @@ def inspect(network: nn.Module) -> Inspection:
     except FusionError as error:
         refusal = str(error)
     candidates: dict[str, Any] = dict(anatomy.scaled_norms)
-    return Inspection(
-        type(network).__name__,
-        (),
-        list(anatomy.norms),
-        [Site(name, candidates[name].weight.shape[0]) for name in anatomy.sites],
-        list(candidates),
-        parameters,
-        refusal=refusal,
-    )
+    sites = [Site(name, candidates[name].weight.shape[0]) for name in anatomy.sites]
+    kind, norms = type(network).__name__, list(anatomy.norms)
+    return Inspection(kind, (), norms, sites, list(candidates), parameters, refusal=refusal)

@@ -140,18 +140,15 @@ def _plain(given: Finished, modality: str, channels: dict[str, int | None]) -> n
 
 def _otherwise(plain: Mapping[str, nn.Module]) -> list[str]:
     """The layers that compute otherwise than those of the first network, with tensors of the same shapes."""
-    (first, like), *others = plain.items()
-    expected = {name: _computation(module) for name, module in like.named_modules()}
-    problems = []
-    for m, network in others:
-        found = {name: _computation(module) for name, module in network.named_modules()}
-        problems += [
-            f"'{name}' is {found.get(name) or 'nothing'} in the network of {m} and {expected.get(name) or 'nothing'} "
-            f"in that of {first}"
-            for name in {**expected, **found}
-            if found.get(name, "") != expected.get(name, "")
-        ]
-    return problems
+    layers = {m: {name: _computation(layer) for name, layer in network.named_modules()} for m, network in plain.items()}
+    (first, expected), *others = layers.items()
+    return [
+        f"'{name}' is {found.get(name) or 'nothing'} in the network of {m} and {expected.get(name) or 'nothing'} in "
+        f"that of {first}"
+        for m, found in others
+        for name in {**expected, **found}
+        if found.get(name, "") != expected.get(name, "")
+    ]
 
 
 def _computation(module: nn.Module) -> str:

@@ -38,13 +38,7 @@ def affix(text: object) -> str:
     Raises:
         ValueError: What is expected.
     """
-    if (
-        not isinstance(text, str)
-        or not text
-        or len(text) > LONGEST
-        or re.search(r"[/\\]", text)
-        or _UNSEEN.search(text)
-    ):
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST or re.search(r"[/\\]", text) or _UNSEEN.search(text):
         raise ValueError(f"a text of up to {LONGEST} letters without a slash: folders belong to `folder`")
     return text
 

@@ -78,7 +78,7 @@ class FuseSettings:
             if field.name not in config:
                 raise FusionError(f"fuse.{field.name}: missing. Restore the file, or save again.")
         said: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
         }
         return cls(**{**said, "fusion": _fusion(config["fusion"])})
 

@@ -45,27 +45,17 @@ def accelerate(net: Network, speed: Speed = "auto") -> Network:
         return net
     device = next((parameter.device.type for parameter in net.parameters()), "cpu")
     if speed == "compile" and device == "cpu":
-        _check_compiler()
-    if device == "cpu" and not any(map(takes_statistics, net.modules())) and not (net.training and _spoils_memory()):
+        wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
+        if not any(map(shutil.which, wanted)):
+            raise ConfigError(
+                'speed: "compile" needs a C++ compiler on a CPU, and there is none by the names '
+                f'{", ".join(wanted)}. Install one, or use speed "auto".'
+            )
+    # Gradients in channels-last memory end the process there: the AVX2 kernels of PyTorch 2.15's oneDNN pad channels to
+    # eight and write beyond their buffers, seen as "double free or corruption" with a few. Those of AVX-512 do not.
+    spoiled = net.training and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if device == "cpu" and not spoiled and not any(map(takes_statistics, net.modules())):
         net.to(memory_format=torch.channels_last)
     if speed == "compile":
         net.compile()
     return net
-
-
-def _spoils_memory() -> bool:
-    """Whether gradients in channels-last memory end the process.
-
-    PyTorch 2.15's oneDNN writes beyond its buffers there, seen as "double free or corruption" with a few channels: the
-    AVX2 kernels pad them to eight. Those of AVX-512 do not.
-    """
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
-def _check_compiler() -> None:
-    wanted = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name]
-    if not any(shutil.which(name) for name in wanted):
-        raise ConfigError(
-            'speed: "compile" needs a C++ compiler on a CPU, and there is none by the names '
-            f'{", ".join(wanted)}. Install one, or use speed "auto".'
-        )

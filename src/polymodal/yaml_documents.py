@@ -13,9 +13,6 @@ MAX_YAML = 2**18
 MAX_NUMBER = 100
 """Letters of a number, a date or a time."""
 
-_FOREIGN = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError)
-"""What making a value of a scalar that is none of its type ends in."""
-
 
 def parse_yaml(content: str | bytes, most: int = MAX_VALUES) -> Any:
     """The values of a YAML document.
@@ -75,7 +72,7 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(f"a number of {len(node.value)} letters", node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except _FOREIGN as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
             shown = repr(node.value)[:60] if isinstance(node, yaml.ScalarNode) else "what is here"
             problem = f"{shown} is no {node.tag.rpartition(':')[2]}; put it in quotes if it is a text"
             raise _refusal(problem, node.start_mark) from error

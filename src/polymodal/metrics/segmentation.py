@@ -4,6 +4,7 @@ The mean IoU of the literature is the mean over classes of the IoU of *all* pixe
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -113,14 +114,10 @@ class SegmentationScores(PredictionScores):
                     f"{int(values[outside][0])}. Count with as many classes as the network has, and mark the target's "
                     f"pixels without truth with the ignored value ({self.ignore})."
                 )
-        matrices = torch.stack(
-            [
-                multiclass_confusion_matrix(
-                    predicted, true, self.num_classes, ignore_index=self.ignore, validate_args=False
-                )
-                for predicted, true in zip(labels, target, strict=True)
-            ]
+        count = partial(
+            multiclass_confusion_matrix, num_classes=self.num_classes, ignore_index=self.ignore, validate_args=False
         )
+        matrices = torch.stack(list(map(count, labels, target)))
         self.counts[self.names.index(name)] += matrices.sum(0)
         self.note_samples(name, self._ratios(matrices))
 
