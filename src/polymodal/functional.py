@@ -11,6 +11,7 @@ Sources: CEN is Wang et al., "Deep Multimodal Fusion by Channel Exchanging", Neu
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -128,10 +129,7 @@ def mean_of_others(x: Tensor) -> Tensor:
     modalities = x.shape[1]
     if modalities == 2:
         return x.flip(1)  # the same as a roll by one, but it keeps the order of memory
-    others = x.roll(1, dims=1)
-    for step in range(2, modalities):
-        others = others + x.roll(step, dims=1)
-    return others / (modalities - 1)
+    return reduce(torch.add, (x.roll(step, dims=1) for step in range(1, modalities))) / (modalities - 1)
 
 
 def max_of_others(x: Tensor) -> Tensor:
@@ -143,10 +141,7 @@ def max_of_others(x: Tensor) -> Tensor:
     Returns:
         A tensor of the same shape.
     """
-    others = x.roll(1, dims=1)
-    for step in range(2, x.shape[1]):
-        others = others.maximum(x.roll(step, dims=1))
-    return others
+    return reduce(torch.maximum, (x.roll(step, dims=1) for step in range(1, x.shape[1])))
 
 
 Others = Literal["mean", "max"]
@@ -300,10 +295,7 @@ def ensemble(predictions: Tensor, weights: Tensor) -> Tensor:
     """
     # One modality after the other: a sum over their axis takes several times as long, most in channels-last memory.
     streams = zip(predictions.detach().unbind(1), weights.unbind(), strict=True)
-    first, *others = (stream * weight for stream, weight in streams)
-    for other in others:
-        first = first + other
-    return first
+    return reduce(torch.add, (stream * weight for stream, weight in streams))
 
 
 def zero_probability(gradient_norm: Tensor, penalty: Tensor | float) -> Tensor:

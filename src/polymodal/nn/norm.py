@@ -36,6 +36,8 @@ class PrivateNorm(nn.Module, ABC):
 
     frozen: ClassVar[bool] = False
     per_modality: ClassVar[tuple[str, ...]] = ("weight", "bias", "running_mean", "running_var")
+    _kept: ClassVar[tuple[str, ...]] = ()  # the names of its buffers, which are the plain norm's
+    _settings: ClassVar[tuple[str, ...]] = ()  # what else it has of the plain norm, as far as that says it
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -48,12 +50,15 @@ class PrivateNorm(nn.Module, ABC):
         self.roster = roster
         self.name = name
         self.eps = norm.eps
+        for key in self._settings:
+            if hasattr(norm, key):
+                setattr(self, key, getattr(norm, key))
         self.axes = axes_of(norm)
         copies = 1 if roster is None else len(roster.names)
         memo = {} if memo is None else memo
-        for key in ("weight", "bias", *self._kept()):
+        for key in ("weight", "bias", *self._kept):
             rows = _rows(getattr(norm, key, None), copies, memo)
-            if key in self._kept() or (isinstance(rows, Tensor) and not isinstance(rows, nn.Parameter)):
+            if key in self._kept or (isinstance(rows, Tensor) and not isinstance(rows, nn.Parameter)):
                 self.register_buffer(key, rows)
             else:
                 self.register_parameter(key, rows)
@@ -84,11 +89,16 @@ class PrivateNorm(nn.Module, ABC):
                 f"the shape {tuple(x.shape)}. Give the network images of the form that it was made for."
             )
         inner = self._inner(x)
+        modalities = 1 if self.roster is None else len(self.roster.present)
         if self.roster is not None and self.roster.patterns:
             y = self.normalise_apart(x, self.roster)
             y = y if self.fusion is None else self.roster.each(self._met, y)
-        else:
-            y = self._fused(x) if inner == 1 else self._folded_back(self._fused(self._samples_apart(x, inner)), inner)
+        elif inner == 1:
+            y = self._met(self.normalise(x, modalities))
+        else:  # what the network laid into the batch as further samples: (B*K*inner, ...) as (B*inner*K, ...)
+            samples = x.unflatten(0, (-1, modalities, inner)).transpose(1, 2).flatten(0, 2)
+            y = self._met(self.normalise(samples, modalities))
+            y = y.unflatten(0, (-1, inner, modalities)).transpose(1, 2).flatten(0, 2)
         return self.act(self.drop(y))
 
     def alone(self, m: int) -> Self:
@@ -106,15 +116,8 @@ class PrivateNorm(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
         copies = "shared" if self.roster is None else ", ".join(self.roster.names)
-        return f"{self._size()}, {copies}" + (", frozen" if self.frozen else "")
-
-    def _kept(self) -> tuple[str, ...]:
-        """The names of the buffers that it keeps."""
-        return ()
-
-    def _size(self) -> str:
-        """The number of channels, for people."""
-        return ", ".join(map(str, self.weight.shape[1:])) if self.weight is not None else "no scales"
+        size = "no scales" if self.weight is None else ", ".join(map(str, self.weight.shape[1:]))
+        return f"{size}, {copies}" + (", frozen" if self.frozen else "")
 
     def normalise_apart(self, x: Tensor, roster: Roster) -> Tensor:
         """As `normalise`, where samples differ in their modalities: each modality's rows by themselves."""
@@ -123,9 +126,6 @@ class PrivateNorm(nn.Module, ABC):
             with roster.at(Pattern((m,), roster.samples_of(m)), stream):
                 made.append(self.normalise(stream, 1))
         return roster.together(made)
-
-    def _fused(self, x: Tensor) -> Tensor:
-        return self._met(self.normalise(x, 1 if self.roster is None else len(self.roster.present)))
 
     def _met(self, y: Tensor) -> Tensor:
         """What the fusion makes of normalised features."""
@@ -156,16 +156,6 @@ class PrivateNorm(nn.Module, ABC):
                 'first axis there, or fuse it with norms="shared".'
             )
         return x.shape[0] // images
-
-    def _samples_apart(self, x: Tensor, inner: int) -> Tensor:
-        """`(B*K*inner, ...)` to `(B*inner*K, ...)`: what the network laid into the batch as further samples."""
-        assert self.roster is not None
-        return x.unflatten(0, (-1, len(self.roster.present), inner)).transpose(1, 2).flatten(0, 2)
-
-    def _folded_back(self, x: Tensor, inner: int) -> Tensor:
-        """The reverse of `_samples_apart`."""
-        assert self.roster is not None
-        return x.unflatten(0, (-1, inner, len(self.roster.present))).transpose(1, 2).flatten(0, 2)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """As any module, without what PyTorch's norms add to states from before they counted batches."""

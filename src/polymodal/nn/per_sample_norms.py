@@ -1,13 +1,11 @@
 """Private norms that normalise each sample by itself and keep nothing: only γ and β tell the modalities apart."""
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polymodal.nn.norm import PrivateNorm
-from polymodal.nn.roster import Roster
 from polymodal.normalisation import private_group_norm, private_scales
 
 
@@ -15,11 +13,7 @@ class PrivatePlaceNorm(PrivateNorm):
     """A `PrivateNorm` that normalises every place of a sample over its channels."""
 
     from_input = True
-
-    def __init__(self, norm: Any, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None) -> None:
-        super().__init__(norm, roster, name=name, memo=memo)
-        self.normalized_shape = tuple(norm.normalized_shape)
-        self.elementwise_affine = norm.elementwise_affine
+    _settings = ("normalized_shape", "elementwise_affine")
 
     @abstractmethod
     def plain(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -70,10 +64,7 @@ class PrivateGroupNorm(PrivateNorm, nn.GroupNorm):  # type: ignore[misc]
     """A private group norm (Wu and He 2018, arXiv 1803.08494)."""
 
     from_input = True
-
-    def __init__(self, norm: Any, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None) -> None:
-        super().__init__(norm, roster, name=name, memo=memo)
-        self.num_groups, self.num_channels, self.affine = norm.num_groups, norm.num_channels, norm.affine
+    _settings = ("num_groups", "num_channels", "affine")
 
     def normalise(self, x: Tensor, modalities: int) -> Tensor:
         """Folded features `(B*K, C, ...)`, all modalities in one call."""

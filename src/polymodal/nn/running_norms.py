@@ -21,13 +21,13 @@ class PrivateRunningNorm(PrivateNorm):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    _kept = ("running_mean", "running_var", "num_batches_tracked")
 
-    def __init__(self, norm: Any, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None) -> None:
-        super().__init__(norm, roster, name=name, memo=memo)
-        # Frozen norms of timm and torchvision say nothing of these.
-        self.momentum: float | None = getattr(norm, "momentum", None)
-        self.affine: bool = getattr(norm, "affine", True)
-        self.track_running_stats: bool = getattr(norm, "track_running_stats", True)
+    _settings: ClassVar[tuple[str, ...]] = ("momentum", "affine", "track_running_stats")
+    # For frozen norms of timm and torchvision, which say nothing of these.
+    momentum: float | None = None
+    affine: bool = True
+    track_running_stats: bool = True
 
     @property
     def tracking(self) -> bool:
@@ -39,19 +39,10 @@ class PrivateRunningNorm(PrivateNorm):
         from_input = self.from_input
         if from_input:
             self._refuse_single_value(x, modalities)
-        mean, var = self._present(self.running_mean), self._present(self.running_var)
+        rows = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, var, *scales = (self._present(row) for row in rows)
         factor = self._update_factor() if from_input and self.tracking else 0.0
-        y = self._function()(
-            x,
-            modalities,
-            mean,
-            var,
-            self._present(self.weight),
-            self._present(self.bias),
-            training=from_input,
-            momentum=factor,
-            eps=self.eps,
-        )
+        y = self._function()(x, modalities, mean, var, *scales, training=from_input, momentum=factor, eps=self.eps)
         if factor and self.roster is not None and not self.roster.complete:
             # Selecting rows copied them: what the batch taught the present modalities is written back.
             for stored, updated in ((self.running_mean, mean), (self.running_var, var)):
@@ -74,23 +65,12 @@ class PrivateRunningNorm(PrivateNorm):
             for stream in streams:
                 self._refuse_single_value(stream, 1)
         factor = self._update_factor() if self.tracking else 0.0
-        rows = (self.running_mean, self.running_var, self.weight, self.bias)
-        return roster.together(
-            [
-                self._function()(
-                    stream,
-                    1,
-                    *(None if row is None else row[m : m + 1] for row in rows),
-                    training=not alone,
-                    momentum=factor,
-                    eps=self.eps,
-                )
-                for m, stream, alone in zip(roster.present, streams, few, strict=True)
-            ]
-        )
-
-    def _kept(self) -> tuple[str, ...]:
-        return ("running_mean", "running_var", "num_batches_tracked")
+        made = []
+        for m, stream, alone in zip(roster.present, streams, few, strict=True):
+            rows = (self.running_mean, self.running_var, self.weight, self.bias)
+            own = (None if row is None else row[m : m + 1] for row in rows)
+            made.append(self._function()(stream, 1, *own, training=not alone, momentum=factor, eps=self.eps))
+        return roster.together(made)
 
     def _function(self) -> Callable[..., Tensor]:
         """What normalises, with the arguments of `private_batch_norm`."""
@@ -175,41 +155,32 @@ class PrivateBatchNorm(PrivateRunningNorm):
             )
 
     def _normalise_across_processes(
-        self,
-        x: Tensor,
-        modalities: int,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *,
-        training: bool,
-        momentum: float,
-        eps: float,
+        self, x: Tensor, modalities: int, *rows: Tensor | None, training: bool, momentum: float, eps: float
     ) -> Tensor:
         """As `private_batch_norm`, with the statistics of all processes' batches together."""
         assert training
+        running_mean, running_var, weight, bias = rows
         from torch.distributed.nn.functional import all_reduce  # differentiable
 
         # In half precision neither a sum over a batch nor the number of its pixels can be represented.
         y = unfold(x, modalities).to(torch.promote_types(x.dtype, torch.float32))
         # Two passes: the variance around the common mean does not cancel as a difference of large sums does.
         dims, group = (0, *range(3, y.dim())), self.process_group or torch.distributed.group.WORLD
-        rows = (1, modalities, -1, *(1,) * (y.dim() - 3))
+        form = (1, modalities, -1, *(1,) * (y.dim() - 3))
         count = y.new_tensor([y.shape[0] * math.prod(y.shape[3:])])
         total = all_reduce(torch.cat([y.sum(dims).flatten(), count]), group=group)
-        count, mean = total[-1].detach(), (total[:-1] / total[-1].detach()).view(rows)
+        count, mean = total[-1].detach(), (total[:-1] / total[-1].detach()).view(form)
         centred = y - mean
         var = all_reduce(centred.square().sum(dims), group=group) / count
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.view_as(running_mean).to(running_mean.dtype), momentum)
                 running_var.lerp_((var * (count / (count - 1).clamp(min=1))).to(running_var.dtype), momentum)
-        y = centred * torch.rsqrt(var + eps).view(rows)
+        y = centred * torch.rsqrt(var + eps).view(form)
         if weight is not None:
-            y = y * weight.view(rows)
+            y = y * weight.view(form)
         if bias is not None:
-            y = y + bias.view(rows)
+            y = y + bias.view(form)
         return y.to(x.dtype).flatten(0, 1)
 
 
@@ -232,9 +203,7 @@ class PrivateInstanceNorm(PrivateRunningNorm):
     samples, as PyTorch's instance norm does; unless it was told not to track them, when it does neither.
     """
 
-    def __init__(self, norm: Any, roster: Roster | None, *, name: str, memo: dict[int, Tensor] | None = None) -> None:
-        super().__init__(norm, roster, name=name, memo=memo)
-        self.num_features = norm.num_features
+    _settings = (*PrivateRunningNorm._settings, "num_features")
 
     @property
     def from_input(self) -> bool:
