@@ -49,7 +49,9 @@ def bench(
     """
     check_counts(repeats, warmup)
     check_statistics(case, tasks)
-    variants = Variant.parse_all(words or DEFAULT)
+    variants = [Variant.parse(word) for word in words or DEFAULT]
+    if doubled := next((variant for variant in variants if variants.count(variant) > 1), None):
+        raise ConfigError(f"--variants: {str(doubled)!r} is named twice.")
     for task in tasks:
         if not any(task == "inference" or variant.trains for variant in variants):
             raise ConfigError(f"--task {task}: none of {', '.join(map(str, variants))} can be trained.")

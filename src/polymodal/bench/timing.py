@@ -65,10 +65,7 @@ class Timing:
 
 
 def take_turns(
-    steps: Mapping[Name, Step],
-    rounds: int,
-    warmup: int,
-    on_turn: Callable[[Name, int], None],
+    steps: Mapping[Name, Step], rounds: int, warmup: int, on_turn: Callable[[Name, int], None]
 ) -> dict[Name, Timing]:
     """Run every candidate once in each round, each round beginning with the next candidate.
 

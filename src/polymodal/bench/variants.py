@@ -1,7 +1,7 @@
 """The ways to run the same modalities that are measured against each other, by name."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -132,19 +132,6 @@ class Variant:
             known = ", ".join("".join([name, *(f"[+{m}]" for m in about.modifiers)]) for name, about in BASES.items())
             raise ConfigError(f"there is no variant {word!r}; there are {known}, where +compile includes +auto.")
         return cls(base, frozenset(modifiers))
-
-    @classmethod
-    def parse_all(cls, words: Sequence[str]) -> list["Variant"]:
-        """The variants that words name.
-
-        Raises:
-            ConfigError: There is none of a name, or one is named twice.
-        """
-        variants = [cls.parse(word) for word in words]
-        doubled = next((variant for variant in variants if variants.count(variant) > 1), None)
-        if doubled is not None:
-            raise ConfigError(f"--variants: {str(doubled)!r} is named twice.")
-        return variants
 
 
 def check_variant(variant: Variant, case: Case) -> None:
