@@ -6,22 +6,23 @@ at every image, and channels that nobody reads are not computed.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from polymodal.costs import Cost, cost, count
 from polymodal.errors import ExportError
 from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.comparison import compare, remedy
 from polymodal.export.inputs import check_axes, check_images
-from polymodal.export.settled import settled
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial
 from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.names import ENSEMBLE
-from polymodal.nn import Prediction
+from polymodal.nn import LowRankConv2d, Prediction, PrivateNorm
 
 TOLERANCE = 1e-3
 """Of an absorbed network's predictions against the network's, relative to the largest value: they round differently."""
@@ -74,22 +75,39 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         return absorbed
 
 
+def settled(net: Multimodal) -> Multimodal:
+    """A copy in which nothing is compared, sorted or multiplied out, for the modalities that are present.
+
+    At inference scales do not change any more, nor what they choose: its exchange is decided, and private parts of low
+    rank are absorbed into convolutions of each modality's own.
+    """
+    own = copy.deepcopy(net)
+    for name, module in list(own.network.named_modules()):
+        if isinstance(module, LowRankConv2d):
+            layer = module.absorbed()
+            layer._forward_pre_hooks.update(module._forward_pre_hooks)
+            layer._forward_hooks.update(module._forward_hooks)
+            own.network.set_submodule(name, layer)
+        elif isinstance(module, PrivateNorm):
+            fusion: Any = module.fusion
+            if hasattr(fusion, "decided"):
+                module.fusion = fusion.decided(None if module.weight is None else module.weight.detach())
+    return own
+
+
 def _check(net: Multimodal, absorbed: "Absorbed", trials: Sequence[Trial]) -> None:
     """Refuse an absorbed network that is another one than the network at some size."""
     own = copy.deepcopy(net).eval()
     like = next(p for p in own.parameters() if p.is_floating_point())
-    random = torch.Generator().manual_seed(0)
-    images = (
-        {
-            name: torch.randn(batch, channels, *size, generator=random).to(like)
-            for name, channels in absorbed.channels.items()
-        }
-        for batch, size in trials
-    )
+
+    def alike(images: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: image.to(like) for name, image in images.items()}
+
     compare(
-        lambda inputs: _named(own(inputs, subset=True)),
-        lambda inputs: _named(absorbed(inputs)),
-        images,
+        lambda images: _named(own(alike(images), subset=True)),
+        lambda images: _named(absorbed(alike(images))),
+        absorbed.channels,
+        trials,
         "The absorbed network",
         TOLERANCES.get(like.dtype, TOLERANCE),
         remedy(absorbed.size),
@@ -145,7 +163,8 @@ class Absorbed(nn.Module):
         check_images(inputs, self.channels, self.step, self.size)
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.graph)
-        images = [_tiled(inputs[name], self._tiles[name]) for name in self.modalities]
+        given = [(inputs[name], self._tiles[name]) for name in self.modalities]
+        images = [image if tiles == 1 else image.repeat(1, tiles, 1, 1) for image, tiles in given]
         streams = [tree_unflatten(list(tensors), self._form) for tensors in self.graph(*images)]
         if not self.outputs:
             return Prediction({}, streams[0], self.weights)
@@ -177,6 +196,40 @@ class Absorbed(nn.Module):
         return tree_unflatten(sums, self._form)
 
 
-def _tiled(image: Tensor, tiles: int) -> Tensor:
-    """The channels of an image `(B, C, H, W)` so many times, `(B, tiles * C, H, W)`; no copy for once."""
-    return image if tiles == 1 else image.repeat(1, tiles, 1, 1)
+@dataclass(frozen=True)
+class Saving:
+    """What absorbing saves, in multiply-accumulates and parameters.
+
+    Attributes:
+        before: The cost of the network as it was.
+        after: The cost of the absorbed one, whose parameters are more: convolutions that absorbed norms are no longer
+            shared.
+    """
+
+    before: Cost
+    after: Cost
+
+    @property
+    def share(self) -> float:
+        """The share in 0..1 of the multiply-accumulates that is saved."""
+        return 1 - self.after.macs / self.before.macs
+
+    def __str__(self) -> str:
+        before, after = self.before, self.after
+        return (
+            f"multiply-accumulates {before.macs / 1e9:.3f} G to {after.macs / 1e9:.3f} G ({-self.share:z.1%}), "
+            f"parameters {before.parameters / 1e6:.2f} M to {after.parameters / 1e6:.2f} M"
+        )
+
+
+def saving(net: Multimodal, absorbed: Absorbed, size: Sequence[int]) -> Saving:
+    """What an absorbed network saves against the one it was made of.
+
+    Args:
+        net: The network, with all its modalities.
+        absorbed: What `absorb` made of it.
+        size: Height and width of the images.
+    """
+    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
+    images = {name: torch.empty(1, channels, *size, dtype=dtype) for name, channels in absorbed.channels.items()}
+    return Saving(cost(net, size), count(absorbed, images))

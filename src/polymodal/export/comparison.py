@@ -1,26 +1,35 @@
 """What was made of a network against the network itself, on images that it may go wrong on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from polymodal.errors import ExportError, first_line
-from polymodal.export.trials import Size, said
+from polymodal.export.trials import Size, Trial, said
 
 Run = Callable[[dict[str, Tensor]], Mapping[str, Any]]
 """From images by modality to predictions by name."""
 
 
 @torch.no_grad()
-def compare(net: Run, made: Run, images: Iterable[dict[str, Tensor]], what: str, tolerance: float, remedy: str) -> None:
+def compare(
+    net: Run,
+    made: Run,
+    channels: Mapping[str, int],
+    trials: Sequence[Trial],
+    what: str,
+    tolerance: float,
+    remedy: str,
+) -> None:
     """Refuse what does not predict what the network does. Images that the network itself refuses tell nothing.
 
     Args:
         net: The network.
         made: What was made of it.
-        images: By modality, several times.
+        channels: Of the images of each modality.
+        trials: Of which sizes the images are; their values are random, and the same every time.
         what: How messages call it.
         tolerance: Relative to the largest value of a prediction.
         remedy: What to do instead, a sentence.
@@ -30,17 +39,18 @@ def compare(net: Run, made: Run, images: Iterable[dict[str, Tensor]], what: str,
     """
     refusal: Exception | None = None
     compared = 0
-    for one in images:
+    random = torch.Generator().manual_seed(0)
+    for batch, size in trials:
+        images = {name: torch.randn(batch, count, *size, generator=random) for name, count in channels.items()}
         try:
-            expected = net(one)
+            expected = net(images)
         except Exception as error:  # whatever a network of somebody else's raises
             refusal = error
             continue
         compared += 1
-        batch, _, height, width = next(iter(one.values())).shape
-        where = f"{batch} images of {said((height, width))}"
+        where = f"{batch} images of {said(size)}"
         try:
-            found = made(one)
+            found = made(images)
         except Exception as error:  # the runtimes' own, of no common class
             raise ExportError(
                 f"{what} fails on {where}, which the network takes: {first_line(error)} Nothing was written. {remedy}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from polymodal.errors import ExportError, first_line
-from polymodal.export.absorb import Absorbed
+from polymodal.export.absorb import Absorbed, settled
 from polymodal.export.capture import image_channels
 from polymodal.export.clipping import shapes_at_once
 from polymodal.export.comparison import Run, compare, remedy
@@ -27,8 +27,7 @@ from polymodal.export.openvino_file import EXTRA, run_openvino, write_openvino
 from polymodal.export.pooling import without_adaptive_pooling
 from polymodal.export.program import captured
 from polymodal.export.quantiser import Quantiser
-from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, needed_package, output_name
-from polymodal.export.settled import settled
+from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, by_prediction, needed_package, output_name
 from polymodal.export.sizes import name_sizes
 from polymodal.export.trials import Size, Trial, said
 from polymodal.files import publish, workplace
@@ -105,7 +104,7 @@ def save(
     found = captured(module, example, size)
     if dtype is not None:
         stored_in(found.program, dtype)
-    description = {
+    description: dict[str, Any] = {
         "format": FLOAT_FORMAT,
         "modalities": channels,
         "outputs": [*net.outputs, ENSEMBLE],
@@ -127,15 +126,9 @@ def save(
             ) from error
 
         def expected(images: dict[str, Tensor]) -> dict[str, Tensor]:
-            predictions = module(images)
-            return {name: predictions[output_name(name)] for name in (*net.outputs, ENSEMBLE)}
+            return by_prediction(module(images), description["outputs"])
 
-        random = torch.Generator().manual_seed(0)
-        images = (
-            {name: torch.randn(image.shape, generator=random) for name, image in example(trial)[0].items()}
-            for trial in found.trials
-        )
-        compare(expected, run, images, f"The file of format {format}", TOLERANCE, remedy(size))
+        compare(expected, run, channels, found.trials, f"The file of format {format}", TOLERANCE, remedy(size))
         beside = sorted(written.name for written in place.iterdir() if written.name not in (file.name, LOCK))
         # The file that others are opened by comes last.
         publish(place, *beside, file.name)
@@ -228,13 +221,7 @@ class Pt2(Format):
         torch.export.save(program, content, extra_files={f"{DESCRIPTION}.json": json.dumps(description)})
         file.write_bytes(content.getbuffer())
         module = torch.export.load(file).module()
-
-        def run(images: dict[str, Tensor]) -> dict[str, Any]:
-            with torch.no_grad():
-                found = module(images)
-            return {name: found[output_name(name)] for name in description["outputs"]}
-
-        return run
+        return torch.no_grad()(lambda images: by_prediction(module(images), description["outputs"]))
 
 
 class OpenVino(Format):

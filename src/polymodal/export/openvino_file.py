@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from polymodal.export.comparison import Run
-from polymodal.export.session import DESCRIPTION, needed_package, output_name
+from polymodal.export.session import DESCRIPTION, by_prediction, needed_package
 
 EXTRA = "openvino"
 
@@ -35,9 +33,4 @@ def run_openvino(file: Path, outputs: Sequence[str]) -> Run:
     """
     openvino = needed_package("openvino", "format openvino", EXTRA)
     compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(images: dict[str, Tensor]) -> dict[str, Any]:
-        found = compiled({name: image.numpy() for name, image in images.items()})
-        return {name: found[output_name(name)] for name in outputs}
-
-    return run
+    return lambda images: by_prediction(compiled({name: image.numpy() for name, image in images.items()}), outputs)

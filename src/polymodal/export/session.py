@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,11 @@ SAFE_BITS = 7
 def output_name(prediction: str) -> str:
     """What a prediction, by the name of its modality or "ensemble", is called in a file."""
     return f"prediction_{prediction}"
+
+
+def by_prediction(found: Mapping[str, Any], predictions: Iterable[str]) -> dict[str, Any]:
+    """Of what a file returned, some predictions by the names of their modalities or "ensemble"."""
+    return {name: found[output_name(name)] for name in predictions}
 
 
 class Session:
@@ -135,11 +140,7 @@ class Session:
         check_images(inputs, self.modalities, self.step, self.size)
 
     def _check_graph(self) -> None:
-        """Refuse a graph that is none of what the description says; sizes that are free in it are words.
-
-        Raises:
-            ValueError: With what differs.
-        """
+        """Refuse a graph that is none of what the description says; sizes that are free in it are words."""
         taken = {node.name: node.shape for node in self._session.get_inputs()}
         made = {node.name for node in self._session.get_outputs()}
         if taken.keys() != self.modalities.keys() or made != set(map(output_name, self.outputs)):
@@ -191,11 +192,7 @@ def needed_package(name: str, purpose: str, extra: str) -> ModuleType:
 
 
 def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the predictions, of which files are called.
-
-    Raises:
-        ValueError: They are no such names, or not the ensemble, alone or with those of the modalities.
-    """
+    """The names of the predictions, of which files are called."""
     names = tuple(map(one_part, described["outputs"]))
     if twins(names) or set(names) not in ({*described["modalities"], "ensemble"}, {"ensemble"}):
         raise ValueError(f"its predictions are {names}, expected 'ensemble', alone or with one of each modality")
@@ -203,11 +200,7 @@ def _outputs(described: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _quantised(described: Mapping[str, Any], path: str | os.PathLike[str]) -> bool:
-    """Whether a network computes with 8 bits.
-
-    Raises:
-        CheckpointError: Its sums would overflow on this processor, which nothing would show.
-    """
+    """Whether a network computes with 8 bits, refused where its sums would overflow."""
     if INT8 not in described:
         return False
     if described[INT8]["weight_bits"] > SAFE_BITS and not processor.adds_int8_exactly():
@@ -220,11 +213,7 @@ def _quantised(described: Mapping[str, Any], path: str | os.PathLike[str]) -> bo
 
 
 def _raw(described: Mapping[str, Any]) -> dict[str, str]:
-    """The types of numbers that a file takes as they are stored.
-
-    Raises:
-        ValueError: They are none, or not those of all modalities.
-    """
+    """The types of numbers that a file takes as they are stored, of all modalities or of none."""
     types: dict[str, str] = described.get(RAW, {})
     known = types == {} or types.keys() == described["modalities"].keys()
     if not known or not set(types.values()) <= {"uint8", "uint16", "float32"}:
