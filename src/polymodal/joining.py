@@ -14,17 +14,7 @@ from polymodal.multimodal import Multimodal
 from polymodal.near import meant
 from polymodal.surgery import fuse
 from polymodal.taken_over import TakenOver
-from polymodal.transfer import (
-    Part,
-    copy_parts,
-    is_added,
-    may_be_left,
-    misfit,
-    own_tensors,
-    parts_of,
-    refuse,
-    text_of,
-)
+from polymodal.transfer import Part, copy_parts, is_added, may_be_left, misfit, own_tensors, parts_of, refuse, text_of
 
 Finished = nn.Module | str | os.PathLike[str]
 """A plain network, or the folder of a model or a run of one modality."""

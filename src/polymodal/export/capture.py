@@ -85,12 +85,7 @@ def capture(net: Multimodal, size: Size | None = None) -> Capture:
     channels = [image_channels(net, name) * net.stem.tiles[name] for name in names]
     like = next(p for p in net.network.parameters() if p.is_floating_point())
     plain = _Plain(net.network.eval(), net.roster)
-
-    def example(trial: Trial) -> tuple[Tensor]:
-        batch, sides = trial
-        return (like.new_zeros(batch, channels[0], *sides),)
-
-    found = captured(plain.network, example, size)
+    found = captured(plain.network, lambda trial: (like.new_zeros(trial[0], channels[0], *trial[1]),), size)
     private = {
         name: plain.private[id(tensor)]
         for name, tensor in plain.network.state_dict(keep_vars=True).items()

@@ -70,11 +70,7 @@ class Liveness:
     """
 
     def __init__(
-        self,
-        graph: fx.Graph,
-        places: Sequence[Place],
-        constants: Mapping[fx.Node, Sequence[Tensor]],
-        modalities: int,
+        self, graph: fx.Graph, places: Sequence[Place], constants: Mapping[fx.Node, Sequence[Tensor]], modalities: int
     ) -> None:
         self._places, self._constants, self._modalities = places, constants, modalities
         self.streams: dict[fx.Node, int] = {}
@@ -157,14 +153,11 @@ class Liveness:
                 end = start + (channels_of(map_) or 0)
                 self._read(map_, live[:, start:end])
                 start = end
-        elif live is not None and (self.reads_one_map(node) or self.reads_two_maps(node)):
-            for map_ in node.all_input_nodes:
-                if map_ in self.live:
-                    self._read(map_, live)
         else:
+            alike = self.reads_one_map(node) or self.reads_two_maps(node)
             for map_ in node.all_input_nodes:
                 if map_ in self.live:
-                    self.live[map_][:] = True
+                    self._read(map_, live if alike and live is not None else torch.ones_like(self.live[map_]))
 
     def _read(self, node: fx.Node, channels: Tensor) -> None:
         """Note that channels `(streams, C)` of a feature map are read."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from polymodal import processor
-from polymodal.errors import ExportError, first_line
+from polymodal.errors import ExportError
 from polymodal.export.comparison import Run
 from polymodal.export.openvino_file import EXTRA, run_openvino, write_openvino
-from polymodal.export.quantiser import Images, described_in_8_bits
+from polymodal.export.quantiser import Images, described_in_8_bits, refused
 from polymodal.export.session import DESCRIPTION, SAFE_BITS, Session, needed_package
 
 
@@ -35,8 +35,7 @@ class NncfQuantiser:
 
     def __init__(self, file: Path, images: Iterable[Images], place: Path) -> None:
         del place
-        openvino, nncf = (needed_package(name, "quantising", EXTRA) for name in ("openvino", "nncf"))
-        onnx = needed_package("onnx", "quantising", EXTRA)
+        openvino, nncf, onnx = (needed_package(name, "quantising", EXTRA) for name in ("openvino", "nncf", "onnx"))
         self.weight_bits = 8 if processor.adds_int8_exactly() else SAFE_BITS
         self._outputs = Session(file).outputs
         entries = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
@@ -60,9 +59,7 @@ class NncfQuantiser:
                 advanced_parameters=settings,
             )
         except Exception as error:  # NNCF's and OpenVINO's own, of no common class
-            raise ExportError(
-                f"int8: NNCF cannot quantise the network: {first_line(error)} Export it in float, without --int8."
-            ) from error
+            raise refused("NNCF", error) from error
         self._description = described_in_8_bits(entries[DESCRIPTION], self.weight_bits, len(taken), ())
 
     def write(self, path: Path, in_float: Collection[str] = ()) -> list[str]:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,18 +61,18 @@ class Quantiser:
             calibrator = tools.create_calibrator(
                 self._plain, self._operators, augmented_model_path=str(place / "augmented.onnx")
             )
-            taken = 0
+            self._images = 0
             for image in images:
-                calibrator.collect_data(_Reader(image))
-                taken += 1
-            if not taken:
+                # A reader gives one image after the other, and None at the end; this one has a single one.
+                calibrator.collect_data(SimpleNamespace(get_next=partial(next, iter([dict(image)]), None)))
+                self._images += 1
+            if not self._images:
                 raise ExportError("int8: there are no images to take the ranges of activations from.")
             self._ranges = calibrator.compute_data()
         except ExportError:
             raise
         except Exception as error:  # ONNX Runtime's own, of no common class
-            raise _refused(error) from error
-        self._images = taken
+            raise refused("ONNX Runtime", error) from error
         nodes = self._onnx.load(self._plain, load_external_data=False).graph.node
         self.layers: tuple[str, ...] = tuple(node.name for node in nodes if node.op_type in LAYERS)
 
@@ -129,7 +131,7 @@ class Quantiser:
             )
             quantiser.quantize_model()
         except Exception as error:  # as above
-            raise _refused(error) from error
+            raise refused("ONNX Runtime", error) from error
         return quantiser.model.model
 
     def _predict(self, model: Any, images: Sequence[Images]) -> list[np.ndarray]:
@@ -153,27 +155,13 @@ def described_in_8_bits(description: str, weight_bits: int, images: int, in_floa
     return described | {"format": DESCRIPTION_FORMAT, INT8: how}
 
 
-class _Reader:
-    """One image, as ONNX Runtime's calibration reads them.
-
-    Args:
-        image: By modality.
-    """
-
-    def __init__(self, image: Images) -> None:
-        self._left: list[dict[str, np.ndarray]] = [dict(image)]
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next image, None at the end."""
-        return self._left.pop() if self._left else None
-
-
 def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     """The mean square of what differs, relative to that of the values."""
     return float(np.square(found - expected).mean() / max(np.square(expected).mean(), np.finfo(np.float32).tiny))
 
 
-def _refused(error: Exception) -> ExportError:
+def refused(quantiser: str, error: Exception) -> ExportError:
+    """What to raise where a quantiser, whose errors have no common class, fails."""
     return ExportError(
-        f"int8: ONNX Runtime cannot quantise the network: {first_line(error)} Export it in float, without --int8."
+        f"int8: {quantiser} cannot quantise the network: {first_line(error)} Export it in float, without --int8."
     )

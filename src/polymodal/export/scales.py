@@ -60,13 +60,13 @@ def absorb_scales(graph: fx.Graph, places: Sequence[Place], constants: Constants
         constants: Is added to.
     """
     for node in list(graph.nodes):
-        affine = _affine(node, constants)
-        readers = None if affine is None else _readers(node, _axis(node), affine, places, constants)
-        if not readers:
+        if (affine := _affine(node, constants)) is None:
             continue
-        for reader, own in readers:
-            _absorb(graph, reader, own, constants)
-        _set(node, weight=None, bias=None)
+        axis = _NORMS[packet(node)] % node.meta["val"].dim()
+        if readers := _readers(node, axis, affine, places, constants):
+            for reader, own in readers:
+                _absorb(graph, reader, own, constants)
+            _set(node, weight=None, bias=None)
 
 
 def _affine(node: fx.Node, constants: Constants) -> _Affine | None:
@@ -184,10 +184,6 @@ def _values(node: Any, constants: Constants) -> list[Tensor] | None:
     parts = _values(node.args[0], constants)
     target: Any = node.target
     return None if parts is None else [target(part, *node.args[1:], **node.kwargs) for part in parts]
-
-
-def _axis(node: fx.Node) -> int:
-    return _NORMS[packet(node)] % node.meta["val"].dim()
 
 
 def _kept(axis: int, before: Sequence[Any], after: Sequence[Any]) -> int | None:
