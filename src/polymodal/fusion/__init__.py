@@ -31,19 +31,17 @@ def make_fusion(name: str, settings: Mapping[str, Any] | None = None, *, class_p
         FusionError: When the name or a setting is unknown, or a value is out of its range.
     """
     found = _by_name(name) if class_path is None else _by_path(class_path)
-    given = {key: _inner(value) if _is_fusion(value) else value for key, value in (settings or {}).items()}
+    given = {key: _inner(value) for key, value in (settings or {}).items()}
     try:
         return found(**given)
     except TypeError as error:
         raise FusionError(f"fusion {name!r}: {error}.") from error
 
 
-def _is_fusion(setting: Any) -> bool:
-    """Whether a setting describes a fusion, as `Fusion.as_config` does."""
-    return isinstance(setting, Mapping) and isinstance(setting.get("name"), str)
-
-
-def _inner(setting: Mapping[str, Any]) -> Fusion:
+def _inner(setting: Any) -> Any:
+    """A setting, or the fusion that it describes as `Fusion.as_config` does."""
+    if not (isinstance(setting, Mapping) and isinstance(setting.get("name"), str)):
+        return setting
     others = {key: value for key, value in setting.items() if key not in ("name", "class_path")}
     return make_fusion(setting["name"], others, class_path=setting.get("class_path"))
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
-from polymodal.fusion.base import Fusion, Plan, Sites
-from polymodal.fusion.stages import encoded, last_blocks, layers_after
+from polymodal.fusion.base import Plan
+from polymodal.fusion.stages import StageFusion, encoded, layers_after
 from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
@@ -25,7 +25,7 @@ _Way = Literal["operation", "average", "fused"]
 
 
 @dataclass(frozen=True)
-class Aggregation(Fusion):
+class Aggregation(StageFusion):
     """From a stage of the encoder on there is one stream, and one prediction.
 
     The sites are stages (`"early"`, `"middle"`, `"late"`, `"all"` or names). After the last of them the fused map goes
@@ -61,14 +61,6 @@ class Aggregation(Fusion):
         """An average is one of those that are there."""
         return self.operation == "average"
 
-    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
-        """The last blocks of the chosen stages.
-
-        Raises:
-            FusionError: When the network has no such stages.
-        """
-        return last_blocks(network, sites)
-
     def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
         """Operations behind the sites, and behind the encoder for the other maps that it returns; then one stream.
 
@@ -76,13 +68,14 @@ class Aggregation(Fusion):
             FusionError: When the network has no encoder, or its maps cannot be told apart.
         """
         seen = encoded(anatomy)
-        exits, end = _exits(seen, sites), _end(seen, sites)
+        end = max(seen.finished[site] for site in sites)  # the moment from which there is one stream
+        exits = _exits(seen, sites, end)
 
         def install(network: nn.Module, roster: Roster) -> None:
             like = next(network.parameters())
 
             def operation(channels: int) -> Aggregate:
-                return _OPERATIONS[self.operation](channels, roster).to(device=like.device, dtype=like.dtype)
+                return _OPERATIONS[self.operation](channels, roster).to(like)
 
             ways = [
                 operation(channels) if way == "operation" else Average(channels, roster) if way == "average" else None
@@ -156,8 +149,7 @@ class Concat(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*M, C, H, W)` to `(B, C, H, W)`."""
-        out: Tensor = self.conv(self.side_by_side(x))
-        return out
+        return self.conv(self.side_by_side(x))
 
 
 class Attention(Aggregate):
@@ -179,8 +171,7 @@ class Attention(Aggregate):
         """`(B*M, C, H, W)` to `(B, C, H, W)`."""
         wide = self.side_by_side(x)
         weights = self.excite(self.squeeze(wide).relu()).sigmoid()
-        out: Tensor = self.norm(self.fuse(wide * weights))
-        return out
+        return self.norm(self.fuse(wide * weights))
 
 
 _OPERATIONS: dict[str, type[Aggregate]] = {"concat": Concat, "average": Average, "attention": Attention}
@@ -204,20 +195,14 @@ class Mix(nn.Module):
         return self.roster.each(self._mixed, x)
 
     def _mixed(self, x: Tensor) -> Tensor:
-        fused: Tensor = self.aggregate(x)
-        return (unfold(x, len(self.roster.present)) + fused.unsqueeze(1)).flatten(0, 1)
+        return (unfold(x, len(self.roster.present)) + self.aggregate(x).unsqueeze(1)).flatten(0, 1)
 
     def static(self, mark: Mark) -> nn.Module:
         """A map for each stream, of all of them."""
         return mark(joint(self))
 
 
-def _end(seen: DryRun, sites: Sequence[str]) -> int:
-    """The moment from which there is one stream."""
-    return max(seen.finished[site] for site in sites)
-
-
-def _exits(seen: DryRun, sites: Sequence[str]) -> list[tuple[_Way, int]]:
+def _exits(seen: DryRun, sites: Sequence[str], end: int) -> list[tuple[_Way, int]]:
     """How each map that the encoder returns is fused where it leaves, and its channels."""
     exits: list[tuple[_Way, int]] = []
     for index, feature in enumerate(seen.features):
@@ -230,7 +215,7 @@ def _exits(seen: DryRun, sites: Sequence[str]) -> list[tuple[_Way, int]]:
         # What a site returns changes at the site, so that this tells when, wherever the tensor was made.
         source = next((name for name in origins if name in sites), origins[0] if origins else None)
         way: _Way = "operation"
-        if source is not None and seen.finished[source] >= _end(seen, sites):
+        if source is not None and seen.finished[source] >= end:
             way = "fused"
         elif source is None or source in sites or index not in seen.read:
             # The image itself, streams that hold the fused map, or what nobody reads: no parameters of its own.

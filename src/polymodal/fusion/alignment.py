@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from polymodal import functional
 from polymodal.errors import FusionError
-from polymodal.fusion.base import Fusion, Sites
-from polymodal.fusion.stages import last_blocks
+from polymodal.fusion.stages import StageFusion
 from polymodal.limits import FROM_0, check
 from polymodal.nn import Roster, behind, stand_behind
 from polymodal.nn.static import Mark
@@ -26,7 +25,7 @@ GRID = 8
 
 
 @dataclass(frozen=True)
-class Alignment(Fusion):
+class Alignment(StageFusion):
     """A loss on the distance between the modalities' features at stages of the encoder.
 
     The sites are stages: `"early"`, `"middle"`, `"late"`, `"all"` or names. The usual baseline has a network for every
@@ -50,14 +49,6 @@ class Alignment(Fusion):
     def takes_gaps(self) -> bool:
         """The features of two modalities need not be of the same samples."""
         return True
-
-    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
-        """The last blocks of the chosen stages.
-
-        Raises:
-            FusionError: When the network has no such stages.
-        """
-        return last_blocks(network, sites)
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
         """Watch the sites' features."""

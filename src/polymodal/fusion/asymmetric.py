@@ -119,24 +119,17 @@ class Meeting:
         self.roster = roster
         self.shifted: Tensor | None = None
 
-    @property
-    def acts(self) -> bool:
-        """Whether two modalities or more are there to meet."""
-        return self.roster.fusing and len(self.roster.present) > 1
-
-    def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+    def before_spatial(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         """Keep the shifted features `(B*K, C, H, W)` of the K present modalities for later, and shuffle them."""
-        del conv
-        if not self.acts:
+        if not self.roster.meeting:
             return None
         if self.rule.shift:
             self.shifted = self._streams(functional.pixel_shift, inputs[0])
         return self._streams(functional.channel_shuffle, inputs[0]) if self.rule.shuffle else None
 
-    def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+    def before_following(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         """Add what was kept to the features `(B*K, C, H, W)`, and shuffle them back."""
-        del conv
-        if not self.acts:
+        if not self.roster.meeting:
             return None
         x = inputs[0]
         if self.shifted is not None:
@@ -151,9 +144,8 @@ class Meeting:
 
         return self.roster.each(folded, x)
 
-    def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
+    def forget(self, *_: Any) -> None:
         """Hold no features once the block is done, even if an error ended it."""
-        del block, inputs, output
         self.shifted = None
 
     def static(self, mark: Mark) -> "_StaticMeeting":
@@ -170,25 +162,22 @@ class _StaticMeeting:
     """
 
     def __init__(self, meeting: Meeting, mark: Mark) -> None:
-        self.acts, rule = meeting.acts, meeting.rule
+        self.acts, rule = meeting.roster.meeting, meeting.rule
         self.shuffle = mark(Joint(_Shuffle())) if rule.shuffle else None
         self.shift_back = mark(Joint(_ShiftBack(rule)))
         self.seen: Tensor | None = None
 
-    def before_spatial(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+    def before_spatial(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         """See `Meeting`."""
-        del conv
         self.seen = inputs[0]
         return self.shuffle(inputs[0]) if self.acts and self.shuffle is not None else None
 
-    def before_following(self, conv: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+    def before_following(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         """See `Meeting`."""
-        del conv
         return self.shift_back(inputs[0], self.seen) if self.acts else None
 
-    def forget(self, block: nn.Module, inputs: Any, output: Any) -> None:
+    def forget(self, *_: Any) -> None:
         """See `Meeting`."""
-        del block, inputs, output
         self.seen = None
 
 

@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -202,9 +203,7 @@ def known_fusions() -> list[type[Fusion]]:
     return list(_KNOWN.values())
 
 
-def select(
-    candidates: Mapping[str, nn.Module], sites: str | Sequence[str] | Callable[[str, nn.Module], bool]
-) -> list[str]:
+def select(candidates: Mapping[str, nn.Module], sites: Sites) -> list[str]:
     """Choose among candidate modules by name patterns or by a predicate.
 
     Args:
@@ -217,8 +216,6 @@ def select(
     Raises:
         FusionError: When a pattern matches nothing, or the predicate accepts nothing.
     """
-    from fnmatch import fnmatchcase
-
     if callable(sites):
         chosen = [name for name, module in candidates.items() if sites(name, module)]
         unmatched = [] if chosen else ["the predicate"]
@@ -243,6 +240,24 @@ def describe_candidates(candidates: Mapping[str, nn.Module]) -> str:
         return " The network has no layer that could be a site."
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     return f" Layers to choose from, by name or pattern: {shown}."
+
+
+class AtSite(nn.Module):
+    """What a fusion puts at a site.
+
+    Args:
+        rule: The fusion's settings.
+        roster: The network's modalities.
+    """
+
+    def __init__(self, rule: Fusion, roster: Roster) -> None:
+        super().__init__()
+        self.rule = rule
+        self.roster = roster
+
+    def extra_repr(self) -> str:
+        """The rule, for `print(model)`."""
+        return str(self.rule)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ Every modality is encoded, with shared convolutions and norms of its own; the de
 is most of what exchanging channels costs beyond a network of one modality.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from operator import attrgetter
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,16 @@ from polymodal.anatomy import Anatomy
 from polymodal.anatomy.blocks import encoder_of
 from polymodal.errors import FusionError
 from polymodal.functional import unfold, weighted_mean
-from polymodal.fusion.base import Fusion, Plan, Sites, SiteState
+from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.exchange import Exchange
 from polymodal.fusion.stages import encoded, layers_after
 from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
+
+
+def _said_within(name: str) -> Any:
+    """A property or a method of `DecodeOnce`, as that of the fusion inside the encoder."""
+    return property(attrgetter(f"within.{name}"))
 
 
 @dataclass(frozen=True)
@@ -57,20 +63,15 @@ class DecodeOnce(Fusion):
         if self.weights not in ("learned", "equal"):
             raise FusionError(f'weights: expected "learned" or "equal", got {self.weights!r}.')
 
-    @property
-    def needs_private_norms(self) -> bool:
-        """As the fusion inside the encoder."""
-        return self.within.needs_private_norms
-
-    @property
-    def needs_all(self) -> str:
-        """As the fusion inside the encoder."""
-        return self.within.needs_all
-
-    @property
-    def takes_gaps(self) -> bool:
-        """As the fusion inside the encoder."""
-        return self.within.takes_gaps
+    # The fusion inside the encoder stands at the sites, so it says what is to be known of them.
+    needs_private_norms = _said_within("needs_private_norms")
+    needs_all = _said_within("needs_all")
+    takes_gaps = _said_within("takes_gaps")
+    loss = _said_within("loss")
+    scales = _said_within("scales")
+    state = _said_within("state")
+    cutoff = _said_within("cutoff")
+    remark = _said_within("remark")
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """Those of the fusion inside the encoder.
@@ -117,26 +118,6 @@ class DecodeOnce(Fusion):
     def one_map(self, channels: int, roster: Roster) -> nn.Module:
         """What makes one map of all modalities' at a scale of so many channels, `(B*K, C, H, W)` to `(B, C, H, W)`."""
         return Gather(channels, roster, learned=self.weights == "learned")
-
-    def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
-        """That of the fusion inside the encoder."""
-        return self.within.loss(network, sites)
-
-    def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
-        """Those of the fusion inside the encoder."""
-        return self.within.scales(network, sites)
-
-    def cutoff(self) -> dict[str, float]:
-        """That of the fusion inside the encoder."""
-        return self.within.cutoff()
-
-    def remark(self, states: Mapping[str, SiteState]) -> str:
-        """That of the fusion inside the encoder."""
-        return self.within.remark(states)
-
-    def state(self, network: nn.Module, sites: Sequence[str]) -> dict[str, SiteState]:
-        """That of the fusion inside the encoder."""
-        return self.within.state(network, sites)
 
 
 class Gather(nn.Module):

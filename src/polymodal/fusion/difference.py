@@ -4,16 +4,13 @@ Source: Daudt et al., "Fully Convolutional Siamese Networks for Change Detection
     connections carry |a - b|; with an exchange within the encoder, Fang et al., "Changer", TGRS 2023.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
-from polymodal.fusion.base import Plan
 from polymodal.fusion.decode_once import DecodeOnce
 from polymodal.nn import Roster
 from polymodal.nn.static import Mark, joint
@@ -42,23 +39,18 @@ class Difference(DecodeOnce):
         """Nothing has changed in one date."""
         return "a difference is of two dates"
 
-    def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
-        """As decoding once, of two dates."""
-        once = super().plan(anatomy, sites)
-
-        def install(network: nn.Module, roster: Roster) -> None:
-            if len(roster.names) != 2:
-                raise FusionError(
-                    f"A fusion by {self.name!r} takes two dates, that is two modalities, and was given "
-                    f"{', '.join(roster.names)}. Compare two at a time."
-                )
-            once.install(network, roster)
-
-        return Plan(install, once.merged)
-
     def one_map(self, channels: int, roster: Roster) -> nn.Module:
-        """The difference, where decoding once has the weighted mean."""
+        """The difference, where decoding once has the weighted mean.
+
+        Raises:
+            FusionError: When there are not two modalities.
+        """
         del channels
+        if len(roster.names) != 2:
+            raise FusionError(
+                f"A fusion by {self.name!r} takes two dates, that is two modalities, and was given "
+                f"{', '.join(roster.names)}. Compare two at a time."
+            )
         return Subtract(roster)
 
 

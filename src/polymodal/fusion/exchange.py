@@ -9,6 +9,7 @@ Source: Wang et al., "Deep Multimodal Fusion by Channel Exchanging", NeurIPS 202
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 from zlib import crc32
 
@@ -196,9 +197,7 @@ class Exchange(ChannelFusion):
 
         def install(network: nn.Module, roster: Roster) -> None:
             for place in chosen:
-                place.install(
-                    network, lambda name, axis: PeriodicExchange(self, roster, name, columns=axis == "column")
-                )
+                place.install(network, partial(PeriodicExchange, self, roster))
 
         return Plan(install)
 

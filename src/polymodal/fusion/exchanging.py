@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from polymodal import functional
 from polymodal.errors import FusionError
+from polymodal.fusion.base import AtSite
 from polymodal.nn import Roster
 from polymodal.nn.static import Choice, Mark, joint
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from polymodal.fusion.exchange import ChannelFusion, Exchange, RandomExchange
 
 
-class ChannelExchange(nn.Module, ABC):
+class ChannelExchange(AtSite, ABC):
     """The exchange at one site.
 
     Args:
@@ -23,12 +24,11 @@ class ChannelExchange(nn.Module, ABC):
         scale: The site's γ, `(M, C)`, for its shape and device.
     """
 
+    rule: "ChannelFusion"
     part: Tensor
 
     def __init__(self, rule: "ChannelFusion", roster: Roster, scale: Tensor) -> None:
-        super().__init__()
-        self.rule = rule
-        self.roster = roster
+        super().__init__(rule, roster)
         self.register_buffer("part", functional.own_parts(*scale.shape, device=scale.device), persistent=False)
 
     @abstractmethod
@@ -52,13 +52,9 @@ class ChannelExchange(nn.Module, ABC):
 
     def decided(self, scale: Tensor) -> "Decided | None":
         """What it does once the scales γ `(M, C)` do not change any more; None where nothing is exchanged."""
-        if not (self.roster.fusing and self.rule.exchanges) or len(self.roster.present) == 1:
+        if not (self.roster.meeting and self.rule.exchanges):
             return None
         return Decided(self.choose(self.roster.select(scale)), self.rule.others)
-
-    def extra_repr(self) -> str:
-        """The rule, for `print(model)`."""
-        return str(self.rule)
 
 
 class Decided(nn.Module):
@@ -115,27 +111,22 @@ class FixedExchange(ChannelExchange):
         return self.roster.select(self.keep)
 
 
-class PeriodicExchange(nn.Module):
+class PeriodicExchange(AtSite):
     """The exchange of every p-th channel or column at one site, whatever the scales.
 
     Args:
         rule: The fusion's settings.
         roster: The network's modalities.
-        columns: Whether columns are exchanged, not channels.
         name: Where it stands, for error messages.
+        axis: What is exchanged, `"channel"` or `"column"`.
     """
 
-    def __init__(self, rule: "Exchange", roster: Roster, name: str, *, columns: bool) -> None:
-        super().__init__()
-        self.rule = rule
-        self.roster = roster
-        self.name = name
-        self.columns = columns
+    rule: "Exchange"
 
-    @property
-    def acts(self) -> bool:
-        """Whether two modalities or more are there to exchange."""
-        return self.roster.fusing and len(self.roster.present) > 1
+    def __init__(self, rule: "Exchange", roster: Roster, name: str, axis: str) -> None:
+        super().__init__(rule, roster)
+        self.name = name
+        self.columns = axis == "column"
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Features of the K present modalities, folded, `(B*K, C, ...)`, to a tensor like them.
@@ -149,7 +140,8 @@ class PeriodicExchange(nn.Module):
     def keep(self, x: Tensor) -> Tensor:
         """What stays of features `(B*K, C, ...)`: channels `(K, C)` or columns `(W,)`."""
         size = x.shape[-1 if self.columns else 1]
-        keep = functional.keep_but_every(size, self._period, device=x.device)
+        assert self.rule.every is not None
+        keep = functional.keep_but_every(size, self.rule.every, device=x.device)
         if self.columns:
             return keep
         part = functional.own_parts(len(self.roster.names), size, device=x.device)
@@ -160,7 +152,7 @@ class PeriodicExchange(nn.Module):
 
         None where nothing is exchanged.
         """
-        if not self.acts:
+        if not self.roster.meeting:
             return None
         if self.columns or scale is None:
             return self
@@ -168,14 +160,10 @@ class PeriodicExchange(nn.Module):
 
     def static(self, mark: Mark) -> nn.Module:
         """All streams are read."""
-        return mark(joint(self)) if self.acts else nn.Identity()
-
-    def extra_repr(self) -> str:
-        """The rule, for `print(model)`."""
-        return str(self.rule)
+        return mark(joint(self)) if self.roster.meeting else nn.Identity()
 
     def _exchanged(self, x: Tensor) -> Tensor:
-        if not self.acts:
+        if not self.roster.meeting:
             return x
         streams = functional.unfold(x, len(self.roster.present))
         if not self.columns:
@@ -186,11 +174,6 @@ class PeriodicExchange(nn.Module):
                 'Exchange channels there, axis="channel", or at other sites.'
             )
         return functional.refold(functional.exchange_columns(streams, self.keep(x), self.rule.others))
-
-    @property
-    def _period(self) -> int:
-        assert self.rule.every is not None
-        return self.rule.every
 
 
 class BehindBlock(nn.Module):
@@ -208,5 +191,4 @@ class BehindBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the block returns to a tensor like it."""
-        out: Tensor = self.exchange(x.movedim(self.axis, 1))
-        return out.movedim(1, self.axis)
+        return self.exchange(x.movedim(self.axis, 1)).movedim(1, self.axis)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from polymodal import functional
 from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
-from polymodal.fusion.base import Fusion, Sites, describe_candidates, select
+from polymodal.fusion.base import AtSite, Fusion, Sites, describe_candidates, select
 from polymodal.nn import Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
@@ -85,18 +85,10 @@ class NormFusion(Fusion):
             stand_behind(network, name, Meet(self, roster))
 
 
-class Meet(nn.Module):
-    """Calls `NormFusion.meet` at one site.
+class Meet(AtSite):
+    """Calls `NormFusion.meet` at one site."""
 
-    Args:
-        rule: The fusion's settings.
-        roster: The network's modalities.
-    """
-
-    def __init__(self, rule: NormFusion, roster: Roster) -> None:
-        super().__init__()
-        self.rule = rule
-        self.roster = roster
+    rule: NormFusion
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Normalised features, folded, `(B*K, C, ...)`, to a tensor like it.
@@ -120,7 +112,3 @@ class Meet(nn.Module):
     def static(self, mark: Mark) -> nn.Module:
         """All streams meet as they do in the network."""
         return mark(joint(self)) if self.roster.fusing else nn.Identity()
-
-    def extra_repr(self) -> str:
-        """The rule, for `print(model)`."""
-        return str(self.rule)

@@ -12,18 +12,6 @@ from polymodal.fusion.exchanging import BehindBlock, PeriodicExchange
 from polymodal.fusion.stages import encoded, last_blocks
 from polymodal.nn import Exits, stand_behind
 
-NONE = "none"
-"""Nothing is exchanged there."""
-
-ENDS = ("early", "middle", "late", "all")
-"""What the last blocks of stages are called together."""
-
-ENCODER = "encoder"
-"""What the maps are called that the encoder returns."""
-
-Make = Callable[[str, str], PeriodicExchange]
-"""Makes the exchange at a place from its name and the axis."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -31,7 +19,7 @@ class Place:
 
     Attributes:
         name: Of the layer.
-        axes: What is exchanged of each tensor that it returns.
+        axes: What is exchanged of each tensor that it returns, `"none"` for nothing.
         channels: Where the channels of what it returns are, 1 or -1; None behind a norm, which turns them itself.
     """
 
@@ -39,10 +27,10 @@ class Place:
     axes: tuple[str, ...]
     channels: int | None
 
-    def install(self, network: nn.Module, make: Make) -> None:
-        """Put the exchange behind the layer of a network whose norms are private already."""
+    def install(self, network: nn.Module, make: Callable[[str, str], PeriodicExchange]) -> None:
+        """Put the exchange, made of the name and the axis, behind the layer of a network with private norms."""
         if len(self.axes) > 1:
-            stand_behind(network, self.name, Exits([None if a == NONE else make(self.name, a) for a in self.axes]))
+            stand_behind(network, self.name, Exits([None if a == "none" else make(self.name, a) for a in self.axes]))
             return
         exchange = make(self.name, self.axes[0])
         stand_behind(network, self.name, exchange if self.channels is None else BehindBlock(exchange, self.channels))
@@ -56,10 +44,10 @@ def find(network: nn.Module, sites: Sites, axis: str | Sequence[str]) -> tuple[s
     """
     anatomy = Anatomy(network)
     encoder = blocks.encoder_of(network)
-    if sites == ENCODER or list(sites if isinstance(sites, tuple | list) else ()) == [encoder]:
+    if sites == "encoder" or list(sites if isinstance(sites, tuple | list) else ()) == [encoder]:
         _axes_of_maps(anatomy, axis)
         return (encoder,)
-    if isinstance(sites, str) and sites in ENDS:
+    if isinstance(sites, str) and sites in ("early", "middle", "late", "all"):
         chosen = list(last_blocks(network, sites))
     elif sites == "auto":
         chosen = [name for name in blocks.sites(network) if name in anatomy.norms]
@@ -67,7 +55,7 @@ def find(network: nn.Module, sites: Sites, axis: str | Sequence[str]) -> tuple[s
         ends = [held[-1] for held in anatomy.stages.values()]
         candidates = {name: m for name, m in network.named_modules() if name in anatomy.norms or name in ends}
         chosen = select(candidates, sites)
-    chosen = [name for name in chosen if _axis_at(anatomy, name, axis) != NONE]
+    chosen = [name for name in chosen if _axis_at(anatomy, name, axis) != "none"]
     if not chosen:
         raise FusionError(
             f"sites: {sites!r} and axis {axis!r} leave no layer at which to exchange."
@@ -127,4 +115,4 @@ def _axes_of_maps(anatomy: Anatomy, axis: str | Sequence[str]) -> tuple[str, ...
             f"{len(wanted)}: {', '.join(wanted)}."
         )
     chosen = dict(zip(read, wanted, strict=True))
-    return tuple(chosen.get(index, NONE) for index in range(len(seen.features)))
+    return tuple(chosen.get(index, "none") for index in range(len(seen.features)))

@@ -4,7 +4,19 @@ from torch import nn
 
 from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
-from polymodal.fusion.base import Sites, select
+from polymodal.fusion.base import Fusion, Sites, select
+
+
+class StageFusion(Fusion):
+    """A fusion at whole stages of the encoder."""
+
+    def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
+        """The last blocks of the chosen stages.
+
+        Raises:
+            FusionError: When the network has no such stages.
+        """
+        return last_blocks(network, sites)
 
 
 def last_blocks(network: nn.Module, sites: Sites) -> tuple[str, ...]:

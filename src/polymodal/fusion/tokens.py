@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polymodal import functional
 from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
-from polymodal.fusion.base import Fusion, Plan, Sites, select
+from polymodal.fusion.base import AtSite, Fusion, Plan, Sites, select
 from polymodal.limits import FROM_0, Limit, check
 from polymodal.nn import Roster, behind, stand_behind
 from polymodal.nn.static import Joint, Mark
@@ -125,7 +125,7 @@ def scores_of(net: nn.Module, tokens: Tensor, axis: int) -> Tensor:
     return scores.movedim(-1, axis)
 
 
-class TokenMeeting(nn.Module):
+class TokenMeeting(AtSite):
     """The exchange behind one attention.
 
     Args:
@@ -140,11 +140,10 @@ class TokenMeeting(nn.Module):
     """
 
     per_modality: ClassVar[tuple[str, ...]] = ("scorers",)
+    rule: TokenExchange
 
     def __init__(self, rule: TokenExchange, roster: Roster, scorers: nn.ModuleList, axis: int, name: str) -> None:
-        super().__init__()
-        self.rule = rule
-        self.roster = roster
+        super().__init__(rule, roster)
         self.scorers = scorers
         self.axis = axis
         self.name = name
@@ -155,9 +154,8 @@ class TokenMeeting(nn.Module):
         # Scores belong to a graph, which can be neither copied nor saved.
         return {**super().__getstate__(), "seen": [], "_scores": None}
 
-    def note(self, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def note(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         """Score the tokens before attention, `(B*K, ..., C)` or `(B*K, C, ...)`, of the K present modalities."""
-        del layer
         self.seen, self._scores = [], None
         if not self.roster.fusing:
             return
@@ -189,10 +187,6 @@ class TokenMeeting(nn.Module):
         meet = _Streams(chosen, self.rule.threshold, self.axis)
         return _StaticMeeting(mark(Joint(meet)) if self.roster.fusing else None)
 
-    def extra_repr(self) -> str:
-        """The rule, for `print(model)`."""
-        return str(self.rule)
-
     def _exchanged(self, made: Tensor, scores: Tensor) -> Tensor:
         expected = list(scores.shape)
         expected[self.axis] = made.shape[self.axis]
@@ -223,9 +217,8 @@ class _StaticMeeting(nn.Module):
         self.meet = meet
         self._tokens: Tensor | None = None
 
-    def note(self, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def note(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         """See `TokenMeeting`."""
-        del layer
         self._tokens = given[0]
 
     def forward(self, made: Any) -> Any:

@@ -59,9 +59,8 @@ class Roster:
         """Without the size of a batch, which may be a symbol of a graph."""
         return {**vars(self), "rows": None}
 
-    def count(self, network: nn.Module, images: tuple[Any, ...]) -> None:
+    def count(self, _: nn.Module, images: tuple[Any, ...]) -> None:
         """Note how many images a network is given, before it runs."""
-        del network
         if images and isinstance(images[0], Tensor):
             self.rows = images[0].shape[0]
 
@@ -69,6 +68,11 @@ class Roster:
     def complete(self) -> bool:
         """Whether every modality is present."""
         return len(self.present) == len(self.names)
+
+    @property
+    def meeting(self) -> bool:
+        """Whether two modalities or more are there to meet."""
+        return self.fusing and len(self.present) > 1
 
     def select(self, per_modality: Tensor) -> Tensor:
         """The rows of a tensor `(M, ...)` that belong to the K present modalities, `(K, ...)`; no copy when all are."""
