@@ -18,6 +18,7 @@ from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace, write_file
+from polymodal.models import create
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
@@ -245,8 +246,6 @@ def _json(config: Mapping[str, Any]) -> str:
 
 def _check_network(net: Multimodal, spec: Any) -> None:
     """Refuse what `load` could not make this network of."""
-    from polymodal.models import create
-
     if not isinstance(spec, dict) or spec.keys() != {"name", "arguments"}:
         raise ConfigError(f'network: expected {{"name": ..., "arguments": {{...}}}}, got {spec!r}.')
     try:
@@ -259,11 +258,10 @@ def _check_network(net: Multimodal, spec: Any) -> None:
 
 
 def _create(folder: Path, spec: Mapping[str, Any] | None, settings: FuseSettings) -> nn.Module:
-    from polymodal.models import create
-
     if spec is None:
         raise CheckpointError(f"{folder} does not say how to make its network: give it, load(folder, network=...).")
-    shapes = _shapes(folder / _WEIGHTS)
+    with safetensors_of(folder / _WEIGHTS) as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
     try:
         named = len(settings.modalities)
         if named > len(shapes):
@@ -314,12 +312,6 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _shapes(path: Path) -> list[Any]:
-    """The shapes of the tensors in a file, without reading them."""
-    with safetensors_of(path) as file:
-        return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  (no mapping)
 
 
 def _load_tensors(net: Multimodal, path: Path, digest: str | None, *, half: bool) -> None:

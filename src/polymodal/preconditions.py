@@ -18,8 +18,6 @@ from polymodal.fusion.base import select
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
 
-_PER_SAMPLE_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-
 
 def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:
     """The names of the modalities, each once and fit for a module's name."""
@@ -69,6 +67,7 @@ def check_norms(anatomy: Anatomy) -> None:
     listed = _listed_modules(model)
     for name, module in model.named_modules():
         kind = type(module).__name__
+        where = f"The norm '{name}' ({kind})"
         if isinstance(module, PrivateNorm | Multimodal):
             raise FusionError("The network is multimodal already: fuse the plain network.")
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
@@ -78,32 +77,30 @@ def check_norms(anatomy: Anatomy) -> None:
             )
         if can_be_private(module):
             if module._forward_hooks or module._forward_pre_hooks:
-                raise FusionError(
-                    f"The norm '{name}' ({kind}) carries hooks, which would be lost with it: remove them before fusing."
-                )
+                raise FusionError(f"{where} carries hooks, which would be lost with it: remove them before fusing.")
             if id(module) in listed:
                 raise FusionError(
-                    f"The norm '{name}' ({kind}) is also kept in a plain list or dict, where its replacement would not "
-                    "be found: use ModuleList or ModuleDict."
+                    f"{where} is also kept in a plain list or dict, where its replacement would not be found: use "
+                    "ModuleList or ModuleDict."
                 )
             if is_parametrized(module):
                 raise FusionError(
-                    f"The norm '{name}' ({kind}) computes its parameters, which would be lost with it: remove the "
-                    "parametrizations before fusing."
+                    f"{where} computes its parameters, which would be lost with it: remove the parametrizations before "
+                    "fusing."
                 )
         elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
             raise FusionError(
-                f"The norm '{name}' ({kind}) normalises in a way of its own, which cannot be made private. Replace it "
-                "by one of torch.nn, timm.layers or torchvision.ops."
+                f"{where} normalises in a way of its own, which cannot be made private. Replace it by one of torch.nn, "
+                "timm.layers or torchvision.ops."
             )
-        elif isinstance(module, _PER_SAMPLE_NORMS) and kind_of(module) is None:
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) and kind_of(module) is None:
             raise FusionError(
-                f"The norm '{name}' ({kind}) normalises in a way of its own, over axes that are not known, and cannot "
-                "be made private. Replace it by one of torch.nn or timm.layers."
+                f"{where} normalises in a way of its own, over axes that are not known, and cannot be made private. "
+                "Replace it by one of torch.nn or timm.layers."
             )
         elif "running_var" in dict(module.named_buffers(recurse=False)):
             raise FusionError(
-                f"The norm '{name}' ({kind}) keeps running statistics but is no norm that can be made private. "
+                f"{where} keeps running statistics but is no norm that can be made private. "
                 'Replace it by a batch norm; for fixed statistics, fuse with statistics="frozen".'
             )
         elif "norm" in kind.lower():
@@ -132,15 +129,13 @@ def check_rows(anatomy: Anatomy) -> None:
 
 def frozen_norms(anatomy: Anatomy, statistics: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the norms whose statistics are frozen, in the network's order."""
-    if not isinstance(statistics, str | Sequence):
+    norms, word = anatomy.norms, isinstance(statistics, str)
+    if not isinstance(statistics, Sequence) or (word and statistics not in ("batch", "frozen")):
         raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
-    if isinstance(statistics, str):
-        if statistics not in ("batch", "frozen"):
-            raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
+    if word:
         # All that could keep running statistics; a norm of one sample has none to freeze.
-        freezable = [name for name, norm in anatomy.norms.items() if not _per_sample(norm)] or list(anatomy.norms)[:1]
-        statistics = freezable if statistics == "frozen" else []
-    norms = anatomy.norms
+        freezable = [name for name, norm in norms.items() if not ((kind := kind_of(norm)) and kind.per_sample)]
+        statistics = (freezable or list(norms)[:1]) if statistics == "frozen" else []
     for pattern in statistics:
         if not any(fnmatchcase(name, pattern) for name in norms):
             raise FusionError(
@@ -170,9 +165,12 @@ def private_modalities(
         if way not in ("repeat", "private"):
             raise FusionError(f'stems: expected "repeat" or "private" for {name!r}, got {way!r}.')
         if way == "repeat" and width % (channels[name] or 1):
+            remedy = f'Use stems={{"{name}": "private"}}.'
+            if obstacle := _obstacle(anatomy):
+                remedy = f"A private stem cannot help, as {obstacle}: give the modality another number of channels."
             raise FusionError(
                 f"stems: {name!r} has {channels[name]} channels, which cannot be tiled to the {width} that "
-                f"the network takes. {_remedy(name, _obstacle(anatomy))}"
+                f"the network takes. {remedy}"
             )
     private = frozenset(name for name, way in ways.items() if way == "private")
     if private and (obstacle := _obstacle(anatomy)):
@@ -232,11 +230,6 @@ def low_rank_sites(
     return {"rank": rank, "sites": chosen}
 
 
-def _per_sample(norm: nn.Module) -> bool:
-    kind = kind_of(norm)
-    return kind is not None and kind.per_sample
-
-
 def _listed_modules(model: nn.Module) -> set[int]:
     """The ids of the modules that a network keeps in lists, tuples and dicts of plain Python."""
     own = vars(nn.Module()).keys()
@@ -259,9 +252,3 @@ def _obstacle(anatomy: Anatomy) -> str:
     if others := anatomy.run.beside(way_in.name):
         return f"what {first} reads is read by '{others[0]}', too"
     return ""
-
-
-def _remedy(name: str, obstacle: str) -> str:
-    if not obstacle:
-        return f'Use stems={{"{name}": "private"}}.'
-    return f"A private stem cannot help, as {obstacle}: give the modality another number of channels."

@@ -7,22 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from polymodal import preconditions
 from polymodal.anatomy import Anatomy, ByShapes, ghost
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.nn import LowRankConv2d, PrivateConv, PrivateLayer, Roster, Stem
 from polymodal.nn.make_private import make_private
-from polymodal.preconditions import (
-    check_layers,
-    check_norms,
-    check_rows,
-    checked_channels,
-    checked_names,
-    frozen_norms,
-    low_rank_sites,
-    private_modalities,
-)
 from polymodal.settings import FuseSettings
 from polymodal.ties import COPIES, check_ties
 
@@ -81,39 +72,32 @@ def fuse(
     """
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
     method.as_config()  # refused now if it cannot be saved, not after a training
-    names = checked_names(modalities)
+    names = preconditions.checked_names(modalities)
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
     anatomy = Anatomy(model)
-    check_norms(anatomy)
-    frozen = frozen_norms(anatomy, statistics)
+    preconditions.check_norms(anatomy)
+    frozen = preconditions.frozen_norms(anatomy, statistics)
     width = anatomy.entrance.channels
-    channels = checked_channels(modalities, names)
-    private_stems = private_modalities(stems, channels, anatomy)
-    check_rows(anatomy)
+    channels = preconditions.checked_channels(modalities, names)
+    private_stems = preconditions.private_modalities(stems, channels, anatomy)
+    preconditions.check_rows(anatomy)
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
         channels = {name: count or width for name, count in channels.items()}
     places = method.find_sites(model, sites)
     plan = method.plan(anatomy, places)
     if isinstance(convolutions, Mapping):
-        convolutions = low_rank_sites(anatomy, convolutions, plan.merged, bool(private_stems))
-    settings = FuseSettings(
-        channels,
-        method,
-        places,
-        {name: "private" if name in private_stems else "repeat" for name in names},
-        norms,
-        convolutions,
-        frozen or "batch",
-    )
+        convolutions = preconditions.low_rank_sites(anatomy, convolutions, plan.merged, bool(private_stems))
+    ways = {name: "private" if name in private_stems else "repeat" for name in names}
+    settings = FuseSettings(channels, method, places, ways, norms, convolutions, frozen or "batch")
     if method.needs_private_norms and norms == "shared":
         raise FusionError(
             f"norms: a fusion by {method.name!r} acts at private norms, which shared norms are not. "
             'Use norms="private" or fusion=None.'
         )
     if convolutions == "private":
-        check_layers(anatomy)
+        preconditions.check_layers(anatomy)
     surgery = _Surgery(anatomy, settings, plan)
     check_ties(model, surgery.kinds())
     surgery.rehearse()

@@ -23,7 +23,6 @@ Part = tuple[str, str | None]
 A colon stands before what `fuse` has added to the plain network, such as what a fusion learns.
 """
 
-_COUNTER = "num_batches_tracked"
 _MOST = 5
 """Tensors that a message names."""
 
@@ -135,7 +134,7 @@ def is_added(name: str) -> bool:
 
 def may_be_left(name: str) -> bool:
     """Whether a network is the same without a tensor: what was added, and counts of batches."""
-    return is_added(name) or name.endswith(_COUNTER)
+    return is_added(name) or name.endswith("num_batches_tracked")
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

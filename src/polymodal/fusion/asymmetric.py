@@ -154,12 +154,7 @@ class Meeting:
 
 
 class _StaticMeeting:
-    """The hooks of `Meeting` for one modality, with marks for what all do together.
-
-    Args:
-        meeting: What they were.
-        mark: Makes the marks.
-    """
+    """The hooks of `Meeting` for one modality, with marks for what all do together."""
 
     def __init__(self, meeting: Meeting, mark: Mark) -> None:
         self.acts, rule = meeting.roster.meeting, meeting.rule
@@ -190,11 +185,7 @@ class _Shuffle(nn.Module):
 
 
 class _ShiftBack(nn.Module):
-    """What is done before the next convolution, to a list of streams.
-
-    Args:
-        rule: What is done.
-    """
+    """What is done before the next convolution, to a list of streams."""
 
     def __init__(self, rule: Asymmetric) -> None:
         super().__init__()

@@ -49,12 +49,9 @@ class LowRankConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, ...)` to `(B*K, ...)`; each of the K present modalities goes through its own convolution."""
-        return self.roster.together(
-            [
-                functional_call(self.shared, {"weight": self.weight_of(m)}, (image,))
-                for m, image in zip(self.roster.present, self.roster.apart(x), strict=True)
-            ]
-        )
+        images = zip(self.roster.present, self.roster.apart(x), strict=True)
+        made = [functional_call(self.shared, {"weight": self.weight_of(m)}, (image,)) for m, image in images]
+        return self.roster.together(made)
 
     @torch.no_grad()
     def absorbed(self) -> PrivateLayer:
