@@ -106,7 +106,8 @@ def channel_axis(network: nn.Module, name: str, shape: Sequence[int] | None) -> 
     Args:
         network: A plain network.
         name: The block's dotted name.
-        shape: Of what it returns; None where it is not known, which is taken for a map `(B, C, H, W)`.
+        shape: Of what it returns; None where it is not known: then channels are where the block's norms have those
+            of tokens.
     """
     block = network.get_submodule(name)
     kind = next((kind_of(child) for child in block.children() if is_of_one_sample(child)), None)
