@@ -16,7 +16,7 @@ from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Plan
-from polymodal.fusion.stages import StageFusion, encoded, layers_after
+from polymodal.fusion.stages import OneMap, StageFusion, encoded, layers_after
 from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
@@ -89,7 +89,7 @@ class Aggregation(StageFusion):
         return Plan(install, layers_after(anatomy, end))
 
 
-class Aggregate(nn.Module, ABC):
+class Aggregate(OneMap, ABC):
     """Folded features `(B*M, C, H, W)` to one map `(B, C, H, W)`.
 
     Args:
@@ -98,9 +98,8 @@ class Aggregate(nn.Module, ABC):
     """
 
     def __init__(self, channels: int, roster: Roster) -> None:
-        super().__init__()
+        super().__init__(roster)
         self.channels = channels
-        self.roster = roster
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -119,10 +118,6 @@ class Aggregate(nn.Module, ABC):
                 'operation="average" works on some of them.'
             )
         return unfold(x, len(self.roster.names)).flatten(1, 2)
-
-    def static(self, mark: Mark) -> nn.Module:
-        """One map of all streams."""
-        return mark(joint(self, merges=True))
 
 
 class Average(Aggregate):

@@ -18,9 +18,8 @@ from polymodal.errors import FusionError
 from polymodal.functional import unfold, weighted_mean
 from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.exchange import Exchange
-from polymodal.fusion.stages import encoded, layers_after
+from polymodal.fusion.stages import OneMap, encoded, layers_after
 from polymodal.nn import Exits, Roster, stand_behind
-from polymodal.nn.static import Mark, joint
 
 
 def _said_within(name: str) -> Any:
@@ -120,8 +119,8 @@ class DecodeOnce(Fusion):
         return Gather(channels, roster, learned=self.weights == "learned")
 
 
-class Gather(nn.Module):
-    """One map of all modalities at one scale.
+class Gather(OneMap):
+    """The weighted mean of all modalities' maps at one scale.
 
     Args:
         channels: C.
@@ -132,8 +131,7 @@ class Gather(nn.Module):
     per_modality: ClassVar[tuple[str, ...]] = ("logits",)
 
     def __init__(self, channels: int, roster: Roster, *, learned: bool) -> None:
-        super().__init__()
-        self.roster = roster
+        super().__init__(roster)
         zeros = torch.zeros(len(roster.names), channels)
         if learned:
             self.logits = nn.Parameter(zeros)  # w = softmax over the modalities
@@ -160,7 +158,3 @@ class Gather(nn.Module):
     def _weighed(self, x: Tensor) -> Tensor:
         weights = self.roster.select(self.logits).softmax(0)
         return weighted_mean(unfold(x, len(self.roster.present)), weights)
-
-    def static(self, mark: Mark) -> nn.Module:
-        """One map of all streams."""
-        return mark(joint(self, merges=True))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.decode_once import DecodeOnce
+from polymodal.fusion.stages import OneMap
 from polymodal.nn import Roster
-from polymodal.nn.static import Mark, joint
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,8 @@ class Difference(DecodeOnce):
         return Subtract(roster)
 
 
-class Subtract(nn.Module):
-    """One map of the two dates.
-
-    Args:
-        roster: The network's modalities, two.
-    """
-
-    def __init__(self, roster: Roster) -> None:
-        super().__init__()
-        self.roster = roster
+class Subtract(OneMap):
+    """The difference of the maps of two dates."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*2, C, H, W)` to |a - b|, `(B, C, H, W)`.
@@ -75,7 +67,3 @@ class Subtract(nn.Module):
             raise FusionError("A difference is of two dates, and one is absent: give both.")
         first, second = unfold(x, 2).unbind(1)
         return (first - second).abs()
-
-    def static(self, mark: Mark) -> nn.Module:
-        """One map of both streams."""
-        return mark(joint(self, merges=True))

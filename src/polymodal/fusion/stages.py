@@ -5,6 +5,8 @@ from torch import nn
 from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites, select
+from polymodal.nn import Roster
+from polymodal.nn.static import Mark, joint
 
 
 class StageFusion(Fusion):
@@ -17,6 +19,22 @@ class StageFusion(Fusion):
             FusionError: When the network has no such stages.
         """
         return last_blocks(network, sites)
+
+
+class OneMap(nn.Module):
+    """Makes one map `(B, C, H, W)` of the folded features `(B*K, C, H, W)` of the K present modalities.
+
+    Args:
+        roster: The network's modalities.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        super().__init__()
+        self.roster = roster
+
+    def static(self, mark: Mark) -> nn.Module:
+        """One map of all streams."""
+        return mark(joint(self, merges=True))
 
 
 def last_blocks(network: nn.Module, sites: Sites) -> tuple[str, ...]:
