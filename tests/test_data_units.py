@@ -12,7 +12,7 @@ from polymodal.data import DatasetSpec, FolderData, InputSpec, check
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.statistics import input_specs
 from polymodal.errors import ConfigError, DataError
-from polymodal.runs.predict import Scene, warn_of_other_units
+from polymodal.runs.predict import Scene, warn_of_values
 from polymodal.runs.validate import _as_trained
 
 CELSIUS, KELVIN = (-10.0, 40.0), (263.0, 313.0)
@@ -94,14 +94,25 @@ def test_declared_mean_and_deviation_keep_the_range(root):
 def test_predict_names_files_in_another_unit(tmp_path, capsys):
     spec = InputSpec("raw", 1, unit="°C", seen=Range((-10.0,), (40.0,)))
     scene = Scene("a", {"thermal": tmp_path / "a.npy"})
-    warn_of_other_units(
-        {"thermal": np.linspace(-15, 45, 64, dtype=np.float32).reshape(1, 8, 8)}, scene, {"thermal": spec}
-    )
+    warn_of_values({"thermal": np.linspace(-15, 45, 64, dtype=np.float32).reshape(1, 8, 8)}, scene, {"thermal": spec})
     assert capsys.readouterr().err == ""
-    warn_of_other_units({"thermal": np.full((1, 8, 8), 293.0, np.float32)}, scene, {"thermal": spec})
+    warn_of_values({"thermal": np.full((1, 8, 8), 293.0, np.float32)}, scene, {"thermal": spec})
     said = capsys.readouterr().err
     assert "a.npy: its values are 293 to 293, far from the -10 to 40 °C" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("rows", [8, 300])
+def test_predict_names_files_without_a_measurement(tmp_path, capsys, rows):
+    """A dead sensor's image misleads a model more than none at all: who is not told blames the model."""
+    scene = Scene("a", {"depth": tmp_path / "a.png"})
+    specs = {"depth": InputSpec("depth", 1, invalid=0.0, seen=Range((0.5,), (10.0,)))}
+    dead = np.zeros((1, rows, 2000), np.uint16)
+    warn_of_values({"depth": dead}, scene, specs)
+    assert "a.png: no pixel holds a measurement" in capsys.readouterr().err
+    dead[0, rows - 1, 1999] = 3  # one pixel is little, but something
+    warn_of_values({"depth": dead}, scene, specs)
+    assert capsys.readouterr().err == ""
 
 
 def test_validating_on_another_unit_is_refused():

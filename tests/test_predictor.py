@@ -138,7 +138,7 @@ def test_a_size_that_the_network_refuses_is_resized_to_the_nearest_and_back(mode
 
 
 def test_other_units_are_said_once(model, frames, monkeypatch):
-    monkeypatch.setattr(module, "other_units", lambda raw, spec, file: "far" if file == "depth" else "")
+    monkeypatch.setattr(module, "doubt_of", lambda raw, spec, file: "far" if file == "depth" else "")
     predictor = Predictor(model)
     with pytest.warns(UserWarning, match="far"):
         predictor(**frames)

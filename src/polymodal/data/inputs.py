@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ UNITS = ("depth", "raw")
 
 EXACT = ("depth", "label")
 """Kinds between whose values there is no third: interpolating them would invent surfaces at every edge."""
+
+_ROWS = 256
+"""So many rows of a large file are looked at at a time."""
 
 STORED = ("1-bit", "8-bit", "integer", "floating-point")
 """Forms of stored numbers; `integer` are those of 16 bits and more."""
@@ -255,6 +259,13 @@ def where_measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
         present = (raw != spec.invalid).any(0, keepdims=True)
         measured = present if measured is None else measured & present
     return None if measured is None or measured.all() else measured
+
+
+def is_empty(raw: np.ndarray, spec: InputSpec) -> bool:
+    """Whether no pixel of (C, H, W) holds a measurement, as when a sensor is dead."""
+    parts = chain([thinned(raw)], (raw[:, top : top + _ROWS, :] for top in range(0, raw.shape[1], _ROWS)))
+    found = (where_measured(part, spec) for part in parts)  # the first part alone shows it of most files
+    return all(measured is not None and not measured.any() for measured in found)
 
 
 def _one_hot(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
 from polymodal.data.georeference import Georeference, beside, check_grids, georeference
-from polymodal.data.inputs import check_sizes, reached, settled, where_measured
+from polymodal.data.inputs import check_sizes, is_empty, reached, settled, where_measured
 from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
@@ -116,7 +116,7 @@ def predict(
 def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows: Windows | None) -> None:
     """Refuse values that mean nothing, and sizes that the network cannot take, before anything is written."""
     raw, specs = read_scene(scene, specs, by_rows=windows is not None)
-    warn_of_other_units(raw, scene, specs)
+    warn_of_values(raw, scene, specs)
     _warn_of_place(scene, size_of(raw))
     height, width = windows.size if windows else size_of(raw)
     with naming(scene.stem):
@@ -244,15 +244,20 @@ def read_scene(
     return aligned(raw, meaning, scene.named), meaning
 
 
-def warn_of_other_units(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
-    """Say on stderr which files hold numbers that lie far from those that the model was trained with."""
+def warn_of_values(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[str, InputSpec]) -> None:
+    """Say on stderr which files hold no measurement, or numbers far from those that the model was trained with."""
     for name, path in scene.files.items():
-        if far := other_units(raw[name], specs[name], str(path)):
-            print(f"polymodal: warning: {far}", file=sys.stderr)
+        if doubt := doubt_of(raw[name], specs[name], str(path)):
+            print(f"polymodal: warning: {doubt}", file=sys.stderr)
 
 
-def other_units(raw: np.ndarray, spec: InputSpec, file: str) -> str:
-    """What to warn of where numbers lie far from those that the model was trained with; else nothing."""
+def doubt_of(raw: np.ndarray, spec: InputSpec, file: str) -> str:
+    """What to warn of where nothing is measured, or numbers lie far from those of the training; else nothing."""
+    if is_empty(raw, spec):
+        return (
+            f"{file}: no pixel holds a measurement, which misleads a model more than a modality that is absent: if it "
+            "can do without, leave the file or frame out (predict --subset)."
+        )
     found = spec.seen and reached(raw, spec, file)
     if not (spec.seen and found and found.apart(spec.seen)):
         return ""

@@ -20,7 +20,7 @@ from polymodal.multimodal import Multimodal
 from polymodal.runs.frames import as_stored
 from polymodal.runs.opened import Opened
 from polymodal.runs.parts import Thinned, predicted_parts, size_of, step_of
-from polymodal.runs.predict import other_units, picture_of, read_scene
+from polymodal.runs.predict import doubt_of, picture_of, read_scene
 from polymodal.runs.predicted import Predicted, Stitched
 from polymodal.runs.scenes import Scene
 from polymodal.tasks.windows import Size, windows_of
@@ -83,7 +83,7 @@ class Predictor:
         self._certainty = certainty
         self._opened = Opened(Path(model), scales)
         self._taken: dict[tuple[tuple[str, ...], Size], Size] = {}
-        self._far: set[str] = set()
+        self._doubted: set[str] = set()
 
     @property
     def modalities(self) -> dict[str, InputSpec]:
@@ -142,8 +142,8 @@ class Predictor:
             raw = {name: array[:, :, :] for name, array in raw.items()}  # unpacked, all of it
         named = {name: str(files[name]) for name in given}
         for name, file in named.items():
-            if far := other_units(raw[name], specs[name], file):
-                warnings.warn(far, stacklevel=2)
+            if doubt := doubt_of(raw[name], specs[name], file):
+                warnings.warn(doubt, stacklevel=2)
         return next(self._predicted([_Frames(raw, specs, named)]))
 
     def many(self, scenes: Iterable[Mapping[str, Any]], *, batch: int = 1) -> Iterator[Predicted]:
@@ -171,10 +171,10 @@ class Predictor:
         specs = self._given(frames)
         named = {name: name for name in specs}
         raw = aligned({name: as_stored(frames[name], specs[name], name) for name in specs}, specs, named)
-        for name in specs.keys() - self._far:
-            if far := other_units(raw[name], specs[name], name):
-                self._far.add(name)  # said once, not with every frame
-                warnings.warn(far, stacklevel=4)
+        for name in specs.keys() - self._doubted:
+            if doubt := doubt_of(raw[name], specs[name], name):
+                self._doubted.add(name)  # said once, not with every frame
+                warnings.warn(doubt, stacklevel=4)
         return _Frames(raw, specs, named)
 
     def _given(self, scene: Mapping[str, Any]) -> dict[str, InputSpec]:
