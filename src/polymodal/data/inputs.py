@@ -28,7 +28,7 @@ EXACT = ("depth", "label")
 """Kinds between whose values there is no third: interpolating them would invent surfaces at every edge."""
 
 _ROWS = 256
-"""So many rows of a large file are looked at at a time."""
+"""So many rows at a time are searched for a measurement, as those of a large file are unpacked when they are taken."""
 
 STORED = ("1-bit", "8-bit", "integer", "floating-point")
 """Forms of stored numbers; `integer` are those of 16 bits and more."""
@@ -261,7 +261,7 @@ def where_measured(raw: np.ndarray, spec: InputSpec) -> np.ndarray | None:
     return None if measured is None or measured.all() else measured
 
 
-def is_empty(raw: np.ndarray, spec: InputSpec) -> bool:
+def measures_nothing(raw: np.ndarray, spec: InputSpec) -> bool:
     """Whether no pixel of (C, H, W) holds a measurement, as when a sensor is dead."""
     parts = chain([thinned(raw)], (raw[:, top : top + _ROWS, :] for top in range(0, raw.shape[1], _ROWS)))
     found = (where_measured(part, spec) for part in parts)  # the first part alone shows it of most files

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
 from polymodal.data.georeference import Georeference, beside, check_grids, georeference
-from polymodal.data.inputs import check_sizes, is_empty, reached, settled, where_measured
+from polymodal.data.inputs import check_sizes, measures_nothing, reached, settled, where_measured
 from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
@@ -253,7 +253,7 @@ def warn_of_values(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[s
 
 def doubt_of(raw: np.ndarray, spec: InputSpec, file: str) -> str:
     """What to warn of where nothing is measured, or numbers lie far from those of the training; else nothing."""
-    if is_empty(raw, spec):
+    if measures_nothing(raw, spec):
         return (
             f"{file}: no pixel holds a measurement, which misleads a model more than a modality that is absent: if it "
             "can do without, leave the file or frame out (predict --subset)."
