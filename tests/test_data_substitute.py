@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from polymodal.data import FolderData
+from polymodal.data.corruptions import Corruption
+from polymodal.data.dropout import ModalityDropout
 from polymodal.errors import ConfigError
 
 
@@ -35,6 +37,21 @@ def test_noise_is_the_same_for_the_same_sample_and_seed_alone():
     assert torch.equal(val[1]["inputs"]["depth"], val[1]["inputs"]["depth"])
     assert not torch.equal(val[1]["inputs"]["depth"], val[2]["inputs"]["depth"])
     assert torch.equal(train[3, 7]["inputs"]["rgb"], _data()._dataset("train", augmented=True)[3, 7]["inputs"]["rgb"])
+
+
+def test_a_control_loses_modalities_and_is_corrupted_as_what_it_controls():
+    """Lost: the controls of a comparison with dropout end with a traceback, and so does every score under faults."""
+    for source in ("rgb", "noise"):
+        data = _data(substitute={"depth": source}, dropout=ModalityDropout({"depth": 0.5}))
+        train, val = data._dataset("train", augmented=True), data._dataset("val")
+        seen = {there: train[0, seed] for seed in range(8) for there in [train[0, seed]["present"]["depth"]]}
+        assert seen[True]["valid"]["depth"].all()
+        assert not seen[False]["valid"]["depth"].any()
+        assert not seen[False]["inputs"]["depth"].any()
+        scene = val[0]
+        black = Corruption("depth", "black", 1)
+        found = black(scene["inputs"]["depth"], scene["valid"]["depth"], data.inputs["depth"], scene["key"])
+        assert found.shape == scene["inputs"]["depth"].shape
 
 
 @pytest.mark.parametrize(

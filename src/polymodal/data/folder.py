@@ -138,7 +138,8 @@ class FolderDataset(Dataset[Sample]):
                 raw, truths, specs, named, size=self.size, generator=generator
             )
         if self.substitute:
-            tensors = substituted(tensors, self.substitute, self.inputs, index if seed is None else seed)
+            draw = index if seed is None else seed
+            tensors, valid = substituted(tensors, valid, self.substitute, self.inputs, draw)
         sample: Sample = {
             "inputs": tensors,
             "valid": valid,

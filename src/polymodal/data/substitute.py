@@ -47,20 +47,29 @@ def substituted_specs(
 
 
 def substituted(
-    images: Mapping[str, Tensor], substitute: Mapping[str, str], specs: Mapping[str, InputSpec], seed: int
-) -> dict[str, Tensor]:
-    """All modalities of a sample, those that were read and their substitutes.
+    images: Mapping[str, Tensor],
+    valid: Mapping[str, Tensor],
+    substitute: Mapping[str, str],
+    specs: Mapping[str, InputSpec],
+    seed: int,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All modalities of a sample, those that were read and their substitutes, and where each has a measurement.
 
     Args:
         images: What was read, (C_m, H, W) by modality, normalised.
+        valid: Where something was measured, bool (1, H, W), of what was read; noise is everywhere.
         substitute: As `check_substitute` returns it.
         specs: What every modality is, in the order wanted.
         seed: Of the noise, standard normal like a normalised image.
     """
     generator = torch.Generator().manual_seed(seed)
     size = next(iter(images.values())).shape[-2:]
-    found = {}
+    found, known = {}, {}
     for name, spec in specs.items():
         source = substitute.get(name, name)
-        found[name] = torch.randn(spec.channels, *size, generator=generator) if source == NOISE else images[source]
-    return found
+        if source == NOISE:
+            found[name] = torch.randn(spec.channels, *size, generator=generator)
+            known[name] = torch.ones(1, *size, dtype=torch.bool)
+        else:
+            found[name], known[name] = images[source], valid[source]
+    return found, known
