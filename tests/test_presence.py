@@ -227,6 +227,20 @@ def test_a_modality_with_one_value_left_does_not_end_a_training():
     assert (net.network[1].running_mean[0] != before[0]).any()
 
 
+def test_a_batch_of_two_with_one_modality_each_does_not_end_a_training():
+    """Pooled to one pixel, each is left with a single value: with dropout one batch of two in so many is such a one."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    net = fuse(plain, {"a": 3, "b": 3}, None)
+    images = {name: torch.randn(2, 3, 4, 4) for name in "ab"}
+    first = torch.tensor([True, False])
+    before = net.network[2].running_mean.clone()
+    assert net(images, present={"a": first, "b": ~first}).ensemble.isfinite().all()
+    assert (net.network[2].running_mean == before).all()
+    plain[2] = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    with pytest.raises(FusionError, match="single value per sample and channel"):
+        fuse(plain, {"a": 3, "b": 3}, None)(images, present={"b": first})
+
+
 @given(st.lists(st.floats(0, 0.9), min_size=1, max_size=4), st.integers(0, 2**40))
 def test_dropout_keeps_one_and_is_the_same_for_the_same_seed(probabilities, seed):
     dropout = ModalityDropout({str(m): p for m, p in enumerate(probabilities)})

@@ -54,14 +54,14 @@ class PrivateRunningNorm(PrivateNorm):
     def normalise_apart(self, x: Tensor, roster: Roster) -> Tensor:
         """As `normalise`, where samples differ: each modality by the statistics of the samples that have it.
 
-        A modality that by chance is left with a single value per channel is normalised by the running statistics, and
-        teaches them nothing.
+        A modality that by chance is left with a single value per channel, as each may be in a small batch, is
+        normalised by the running statistics, and teaches them nothing.
         """
         if not self.from_input:
             return super().normalise_apart(x, roster)
         streams = roster.apart(x)
         few = [math.prod(stream.shape[2:]) * len(stream) == 1 for stream in streams]
-        if self.running_mean is None or all(few):
+        if self.running_mean is None:
             for stream in streams:
                 self._refuse_single_value(stream, 1)
         factor = self._update_factor() if self.tracking else 0.0
@@ -209,6 +209,12 @@ class PrivateInstanceNorm(PrivateRunningNorm):
     def from_input(self) -> bool:
         """Whether it normalises by statistics of its input, in the mode that it is in."""
         return self.training or not self.tracking
+
+    def normalise_apart(self, x: Tensor, roster: Roster) -> Tensor:
+        """As `normalise`; a single value per sample is no chance here, whoever has the modality."""
+        if self.from_input:
+            self._refuse_single_value(x, 1)
+        return super().normalise_apart(x, roster)
 
     def _function(self) -> Callable[..., Tensor]:
         return private_instance_norm
