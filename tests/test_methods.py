@@ -113,9 +113,11 @@ def test_a_modality_alone_takes_what_is_said_of_it_by_name():
     """Else a recipe with a stem of depth's own has no row of rgb alone, which has no depth."""
     recipe_of_names = applied(rooms(), "exchange", {"model.stems": {"depth": "private"}})
     recipe_of_names["data"]["init_args"]["substitute"] = {"depth": "noise"}
+    recipe_of_names["data"]["init_args"]["dropout"] = {"probability": {"rgb": 0.1, "depth": 0.1}, "rise": 2}
     alone = {name: applied(recipe_of_names, name, KNOWN[name].overrides) for name in ("rgb-alone", "depth-alone")}
     assert alone["rgb-alone"]["model"]["init_args"]["stems"] == {}
     assert alone["rgb-alone"]["data"]["init_args"]["substitute"] == {}
+    assert alone["rgb-alone"]["data"]["init_args"]["dropout"] == {"probability": {"rgb": 0.1}, "rise": 2}
     assert alone["depth-alone"]["model"]["init_args"]["stems"] == {"depth": "private"}
 
 

@@ -44,7 +44,7 @@ def applied(recipe: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) 
             raise ConfigError(f"method {name!r} needs the setting {setting}, which the recipe's model or data lacks.")
         place[last] = value(place[last]) if isinstance(value, Around) else copy.deepcopy(value)
     if "data.modalities" in overrides:
-        for setting in ("model.stems", "data.substitute"):
+        for setting in ("model.stems", "data.substitute", "data.dropout.probability"):
             place, last = place_of(changed, setting)
             if isinstance(place.get(last), dict):  # what is said by name, of those that are left
                 place[last] = {key: value for key, value in place[last].items() if key in overrides["data.modalities"]}
