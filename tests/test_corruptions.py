@@ -43,7 +43,10 @@ def image(kind, size=(96, 224)):
 
 
 def natural(kind, x):
-    spec = SPECS[kind]
+    return natural_of(SPECS[kind], x)
+
+
+def natural_of(spec, x):
     return x * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
 
 
@@ -97,6 +100,38 @@ def test_what_is_not_measured_stays_so():
     for name in ("quantised", "range-noise", "bleeding", "holes"):
         assert (Corruption("depth", name, 2)(d, known, SPECS["depth"], "a")[~known] == 0).all()
     assert (Corruption("depth", "black", 1)(d, known, SPECS["depth"], "a") == 0).all()
+
+
+def test_faults_make_no_values_between_what_was_measured_and_nothing():
+    """If this breaks, a thermal image that is turned has edges halfway to 0 K, which is another fault by far."""
+    x = torch.rand(2, 64, 64)
+    known = torch.ones(1, 64, 64, dtype=torch.bool)
+    known[:, 20:40, 20:40] = False
+    x = x.add(1).masked_fill(~known, 0.0)  # between 1 and 2 deviations wherever something was measured
+    for kind, name in (("raw", "rotated"), ("raw", "shifted"), ("raw", "blur"), ("normal", "rotated")):
+        spec = SPECS[kind]
+        image = x[:1].expand(spec.channels, -1, -1)
+        for strength in (1, 3, 5):
+            found = Corruption("m", name, strength)(image, known, spec, "a")
+            measured = found[:, (found != 0).any(0)]
+            assert 0.99 < measured.min() <= measured.max() < 2.01
+            assert measured.shape[1] < 64 * 64
+
+
+def test_a_hole_in_a_picture_moves_with_it():
+    x, known = torch.ones(3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)
+    known[:, 24:40, 24:40] = False
+    found = Corruption("rgb", "shifted", 5)(x.masked_fill(~known, 0.0), known, SPECS["image"], "a")
+    hole = (found == 0).all(0)
+    assert hole.sum() == 16 * 16
+    assert not hole[24:40, 24:40].all()
+
+
+def test_each_channel_of_raw_values_has_its_own_steps():
+    """If this breaks, a band of small numbers beside one of large ones becomes a constant."""
+    spec = InputSpec("raw", channels=2, mean=(300.0, 0.5), std=(5.0, 0.1))
+    found = Corruption("m", "quantised", 5)(torch.randn(2, 32, 32), torch.ones(1, 32, 32).bool(), spec, "a")
+    assert [len(natural_of(spec, found)[c].mul(1e3).round().unique()) for c in (0, 1)] == [4, 4]
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.sampled_from(EVERY))

@@ -9,6 +9,7 @@ jpeg_compression), blur in proportion to the shorter side of the image; the othe
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from zlib import crc32
 
 import torch
@@ -62,11 +63,14 @@ def _noise(frame: Frame) -> Result:
 
 
 def _blur(frame: Frame) -> Result:
-    """Out of focus: a Gaussian of so many pixels."""
+    """Out of focus: a Gaussian of so many pixels, over what was measured."""
     sigma = frame.amount * _scale(frame.values)
     shorter = min(frame.values.shape[-2:])
     radius = max(1, min(math.ceil(3 * sigma), (shorter - 1) // 2))
-    return V.gaussian_blur(frame.values, [2 * radius + 1] * 2, [sigma, sigma]), frame.valid
+    blur = partial(V.gaussian_blur, kernel_size=[2 * radius + 1] * 2, sigma=[sigma, sigma])
+    known = frame.valid.float()
+    share = 1.0 if frame.valid.all() else blur(known).clamp(min=1e-6)
+    return blur(frame.values * known) / share, frame.valid
 
 
 def _jpeg(frame: Frame) -> Result:
@@ -97,9 +101,9 @@ def _lines(frame: Frame) -> Result:
 
 
 def _quantised(frame: Frame) -> Result:
-    """So many steps between the nearest and the farthest that was measured."""
+    """So many steps between the nearest and the farthest that was measured, in each channel."""
     low, high = _reach(frame.values, frame.valid)
-    step = max((high - low) / (frame.amount - 1), 1e-12)
+    step = ((high - low) / (frame.amount - 1)).clamp(min=1e-12)
     return ((frame.values - low) / step).round() * step + low, frame.valid
 
 
@@ -118,8 +122,8 @@ def _bleeding(frame: Frame) -> Result:
     """Beside an edge, a value between those of its two sides, drawn anew for every pixel."""
     radius = max(1, round(frame.amount * _scale(frame.values)))
     low, high = _reach(frame.values, frame.valid)
-    far = torch.where(frame.valid, frame.values, torch.tensor(low))
-    near = torch.where(frame.valid, frame.values, torch.tensor(high))
+    far = torch.where(frame.valid, frame.values, low)
+    near = torch.where(frame.valid, frame.values, high)
     above = F.max_pool2d(far[None], 2 * radius + 1, 1, radius)[0]
     below = -F.max_pool2d(-near[None], 2 * radius + 1, 1, radius)[0]
     edge = above - below > 0.05 * (high - low)
@@ -148,10 +152,15 @@ def _rotated(frame: Frame) -> Result:
 
 
 def _moved(frame: Frame, angle: float, shift: list[int]) -> Result:
+    """Moved; beside the image a picture is black, and of all else nothing is measured.
+
+    An interpolated pixel is the mean of what was measured, and counts as measured where that is more than half of it.
+    """
     way = InterpolationMode.NEAREST if frame.spec.kind in EXACT else InterpolationMode.BILINEAR
-    moved = V.affine(frame.values, angle, shift, 1.0, [0.0, 0.0], way)
-    seen = V.affine(frame.valid.float(), angle, shift, 1.0, [0.0, 0.0], InterpolationMode.NEAREST) > 0.5
-    return moved, frame.valid if frame.spec.kind == "image" else seen
+    move = partial(V.affine, angle=angle, translate=shift, scale=1.0, shear=[0.0, 0.0], interpolation=way)
+    known, beside = frame.valid.float(), float(frame.spec.kind == "image")
+    share = move(known - beside) + beside  # zeros come in
+    return move(frame.values * known) / share.clamp(min=0.5), share > 0.5
 
 
 _OF_IMAGES: dict[str, tuple[Change, Sequence[float]]] = {
@@ -265,6 +274,9 @@ def _scale(values: Tensor) -> float:
     return min(values.shape[-2:]) / _REFERENCE
 
 
-def _reach(values: Tensor, valid: Tensor) -> tuple[float, float]:
-    known = values[valid.expand_as(values)]
-    return (float(known.min()), float(known.max())) if known.numel() else (0.0, 1.0)
+def _reach(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest that was measured in each channel, (C, 1, 1)."""
+    known = values[:, valid[0]]
+    if not known.shape[1]:
+        return torch.tensor(0.0), torch.tensor(1.0)
+    return known.amin(1)[:, None, None], known.amax(1)[:, None, None]
