@@ -1,6 +1,7 @@
 """If these break, a user's camera frames are predicted otherwise than the same files, or are misread without a word."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from polymodal import Predictor, fuse, models
 from polymodal.data import InputSpec
+from polymodal.data.ranges import Range
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.runs import predictor as module
 from polymodal.runs.frames import as_stored
@@ -144,6 +146,17 @@ def test_other_units_are_said_once(model, frames, monkeypatch):
         predictor(**frames)
     with warnings.catch_warnings(action="error"):
         predictor(**frames)
+
+
+def test_a_sensor_that_dies_is_told_of_though_its_unit_was_doubted_before(model, frames, monkeypatch):
+    predictor = Predictor(model)
+    predictor._opened.specs["depth"] = replace(
+        predictor.modalities["depth"], seen=Range((1e6,), (2e6,)), invalid=0, scale=1.0
+    )
+    with pytest.warns(UserWarning, match="far from"):
+        predictor(**frames)
+    with pytest.warns(UserWarning, match="no pixel holds a measurement"):
+        predictor(**frames | {"depth": np.zeros_like(frames["depth"])})
 
 
 def test_what_is_no_model_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from polymodal.anatomy import ByShapes, ghost
 from polymodal.data import TargetSpec, resize_inputs
-from polymodal.data.inputs import InputSpec
+from polymodal.data.inputs import InputSpec, measures_nothing
 from polymodal.data.resizing import aligned
 from polymodal.errors import ConfigError, DataError
 from polymodal.multimodal import Multimodal
@@ -83,7 +83,7 @@ class Predictor:
         self._certainty = certainty
         self._opened = Opened(Path(model), scales)
         self._taken: dict[tuple[tuple[str, ...], Size], Size] = {}
-        self._doubted: set[str] = set()
+        self._doubted: set[tuple[str, bool]] = set()
 
     @property
     def modalities(self) -> dict[str, InputSpec]:
@@ -171,10 +171,12 @@ class Predictor:
         specs = self._given(frames)
         named = {name: name for name in specs}
         raw = aligned({name: as_stored(frames[name], specs[name], name) for name in specs}, specs, named)
-        for name in specs.keys() - self._doubted:
+        for name in specs:
             if doubt := doubt_of(raw[name], specs[name], name):
-                self._doubted.add(name)  # said once, not with every frame
-                warnings.warn(doubt, stacklevel=4)
+                said = name, measures_nothing(raw[name], specs[name])
+                if said not in self._doubted:  # once, not with every frame
+                    warnings.warn(doubt, stacklevel=4)
+                self._doubted.add(said)
         return _Frames(raw, specs, named)
 
     def _given(self, scene: Mapping[str, Any]) -> dict[str, InputSpec]:
