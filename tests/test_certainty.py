@@ -16,13 +16,14 @@ from fixtures_run import write_run
 from polymodal import Predictor, checkpoint, fuse, models
 from polymodal.cli import main
 from polymodal.data import FolderData, TargetSpec
-from polymodal.errors import CheckpointError, ConfigError
+from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.metrics import Reliability
 from polymodal.metrics.certainty import confidence, disagreement, doubt, entropy, log_probabilities
 from polymodal.report import write_report
-from polymodal.runs.calibrate import LARGEST, fitted_temperature
+from polymodal.runs.calibrate import LARGEST, calibrate, fitted_temperature
 from polymodal.runs.evaluation import describe, save_model
 from polymodal.runs.predict import predict
+from polymodal.runs.tested import Tested
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
 from predict_tools import write_scene
@@ -166,10 +167,23 @@ def test_what_is_no_temperature_or_has_none_is_named(model, root):
         checkpoint.annotate(model, temperatures=damaged)
         with pytest.raises(CheckpointError, match="temperatures: expected numbers above 0 for"):
             Predictor(model)
+    calibrate(model, str(root))  # as the message says
+    Predictor(model)
     with pytest.raises(ConfigError, match="types that JSON knows"):
         checkpoint.annotate(model, temperatures={"depth": torch.ones(1)})
     with pytest.raises(CheckpointError, match="no model folder"):
         checkpoint.annotate(root, temperatures={})
+
+
+def test_no_temperature_is_kept_of_what_cannot_be_fitted(model, root, monkeypatch):
+    """If this breaks, one NaN in a scene leaves a model that nobody can open."""
+    before = checkpoint.read_config(model)
+    predict = Tested.predict
+    spoilt = lambda *given, **named: {name: x.log() for name, x in predict(*given, **named).items()}  # noqa: E731
+    monkeypatch.setattr(Tested, "predict", spoilt)
+    with pytest.raises(DataError, match=r"\d+: rgb: the prediction holds NaN"):
+        calibrate(model, str(root))
+    assert checkpoint.read_config(model) == before
 
 
 def test_the_page_shows_how_far_to_trust_and_names_what_nothing_wrote(tmp_path):

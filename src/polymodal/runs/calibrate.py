@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import LBFGS
 
 from polymodal import checkpoint
-from polymodal.errors import ConfigError
+from polymodal.errors import ConfigError, DataError
 from polymodal.locks import locked
 from polymodal.metrics.certainty import log_probabilities
 from polymodal.names import ENSEMBLE
@@ -46,6 +46,7 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
     Raises:
         ConfigError: The model predicts no classes, or several targets, its validation split has no labelled pixel, or
             as for `validate`.
+        DataError: A prediction holds NaN.
         PolymodalError: The model or the data set cannot be used.
     """
     require_own(run, "Give a folder of this machine.")
@@ -61,7 +62,7 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
                 f"{run}: its model predicts {', '.join(data.targets)}, and temperatures are fitted to a model of one "
                 "target alone."
             )
-        if tested.reliability(names) is None:
+        if tested.reliability(names, {}) is None:
             raise ConfigError(f"{run}: its model predicts no classes, so there is no confidence to calibrate.")
         logits, target = _pixels(tested, names, data)
         if not len(target):
@@ -109,6 +110,9 @@ def _pixels(tested: Tested, names: list[str], data: Any) -> tuple[dict[str, Tens
     def keep(batch: Scored) -> None:
         (target,) = batch.truth
         predictions = tested.predict(batch.inputs, batch)
+        for name, values in predictions.items():
+            if values.isnan().any():
+                raise DataError(f"{name}: the prediction holds NaN, to which no temperature can be fitted.")
         for i, key in enumerate(batch.keys):
             chosen = _drawn((target[i].flatten() != data.target.ignore).nonzero()[:, 0], share, key)
             targets.append(target[i].flatten()[chosen])

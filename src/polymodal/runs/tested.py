@@ -139,7 +139,7 @@ class Tested:
         self.output = output_of(data.targets, self._config["metadata"]["training"])
         self.output.check_protocol(protocol)
         self._data, self._split, self._protocol, self._elsewhere = data, split, protocol, elsewhere
-        self._temperatures = temperatures_of(self._config["metadata"], model)
+        self._model = model
         self.net = net or trained(model)
         self.file = scores_name(split, protocol, elsewhere)
         self.inputs: Mapping[str, InputSpec] = data.inputs
@@ -156,8 +156,13 @@ class Tested:
         Args:
             names: The predictions.
             temperatures: By prediction; the model's if not given.
+
+        Raises:
+            CheckpointError: The model's are none.
         """
-        counts = self.output.reliability(names, self._temperatures if temperatures is None else temperatures)
+        if temperatures is None:
+            temperatures = temperatures_of(self._config["metadata"], self._model)
+        counts = self.output.reliability(names, temperatures)
         return None if counts is None or self._protocol.averages else counts.to(best_device())
 
     def predict(
