@@ -36,20 +36,15 @@ def figures_of(matrix: Tensor, ignored: int | None = None) -> Figures:
     frequency-weighted IoU = sum_i t_i IoU_i / sum_i t_i.
 
     Args:
-        matrix: (classes, classes) pixel counts, rows are the truth, columns the prediction.
+        matrix: (classes, classes) pixel counts, rows are the truth, columns the prediction; not all 0.
         ignored: A class that no truth can have. What is predicted as it is wrong, and it has no IoU itself.
 
     Returns:
         The scores in per cent; a class absent from truth and prediction has the IoU None and counts in no mean.
-
-    Raises:
-        DataError: No pixel was counted.
     """
     counts = matrix.double().cpu()
     hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     total = truth.sum()
-    if total == 0:
-        raise DataError("no labelled pixel was seen, so there is nothing to score: every target pixel is ignored")
     union = truth + predicted - hits
     present = union > 0
     if ignored is not None and 0 <= ignored < len(present):
@@ -125,9 +120,17 @@ class SegmentationScores(PredictionScores):
         """The scores of every prediction over all that was counted since `reset`, over all processes.
 
         Raises:
-            DataError: Nothing, or nothing but ignored pixels, was counted.
+            DataError: Nothing, or nothing but ignored pixels, was counted; with the prediction.
         """
-        return {name: {**figures_of(counts, self.ignore)} for name, counts in zip(self.names, self.counts, strict=True)}
+        found: dict[str, dict[str, Any]] = {}
+        for name, counts in zip(self.names, self.counts, strict=True):
+            if not counts.any():
+                raise DataError(
+                    f"no labelled pixel was seen for {name}, so there is nothing to score: every target pixel is "
+                    "ignored, or of a sample without this modality. Score other samples, or more of them."
+                )
+            found[name] = {**figures_of(counts, self.ignore)}
+        return found
 
     def _ratios(self, matrices: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """The scores of `figures_of` that are ratios of sums, in per cent, of each confusion matrix (B, C, C)."""
