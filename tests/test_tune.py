@@ -126,6 +126,8 @@ def _value(folder):
         ("model.optimiser.lr: {low: a, high: 1}", "two numbers"),
         ("model.optimiser.lr: {low: 0, high: 1, log: true}", "a low above 0"),
         ("model.optimiser.lr: {choices: [1.0e-3, 1.0e-3]}", "twice"),
+        ("model.optimiser.lr: {choices: [1, true]}", "twice; true counts as 1"),
+        ("model.optimiser.lr: {choices: [[1], '[1]']}", "twice"),
         ("model.optimiser.lr: {low: 1, high: 2}\nmodel.optimiser.lr: {low: 1, high: 3}", "there twice"),
     ],
 )

@@ -1,6 +1,7 @@
 """The space of a search: which settings of a recipe are tried, between which bounds or from which choices."""
 
 import copy
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Dimension:
     def ends(self) -> tuple[Any, ...]:
         """Values that stand for all: if these can be used, the others can."""
         return self.choices or (self.low, self.high)
+
+    @property
+    def labelled(self) -> dict[Any, Any]:
+        """The choices by what Optuna can keep: texts for lists."""
+        return {v if isinstance(v, str | int | float | None) else json.dumps(v, default=str): v for v in self.choices}
 
     def as_plain(self) -> dict[str, Any]:
         """As the file says it."""
@@ -77,10 +83,10 @@ def read_space(file: Path, recipe: Mapping[str, Any]) -> dict[str, Dimension]:
 def _dimension(given: Any, own: Any, where: str) -> Dimension:
     keys = set(given) if isinstance(given, dict) else set()
     if keys == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
-        values = given["choices"]
-        if len({repr(value) for value in values}) < len(values):
-            raise ConfigError(f"{where}: choices: a value is there twice.")
-        return Dimension(choices=tuple(values))
+        dimension = Dimension(choices=tuple(given["choices"]))
+        if len(dimension.labelled) < len(dimension.choices):
+            raise ConfigError(f"{where}: choices: a value is there twice; true counts as 1, false as 0.")
+        return dimension
     if not ({"low", "high"} <= keys <= {"low", "high", "log"} and isinstance(given.get("log", False), bool)):
         raise ConfigError(f"{where}: expected {{low, high}}, {{low, high, log}} or {{choices: [...]}}, got {given}.")
     low, high, log = given["low"], given["high"], given.get("log", False)

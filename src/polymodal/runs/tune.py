@@ -5,7 +5,6 @@ Optuna's own record, tuning.json says what is searched. Whatever ends a search, 
 """
 
 import csv
-import json
 import re
 import shlex
 import time
@@ -271,7 +270,7 @@ class _Search:
         """A value for every setting: those that were drawn before, or new ones."""
         for name, dimension in self.space.items():
             if dimension.choices:
-                trial.suggest_categorical(name, list(_labelled(dimension)))
+                trial.suggest_categorical(name, list(dimension.labelled))
             elif isinstance(dimension.low, int):
                 trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
             else:
@@ -281,7 +280,7 @@ class _Search:
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The values of settings from what Optuna calls them."""
         return {
-            name: _labelled(self.space[name])[value] if self.space[name].choices else value
+            name: self.space[name].labelled[value] if self.space[name].choices else value
             for name, value in params.items()
         }
 
@@ -315,11 +314,6 @@ class _Search:
 
         with self._lock:
             self.study.tell(trial, value, state=None if state is None else TrialState[state])
-
-
-def _labelled(dimension: Dimension) -> dict[Any, Any]:
-    """The choices by what Optuna can keep: texts for lists."""
-    return {v if isinstance(v, str | int | float | None) else json.dumps(v): v for v in dimension.choices}
 
 
 def _is_last(line: str) -> bool:
