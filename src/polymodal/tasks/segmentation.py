@@ -42,7 +42,8 @@ class Segmentation(Task):
         network: Name of the plain network, see `polymodal.models.create`.
         network_args: Its arguments, without `classes`, which the data set says.
         weights: Pretrained weights of the encoder: "imagenet" (downloaded by the network's library),
-            "efficientnet-lite0" (from the installed package) or a file, see `polymodal.models.load_encoder_weights`.
+            "efficientnet-lite0" to 2 (from an installed package) or a file, see
+            `polymodal.models.load_encoder_weights`.
         optimiser: Optimiser, learning rates and schedule.
         class_weights: None; "sqrt" for weights proportional to the class frequency in the training split to the power
             -0.5, with mean 1; or one weight for each class.
