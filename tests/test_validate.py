@@ -12,6 +12,7 @@ from PIL import Image
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse, models
 from polymodal.data import FolderData
+from polymodal.errors import ConfigError
 from polymodal.runs.evaluation import save_model, score_split
 from polymodal.runs.tested import Tested, name_of_split
 from polymodal.runs.validate import validate
@@ -148,6 +149,13 @@ def test_runs_of_earlier_versions_know_their_data_set_by_its_place(root, tmp_pat
     assert "identity" not in json.loads((run / "scores.val.json").read_text())
     assert validate(run, "val", str(root))["selected_on"] == "set/val"
     assert "identity" in json.loads((run / "scores.val.json").read_text())
+
+
+def test_a_split_that_is_none_is_not_taken_for_another(root, run):
+    """If this breaks, scores of the validation stand in a file that says that they are of the training."""
+    with pytest.raises(ConfigError, match=r"expected \"val\" or \"test\", .* got 'train'"):
+        validate(run, "train", str(root))
+    assert not (run / "scores.train.json").exists()
 
 
 def test_a_model_folder_keeps_the_scores_of_each_data_set(root, run, tmp_path):

@@ -291,7 +291,13 @@ def scores_name(split: str, protocol: Protocol, elsewhere: str = "") -> str:
 
 
 def split_of(data: Any, split: str) -> str:
-    """What the data set calls the split "val" or "test"."""
+    """What the data set calls the split "val" or "test".
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if split not in ("val", "test"):
+        raise ConfigError(f'split: expected "val" or "test", those that a run has, got {split!r}.')
     return data.test_split if split == "test" else data.val_split
 
 
