@@ -21,6 +21,8 @@ from torch import nn
 from fixtures_data import make_folder
 from polymodal import fuse
 from polymodal import processes as common
+from polymodal.data import FolderData
+from polymodal.data.dropout import ModalityDropout
 from polymodal.data.sampler import SeededSampler, TurnSampler
 from polymodal.errors import ConfigError
 from polymodal.processes import Place
@@ -75,6 +77,14 @@ def test_strategies_that_would_leave_no_model_are_refused_first(strategy):
     trainer = Trainer(strategy=strategy, accelerator="cpu", devices=2, logger=False)
     with pytest.raises(ConfigError, match=r"the model would end with them\. Use --trainer\.strategy ddp"):
         check_processes(trainer, None)
+
+
+def test_common_statistics_of_processes_that_differ_in_their_modalities_are_refused_first():
+    """If this breaks, one process waits for ever for the statistics of a sensor that the other's batch lacks."""
+    trainer = Trainer(strategy="ddp", accelerator="cpu", devices=2, logger=False, plugins=[SynchronisedNorms()])
+    check_processes(trainer, FolderData("rooms"))
+    with pytest.raises(ConfigError, match=r"sync_batchnorm true: samples lack modalities .* Leave it out"):
+        check_processes(trainer, FolderData("rooms", dropout=ModalityDropout({"depth": 0.2})))
 
 
 def test_private_norms_are_synchronised_when_asked_for():

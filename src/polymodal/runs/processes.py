@@ -18,6 +18,8 @@ from polymodal.data import FolderData
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.runs.interrupt import Signals
 from polymodal.runs.scored import part
+from polymodal.runs.synchronised import SynchronisedNorms
+from polymodal.tasks.gaps import may_lack
 
 LOOK = 0.3
 """Seconds from one look at the other processes to the next."""
@@ -54,6 +56,11 @@ def check_processes(trainer: Trainer, data: Any) -> None:
     if isinstance(data, FolderData) and not trainer._accelerator_connector.use_distributed_sampler:
         raise ConfigError(
             "--trainer.use_distributed_sampler false: all processes would train on the same samples; leave it out."
+        )
+    if isinstance(trainer.strategy._layer_sync, SynchronisedNorms) and may_lack(data):
+        raise ConfigError(
+            "--trainer.sync_batchnorm true: samples lack modalities (data.dropout, or `optional` in dataset.yaml), so "
+            "that processes differ in those that they have, and would wait for each other's statistics. Leave it out."
         )
 
 
