@@ -1,5 +1,6 @@
 """If these break, scenes that lack a sensor change what is learned and said of those that have it."""
 
+import html
 import json
 from collections import Counter
 
@@ -385,7 +386,7 @@ def test_what_cannot_do_with_gaps_is_refused_before_a_training(sparse):
         task.configure_model()
 
 
-def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_path):
+def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_path, capsys):
     root, _ = sparse
     out = fit(
         [
@@ -407,6 +408,9 @@ def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_pa
             counts.update(name, logits, target_of(scene)[None])
     for name, figures in counts.compute().items():
         assert scores["predictions"][name]["mean_iou"] == pytest.approx(figures["mean_iou"], abs=0.2)
-    assert (out / "report.html").is_file()
+    said = "1 without depth: a modality's own scores are of the scenes that have it"
+    assert said in html.unescape((out / "report.html").read_text())
+    validate(out, "val", str(root))
+    assert said in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"scenes of 'val' lack modalities"):
         validate(out, "val", str(root), subsets="all")

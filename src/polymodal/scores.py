@@ -122,6 +122,16 @@ def entire_missing(values: Mapping[tuple[str, ...], float], modalities: int) -> 
     return expected
 
 
+def of_some(lacking: Mapping[str, int]) -> str:
+    """That a modality's own scores are not of all scenes, in words; empty where every scene has every modality.
+
+    Args:
+        lacking: By modality, how many of the scenes are without it.
+    """
+    some = ", ".join(f"{count} without {name}" for name, count in lacking.items() if count)
+    return f"{some}: a modality's own scores are of the scenes that have it" if some else ""
+
+
 def known_scores(predictions: Iterable[Mapping[str, Any]], described: Iterable[Score] = ()) -> list[Score]:
     """The scores that any of some predictions has, the one that counts first; mean IoU where there are none.
 

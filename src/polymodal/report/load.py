@@ -26,7 +26,7 @@ from polymodal.run_folder import (
     scores_file,
     subsets_file,
 )
-from polymodal.scores import SCORES, Score, from_plain, known_scores, leading
+from polymodal.scores import SCORES, Score, from_plain, known_scores, leading, of_some
 from polymodal.yaml_documents import parse_yaml
 
 SPLITS = ("test", "val")  # what counts comes first
@@ -37,7 +37,7 @@ class Scores:
     """What `scores.<split>.json` says; `predictions` of classes are in per cent, `weights` and `exchanged` in 0..1.
 
     `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
-    very scenes that it is scored on.
+    very scenes that it is scored on. `lacking`: how many scenes are without a modality, in words; empty if none is.
     """
 
     split: str
@@ -56,6 +56,7 @@ class Scores:
     selected_here: bool
     described: tuple[Score, ...]
     reliability: dict[str, Trust]
+    lacking: str
 
     @property
     def known(self) -> list[Score]:
@@ -150,7 +151,7 @@ def _json(file: Path) -> dict[str, Any]:
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "modalities": list,
     "classes": (list, dict),
-    **dict.fromkeys(("weights", "exchanged", RELIABILITY), dict),
+    **dict.fromkeys(("weights", "exchanged", "lacking", RELIABILITY), dict),
     **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
     **dict.fromkeys(("network", "fusion"), str),
     "seconds": (int, float),
@@ -185,7 +186,8 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
     except (TypeError, ValueError) as error:
         raise broken(file, error) from error
     lists = {score.per_class for score in (*SCORES, *described) if score.per_class}
-    for key, values in (*predictions.items(), *((key, content.get(key) or {}) for key in ("weights", "exchanged"))):
+    others = ((key, content.get(key) or {}) for key in ("weights", "exchanged", "lacking"))
+    for key, values in (*predictions.items(), *others):
         for name, value in values.items():
             numbers = value if name in lists and isinstance(value, list) else [value]
             if not all(number is None or type(number) in (int, float) for number in numbers):
@@ -212,6 +214,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
         described=described,
         reliability=reliability,
+        lacking=of_some(content.get("lacking") or {}),
     )
 
 

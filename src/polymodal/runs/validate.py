@@ -18,7 +18,7 @@ from polymodal.runs.evaluation import score_split
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
 from polymodal.runs.tested import Tested, scores_name, split_of
-from polymodal.scores import from_plain, known_scores
+from polymodal.scores import from_plain, known_scores, of_some
 from polymodal.sources import home, local
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
@@ -211,6 +211,8 @@ def _show(scores: dict[str, Any], protocol: Protocol) -> None:
     title = f"{scores['samples']} scenes of {scores['split']}{unit}"
     if shown[0].per_class:
         title += f"\n{protocol}"
+    if some := of_some(scores.get("lacking", {})):
+        title += f"\n{some}"
     if scores.get("selected_on") == scores["scored_on"]:
         title += "\nthe checkpoint was chosen on the split that is reported"
     print_table(
