@@ -134,7 +134,7 @@ def test_a_data_set_without_ignored_labels_counts_every_pixel():
 def test_nothing_but_ignored_pixels_says_so_instead_of_nan():
     scores = SegmentationScores(["a"], 2, IGNORE)
     scores.update("a", torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), IGNORE))
-    with pytest.raises(DataError, match="no labelled pixel was seen for a, .* Score other samples, or more of them"):
+    with pytest.raises(DataError, match=r"no labelled pixel was seen for a, .* Score other samples, or more of them"):
         scores.compute()
 
 

@@ -57,7 +57,7 @@ def check_processes(trainer: Trainer, data: Any) -> None:
         raise ConfigError(
             "--trainer.use_distributed_sampler false: all processes would train on the same samples; leave it out."
         )
-    if isinstance(trainer.strategy._layer_sync, SynchronisedNorms) and may_lack(data):
+    if isinstance(getattr(trainer.strategy, "_layer_sync", None), SynchronisedNorms) and may_lack(data):
         raise ConfigError(
             "--trainer.sync_batchnorm true: samples lack modalities (data.dropout, or `optional` in dataset.yaml), so "
             "that processes differ in those that they have, and would wait for each other's statistics. Leave it out."
