@@ -408,8 +408,16 @@ def test_a_run_on_such_data_scores_each_prediction_on_what_it_had(sparse, tmp_pa
             counts.update(name, logits, target_of(scene)[None])
     for name, figures in counts.compute().items():
         assert scores["predictions"][name]["mean_iou"] == pytest.approx(figures["mean_iou"], abs=0.2)
+    page = html.unescape((out / "report.html").read_text())
+    assert "A modality that a scene lacks has no picture." in page
+    for key, depth in zip(
+        sparse[1]["val"], (0, 1, 1, 1), strict=True
+    ):  # none that nothing predicted, and no errors of it
+        for words in ("depth", "prediction of depth", "errors of depth"):
+            assert page.count(f'alt="{key}: {words}') == depth
+        assert f'alt="{key}: prediction of rgb' in page
     said = "1 without depth: a modality's own scores are of the scenes that have it"
-    assert said in html.unescape((out / "report.html").read_text())
+    assert said in page
     validate(out, "val", str(root))
     assert said in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"scenes of 'val' lack modalities"):

@@ -79,7 +79,7 @@ def scored_in(column: str) -> str:
 
 
 # Arrays of SCENES, each with the name of a modality or a prediction, and of SCALES, each with that of a site.
-INPUT, PREDICTION = "input:", "prediction:"
+INPUT, PREDICTION, PRESENT = "input:", "prediction:", "present:"
 SCALE, KEEP, PART = "scale:", "keep:", "part:"
 # Arrays of `images_file`, each with the key of a score and the name of a prediction, beside the keys of the images.
 KEYS, ABOVE, BELOW = "keys", "above:", "below:"

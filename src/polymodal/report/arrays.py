@@ -11,7 +11,7 @@ import numpy as np
 
 from polymodal.documents import MAX_FILE, require_regular, too_long
 from polymodal.errors import ConfigError
-from polymodal.run_folder import ABOVE, BELOW, INPUT, KEEP, KEYS, PART, PREDICTION, SCALE
+from polymodal.run_folder import ABOVE, BELOW, INPUT, KEEP, KEYS, PART, PREDICTION, PRESENT, SCALE
 from polymodal.scores import of_target
 
 
@@ -41,7 +41,7 @@ class Scenes:
     """N scenes to look at, of one target: inputs (N, H, W, 3) uint8, target and predictions (N, H, W) class indices.
 
     Where images are predicted, target and predictions are (N, H, W, 3) uint8, too, and there are no classes. `known`
-    (N, H, W) is where there is truth.
+    (N, H, W) is where there is truth. `present` (N,) says by modality which scenes have it, where some may not.
     """
 
     keys: list[str]
@@ -51,6 +51,16 @@ class Scenes:
     predictions: dict[str, np.ndarray]
     colors: np.ndarray
     classes: list[str]
+    present: dict[str, np.ndarray]
+
+    def has(self, name: str, i: int) -> bool:
+        """Whether a scene has a modality, and so what is predicted from it; an ensemble is always there."""
+        return name not in self.present or bool(self.present[name][i])
+
+    @property
+    def lacking(self) -> bool:
+        """Whether a scene is without a modality."""
+        return not all(has.all() for has in self.present.values())
 
     @property
     def pictured(self) -> bool:
@@ -174,6 +184,7 @@ def _scenes(content: Mapping[str, np.ndarray], prefix: str) -> Scenes:
         target=_array(own, "target", _WHOLE, 3, 4),
         known=_known(own),
         predictions={name: _array(own, PREDICTION + name, _WHOLE, 3, 4) for name in _group(own, PREDICTION)},
+        present={name: _array(content, PRESENT + name, _TRUTHS, 1) for name in _group(content, PRESENT)},
         **_classes(own),
     )
     whole, shape = scenes.target.shape, scenes.target.shape[:3]
@@ -183,6 +194,9 @@ def _scenes(content: Mapping[str, np.ndarray], prefix: str) -> Scenes:
     for name, prediction in scenes.predictions.items():
         if prediction.shape != whole:
             raise ValueError(f"{PREDICTION}{name} is {prediction.shape}, but the target {whole}")
+    for name, has in scenes.present.items():
+        if has.shape != shape[:1]:
+            raise ValueError(f"{PRESENT}{name} is {has.shape}, but the target {whole}")
     if scenes.known.shape != shape:
         raise ValueError(f"target_valid is {scenes.known.shape}, but the target {whole}")
     return scenes

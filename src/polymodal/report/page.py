@@ -108,6 +108,7 @@ def _view(run: Run) -> dict[str, Any]:
         "leading": main.leading,
         "classes": _class_bars(run),
         "legends": {target: scenes.legend for target, scenes in run.scenes.items() if scenes.legend},
+        "lacking": any(scenes.lacking for scenes in run.scenes.values()),
         "pictured": {scenes.pictured for scenes in run.scenes.values()},
         "scenes": scene_tiles(run.scenes, modalities) if run.scenes else [],
         "exchange": _exchange(run.scales) if run.scales and run.scales.sites and len(run.scales.epochs) else None,

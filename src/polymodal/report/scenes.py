@@ -24,7 +24,8 @@ class Tile:
 def scene_tiles(scenes: Mapping[str, Scenes], modalities: Sequence[str]) -> list[dict[str, Any]]:
     """Per scene a grid of three rows: the inputs and the truth, what each prediction says, where it is wrong.
 
-    Of several targets each has the latter two of its own, and its truth beside what the predictions say.
+    Of several targets each has the latter two of its own, and its truth beside what the predictions say. A modality
+    that a scene lacks has no picture.
 
     Args:
         scenes: By target, of which the only one has no name.
@@ -37,7 +38,10 @@ def scene_tiles(scenes: Mapping[str, Scenes], modalities: Sequence[str]) -> list
     columns = max(len(inputs) + 1, len(predictions)) if alone else len(predictions) + 1
     grids = []
     for i, key in enumerate(first.keys):
-        shown: list[Tile | None] = [Tile(name, f"{key}: {name}", photograph(first.inputs[name][i])) for name in inputs]
+        shown = [
+            Tile(name, f"{key}: {name}", photograph(first.inputs[name][i])) if first.has(name, i) else None
+            for name in inputs
+        ]
         rows = [shown]
         for target, own in scenes.items():
             truth, said, wrong = _of_target(own, i, predictions, inputs, target)
@@ -59,7 +63,7 @@ def _of_target(
     said: list[Tile | None] = []
     wrong: list[Tile | None] = []
     for name in predictions:
-        if name not in scenes.predictions:
+        if name not in scenes.predictions or not scenes.has(name, i):
             said.append(None)
             wrong.append(None)
             continue

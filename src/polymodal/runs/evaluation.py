@@ -25,6 +25,7 @@ from polymodal.run_folder import (
     INPUT,
     KEYS,
     PREDICTION,
+    PRESENT,
     RELIABILITY,
     SCENES,
     images_file,
@@ -114,6 +115,8 @@ def write_scenes(tested: Tested, folder: Path) -> None:
                 columns.setdefault(of_target(target, name), []).append(shown)
         with torch.inference_mode(), naming(scene["key"]):
             there = scene.get("present") or dict.fromkeys(scene["inputs"], True)
+            for name, has in scene.get("present", {}).items():
+                columns.setdefault(PRESENT + name, []).append(np.array(has))
             images = {name: image[None].to(best_device()) for name, image in scene["inputs"].items() if there[name]}
             prediction = net(images, subset=True, per_modality=True)
         apart = {name: output.split(logits) for name, logits in named_outputs(prediction, size).items()}
