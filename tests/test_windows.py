@@ -116,6 +116,12 @@ def test_frames_are_predicted_in_windows_as_their_files_are(model, tmp_path):
     assert alone["colors"].shape == (30, 70, 3)
     with pytest.raises(ConfigError, match=r"confidence: .*certainty=True"):
         alone["confidence"]
+    sure = Predictor(model, window=(24, 32), certainty=True)(rgb=frames["rgb"])
+    for one in (sure, Predictor(model)(rgb=frames["rgb"])):  # not the advice to ask for what was asked for
+        with pytest.raises(ConfigError, match=r"disagreement: .* needs two modalities .* There are labels"):
+            one["disagreement"]
+        with pytest.raises(ConfigError, match=r"label: there is no such array of this frame\. There are labels"):
+            one["label"]
     assert Predictor(model, window=(24, 32))(**{name: frame[:20] for name, frame in frames.items()}).arrays
     small = {name: frame[:20, :20] for name, frame in frames.items()}
     assert np.array_equal(Predictor(model, window=(24, 32))(**small)["labels"], Predictor(model)(**small)["labels"])

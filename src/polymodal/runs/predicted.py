@@ -48,8 +48,17 @@ class Predicted:
         return self._output.arrays(self.scores[ENSEMBLE])
 
     def __getitem__(self, what: str) -> np.ndarray:
-        """An array of the ensemble, such as `predicted["labels"]`."""
-        return self._decided[what] if what in self._decided else self.arrays[ENSEMBLE][what]
+        """An array of the ensemble, such as `predicted["labels"]`.
+
+        Raises:
+            ConfigError: There is none of this name, such as disagreement where fewer than two modalities predict.
+        """
+        found = self._decided if what in self._decided else self.arrays[ENSEMBLE]
+        if what not in found:
+            few = what in self._output.maps
+            why = ", as it needs two modalities or more that predict, each by itself" if few else ""
+            raise ConfigError(f"{what}: there is no such array of this frame{why}. There are {', '.join(found)}.")
+        return found[what]
 
     def shown(self, name: str = ENSEMBLE, target: str = "") -> Image.Image:
         """A prediction as a picture for people; of several targets, that of one.
@@ -88,13 +97,13 @@ class Stitched(Predicted):
         """An array of the ensemble, such as `predicted["labels"]`.
 
         Raises:
-            ConfigError: It is a map of certainty that was not asked for.
+            ConfigError: As of any prediction; or it is a map of certainty that was not asked for.
         """
-        if what in self._output.maps and what not in self._decided:
+        if what in self._output.maps and self._decided.keys().isdisjoint(self._output.maps):
             raise ConfigError(
                 f"{what}: of a frame in windows it is kept where it is asked for, Predictor(..., certainty=True)."
             )
-        return self._decided[what]
+        return super().__getitem__(what)
 
     def shown(self, name: str = ENSEMBLE, target: str = "") -> Image.Image:
         """A prediction as a picture for people, of at most 1920 pixels a side beside its legend.
