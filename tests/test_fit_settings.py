@@ -94,6 +94,14 @@ def test_every_argument_of_the_trainer_is_known():
         ("--trainer.callbacks={class_path: ModelCheckpoint, init_args: {save_last: true}}", "a dirpath of its own"),
         ("--trainer.callbacks={class_path: ModelCheckpoint, init_args: {filename: best}}", "a dirpath of its own"),
         ("--trainer.callbacks=EarlyStopping", "EarlyStopping: the following arguments are required: monitor"),
+        (
+            "--trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: val/mean_iou/ensemble}}",
+            "EarlyStopping: more of val/mean_iou/ensemble is better, and its mode is 'min'.* Give it the mode max",
+        ),
+        (
+            "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {monitor: val/loss, mode: max}}",
+            "ModelCheckpoint: less of val/loss is better",
+        ),
         ("--trainer.logger=CSVLogger", "--trainer.logger: CSVLogger: the following arguments are required: save_dir"),
         ("--trainer.logger=CSVLoger", "there is no class CSVLoger; did you mean CSVLogger"),
         ("--model.optimiser.lr=-1", "optimiser.lr: expected a finite number above 0, got -1.0"),

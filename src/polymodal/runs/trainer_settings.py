@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from polymodal.errors import ConfigError
 from polymodal.limits import Limit, at_least, check
 from polymodal.names import ENSEMBLE
 from polymodal.near import meant
-from polymodal.run_folder import CHECKPOINTS, score_column, scored_in
+from polymodal.run_folder import CHECKPOINTS, TRAIN_LOSS, VAL_LOSS, score_column, scored_in
 from polymodal.tasks.base import Task
 
 OWN_CHECKPOINTS = ("best", "last")
@@ -133,24 +133,42 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"--trainer.min_{what} {least} is more than --trainer.max_{what} {most}.")
 
 
-def check_monitors(callbacks: Any, logged: Collection[str]) -> None:
-    """Refuse callbacks that watch what nothing logs; Lightning would tell it after the first epoch.
+def check_monitors(callbacks: Any, task: Task) -> None:
+    """Refuse callbacks that watch what nothing logs, or the wrong way.
+
+    Lightning would tell the one after the first epoch, and the other never: its `mode` is "min" where nothing is said,
+    and a score would stop a training because it grows.
 
     Args:
         callbacks: The user's: one, several or none.
-        logged: The names of all that is logged.
+        task: What logs, with its network.
 
     Raises:
         ConfigError: With what may have been meant.
     """
+    logged, right_modes = task.logged(), _right_modes(task)
     for callback in listed(callbacks):
-        monitor = getattr(callback, "monitor", None)
+        where = f"--trainer.callbacks: {type(callback).__name__}"
+        monitor, mode = (getattr(callback, name, None) for name in ("monitor", "mode"))
         if isinstance(monitor, str) and monitor not in logged:
             shown = meant(monitor, logged)
+            raise ConfigError(f"{where}: nothing logs {monitor!r}{shown} Logged are {', '.join(logged)}.")
+        right = right_modes.get(str(monitor))
+        if right and mode in ("min", "max") and mode != right:
             raise ConfigError(
-                f"--trainer.callbacks: {type(callback).__name__}: nothing logs {monitor!r}{shown} "
-                f"Logged are {', '.join(logged)}."
+                f"{where}: {'more' if right == 'max' else 'less'} of {monitor} is better, and its mode is {mode!r}, "
+                f"which takes the worst for the best. Give it the mode {right}."
             )
+
+
+def _right_modes(task: Task) -> dict[str, str]:
+    """Whether the "max" or the "min" is best, of losses and scores by the names that they are logged under."""
+    scores = {
+        score_column(score.key, name): "max" if score.higher_is_better else "min"
+        for name in task.scores.names
+        for score in task.scores.scored
+    }
+    return {**dict.fromkeys((TRAIN_LOSS, VAL_LOSS), "min"), **scores}
 
 
 def check_chosen(task: Task) -> None:

@@ -190,7 +190,7 @@ class RecipeCLI(LightningCLI):
         if self.trainer.world_size == 1:
             # Before any logger begins; several processes must meet first.
             self.build(self.datamodule)
-            check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model.logged())
+            check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model)
         with while_trained(), unless_begun(self.folder, lambda: self.recorder.began):
             self.trainer.fit(weights_only=True, **kwargs)
         if resume is not None and not self.recorder.began and self.trainer.is_global_zero:
