@@ -172,3 +172,10 @@ def test_constant_channel_stays_finite(root):
     for file in (root / "grey").iterdir():
         Image.fromarray(np.full((24, 32), 30000, np.uint16)).save(file)
     assert FolderDataset(root, "train", ["grey"])[0]["inputs"]["grey"].isfinite().all()
+
+
+def test_a_channel_that_is_constant_but_for_rounding_is_not_blown_up(root):
+    """If this breaks, a sensor that says the same in all of training makes inputs of a million of its first change."""
+    for file in (root / "grey").iterdir():
+        Image.fromarray(np.full((480, 640), 25700, np.uint16)).save(file)
+    assert compute(root)["grey"].std == (1.0,)

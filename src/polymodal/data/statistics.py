@@ -34,6 +34,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SETUP_SAMPLES = 200
 """So many samples are measured when training starts without statistics."""
 
+_ROUNDING = 1e-7
+"""Of a mean, so much is no standard deviation: values in single precision can hardly vary by less."""
+
 _FOREIGN = (ValueError, TypeError, KeyError, AttributeError)
 """What reading a file that holds something else ends in."""
 
@@ -228,8 +231,8 @@ def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
         )
     mean = total / pixels
     std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
-    # A channel without any variation carries nothing; dividing it by 1 keeps it finite.
-    std = torch.where(std > 1e-12, std, 1.0)
+    # A channel without any variation carries nothing; dividing it by 1 keeps it finite, and not by what rounding left.
+    std = torch.where(std > (_ROUNDING * mean.abs()).clamp(min=1e-12), std, 1.0)
     return Moments(tuple(mean.tolist()), tuple(std.tolist()), seen)
 
 
