@@ -1,5 +1,8 @@
 """What is trained how fast: a parameter that is forgotten stays random, one that is decayed by mistake dies."""
 
+from dataclasses import replace
+from inspect import signature
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
 from polymodal.models import create
 from polymodal.multimodal import Multimodal
+from polymodal.tasks import Segmentation, Translation
 from polymodal.tasks.optim import Optimiser, rate
 
 
@@ -94,6 +98,18 @@ def test_stages_are_the_rates_of_equal_parts_of_the_training():
     of_encoder = {id(parameter) for parameter in optimiser.param_groups[0]["params"]}
     assert {id(scale) for scale in net.scales().values()} <= of_encoder
     assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize(("task", "lr"), [(Segmentation, 2e-4), (Translation, 4e-3)])
+def test_a_rate_that_stages_take_the_place_of_is_refused(task, lr):
+    """Else who lowers the rate of a recipe with stages, or searches it, trains with the same one every time."""
+    usual = signature(task).parameters["optimiser"].default
+    task(optimiser=replace(usual, stages=STAGES))
+    task(optimiser=replace(usual, lr=lr))
+    with pytest.raises(ConfigError, match=rf"optimiser.lr: {lr} would change nothing, as optimiser.stages says all"):
+        task(optimiser=replace(usual, lr=lr, stages=STAGES))
+    with pytest.raises(ConfigError, match=r"optimiser.schedule: poly would change nothing"):
+        task(optimiser=replace(usual, schedule="poly", stages=STAGES))
 
 
 def test_with_stages_norms_are_left_undecayed_unless_all_decay():

@@ -29,6 +29,9 @@ _LIMITS = {
     "betas": each(Limit(lambda beta: 0 <= beta < 1, ""), "numbers from 0 on and below 1"),
 }
 
+_UNSTAGED = ("lr", "encoder_factor", "scales_factor", "ensemble_factor", "schedule", "milestones")
+"""What `stages` takes the place of."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -76,6 +79,22 @@ class Optimiser:
             if set(counts) != {"encoder", "decoder"} or len(set(counts.values())) > 1 or 0 in counts.values():
                 raise ConfigError(
                     f"optimiser.stages: expected encoder and decoder with equally many rates, got {self.stages}."
+                )
+
+    def check_used(self, usual: "Optimiser") -> None:
+        """Refuse rates that `stages` takes the place of: whoever changes them would train with the same ones.
+
+        Args:
+            usual: The optimiser that the task has where nobody says anything.
+
+        Raises:
+            ConfigError: With the first such setting.
+        """
+        for name in _UNSTAGED if self.stages is not None else ():
+            if getattr(self, name) != getattr(usual, name):
+                raise ConfigError(
+                    f"optimiser.{name}: {getattr(self, name)} would change nothing, as optimiser.stages says all "
+                    "rates. Change them there, or set stages to null."
                 )
 
     def times(self, factor: float) -> "Optimiser":

@@ -72,6 +72,7 @@ class Segmentation(Task):
         check_arguments(network_args, "classes")
         check({"class_weights": class_weights}, {"class_weights": _CLASS_WEIGHTS})
         check_start(self.start_from, self.start_like, weights)
+        optimiser.check_used(Optimiser())
         self.weights = weights
         self.optimiser = optimiser
         self.class_weights = class_weights

@@ -91,6 +91,7 @@ class Translation(Task):
         self.l1_weight = l1_weight
         check(vars(self), _LIMITS)
         check_arguments(network_args, "classes", "out_channels")
+        optimiser.check_used(ADAM)
         self.automatic_optimization = False
         self.optimiser = optimiser
         self.scoring = {"extractor": extractor, "stretched": stretched}
