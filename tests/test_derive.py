@@ -290,6 +290,21 @@ def test_what_was_measured_of_the_source_goes_with_it(root, tmp_path):
     assert FolderDataset(tmp_path / "out", "train").inputs["rgb"] == FolderDataset(root, "train").inputs["rgb"]
 
 
+def test_a_domain_is_as_large_and_as_often_there_as_its_depth(root, tmp_path):
+    """Else normals of a smaller depth camera make a set that nobody can read, and a scene without depth ends it all."""
+    edit(root, lambda d: d["modalities"]["depth"].update(resize=True, optional=True))
+    for file in (root / "depth").iterdir():
+        Image.fromarray(np.array(Image.open(file))[::2, ::2]).save(file)
+    (root / "depth/0000.png").unlink()
+    out = tmp_path / "out"
+    assert len(derive(root, out, ["normal", "edge_texture"])) == 8 + 9
+    data = FolderDataset(out, "train")
+    assert [data.present(key)["normal"] for key in data.keys[:2]] == [False, True]
+    assert data[1]["inputs"]["normal"].shape == (3, 24, 32)
+    assert "resize" not in yaml.safe_load((out / "dataset.yaml").read_text())["modalities"]["edge_texture"]
+    assert not [defect for defect in check(out) if not defect.note and "constant" not in defect.problem]
+
+
 def test_domains_that_are_there_are_not_derived_again(root, tmp_path):
     assert main(["data", "derive", str(root), str(tmp_path / "one"), "--domains", "hha,normal"]) == 0
     derive(tmp_path / "one", tmp_path / "two")

@@ -120,9 +120,11 @@ def derive(
     if domains is None:
         domains = [name for name in DOMAINS if name not in spec.modalities]
     _check(spec, out, domains)
-    # What is wrong with the camera or the depth is wrong in the first sample: refused before the folder is begun, the
-    # command can be given again with what was missing.
-    _images(spec, next(iter(spec.splits.values()))[0], list(domains), camera)
+    # What is wrong with the camera or the depth is wrong in the first whole sample: refused before the folder is begun,
+    # the command can be given again with what was missing.
+    keys = list(dict.fromkeys(key for keys in spec.splits.values() for key in keys))
+    first = max(keys, key=lambda key: len(_possible(spec, key, domains)))
+    _images(spec, first, _possible(spec, first, domains), camera)
     written = []
     with locked(out):
         tidy_below(out)
@@ -133,12 +135,12 @@ def derive(
                 f"{KINECT_SIZE[1]}x{KINECT_SIZE[0]}, scaled to the files; for another camera give --intrinsics "
                 "fx,fy,cx,cy"
             )
-        for key in track(list(dict.fromkeys(key for keys in spec.splits.values() for key in keys)), "deriving"):
-            for part in _parts(spec):
+        for key in track(keys, "deriving"):
+            for part in _parts(spec, key):
                 source = spec.file(part, key)
                 if not inside(out, source).exists():
                     write_file(inside(out, source), spec.store.read(source))
-            files = {name: inside(out, f"{name}/{key}.png") for name in domains}
+            files = {name: inside(out, f"{name}/{key}.png") for name in _possible(spec, key, domains)}
             missing = {name: file for name, file in files.items() if not file.exists()}
             images = _images(spec, key, list(missing), camera)
             for name, file in missing.items():
@@ -156,7 +158,7 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
             raise DataError(f"domains: {spec.store.path} has a modality {name} already. Leave it out of the domains.")
         if name in [part.folder for part in _parts(spec)]:
             raise DataError(f"domains: {spec.store.path} has files in the folder {name} already, which is needed.")
-        _modality(spec, "depth" if DOMAINS[name].image else "image")
+        _source(spec, name)
     if alike := twins(dict.fromkeys(key for keys in spec.splits.values() for key in keys)):
         raise DataError(
             f"{spec.store.path}: {alike[0]!r} and {alike[1]!r} would be one file on some disks. Rename one."
@@ -171,8 +173,20 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         raise DataError(f"{out} is not empty and was not written by `polymodal data derive`; name a new folder.")
 
 
-def _parts(spec: DatasetSpec) -> list[ModalitySpec | TargetSpec]:
-    return [*spec.modalities.values(), *spec.targets.values()]
+def _parts(spec: DatasetSpec, key: str | None = None) -> list[ModalitySpec | TargetSpec]:
+    """Modalities and targets; those that a sample has where its key is given."""
+    modalities = [part for name, part in spec.modalities.items() if key is None or not spec.lacks(name, key)]
+    return [*modalities, *(part for part in spec.targets.values() if key is None or not spec.lacks(part, key))]
+
+
+def _possible(spec: DatasetSpec, key: str, domains: Sequence[str]) -> list[str]:
+    """The domains of whose source a sample has a file."""
+    return [name for name in domains if not spec.lacks(_source(spec, name), key)]
+
+
+def _source(spec: DatasetSpec, domain: str) -> str:
+    """The name of the modality that a domain is computed from."""
+    return _modality(spec, "depth" if DOMAINS[domain].image else "image")
 
 
 def _modality(spec: DatasetSpec, kind: str) -> str:
@@ -201,7 +215,7 @@ def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
     """Say what the folder is made from, or refuse to go on with another source."""
     first = next(iter(spec.splits.values()))[0]
     source = hashlib.sha256(spec.store.read(FILE))
-    for part in _parts(spec):
+    for part in _parts(spec, first):
         source.update(spec.store.read(spec.file(part, first)))
     content = {
         "data set": spec.name,
@@ -222,7 +236,7 @@ def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
 
 def _images(spec: DatasetSpec, key: str, domains: list[str], camera: Camera | None) -> dict[str, Array]:
     """The domains of one sample, uint8 (H, W) or (H, W, 3)."""
-    used = {_modality(spec, "depth" if DOMAINS[name].image else "image") for name in domains}
+    used = {_source(spec, name) for name in domains}
     check_sizes({spec.store.where(file): size for file, size in spec.header_sizes(key, used).items()})
     images, surface = {}, None
     for name in domains:
@@ -307,7 +321,9 @@ def _describe(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         return
     for name in added:
         holed = {} if DOMAINS[name].image is None else {"invalid": 0}
-        content["modalities"][name] = {"folder": name, "kind": DOMAINS[name].kind, **holed}
+        source = spec.modalities[_source(spec, name)]
+        alike = {key: value for key in ("resize", "optional") if (value := getattr(source, key))}
+        content["modalities"][name] = {"folder": name, "kind": DOMAINS[name].kind, **holed, **alike}
     for split, keys in {} if described else spec.splits.items():
         write_file(inside(out, f"splits/{split}.txt"), split_file(keys))
         content["splits"][split] = f"splits/{split}.txt"
