@@ -148,6 +148,26 @@ def test_8_bit_depth_has_its_own_range_and_16_bit_must_state_one(root):
     assert torch.allclose(target_of(data[0]), torch.tensor(2 * 51 / 255 - 1))
 
 
+def test_a_hole_of_a_target_is_no_value_of_it(root):
+    """Else a floating-point image whose holes are -9999 is refused, or learned."""
+    edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image", "invalid": -9999}))
+    for file in (root / "bands").iterdir():
+        np.save(file, np.where(np.isfinite(values := np.load(file)), values.clip(0, 1), np.float32(-9999)))
+    sample = FolderDataset(root, "train", target="bands")[0]
+    assert not known_of(sample)[0, :2, :2].any()
+    assert known_of(sample)[0, 2:].all()
+
+
+def test_a_file_of_another_scale_is_named_by_check(root):
+    """The first file alone is looked at before a training; what others hold beyond full scale is cut off."""
+    edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image"}))
+    edit(root, lambda d: d.update(target="bands"))
+    for file in (root / "bands").iterdir():
+        np.save(file, np.nan_to_num(np.load(file)).clip(0, 1) * (255 if file.stem == "0004" else 1) + 0.001)
+    beyond = [defect for defect in check(root) if "beyond the target's range, 0 to 1" in defect.problem]
+    assert [defect.file for defect in beyond] == ["bands/0004.npy"]
+
+
 def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
     """If this breaks, predicted metres are rounded to whole ones, or predicting ends in a traceback after training."""
 
@@ -161,6 +181,9 @@ def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
     refused("PNG files, which cannot hold .* kind image in float32")
     edit(root, lambda d: d["modalities"]["bands"].pop("range"))
     refused(r"bands/0000.npy: its values reach .*, and images in float32 count from 0 to 1")
+    for file in (root / "bands").iterdir():
+        np.save(file, np.clip(np.load(file) / 5, -1, 1))
+    refused(r"bands/0000.npy: its values fall to .*, and images in float32 count from 0 to 1")
     for file in (root / "bands").iterdir():
         np.save(file, np.clip(np.load(file), 0, 1))
     assert FolderDataset(root, "train", target="bands").target.channels == 4

@@ -20,6 +20,7 @@ from polymodal.data.ranges import Range, strangers
 from polymodal.data.remarks import remarks
 from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.target import ENDS
 from polymodal.data.track import track
 from polymodal.errors import DataError
 
@@ -187,12 +188,14 @@ def _image_problems(
     channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec.of(modality, channels)
     invalid = modality.invalid
-    low, high = (modality.range if isinstance(modality, TargetSpec) else None) or (-math.inf, math.inf)
+    ends = (modality.range or ENDS.get(modality.kind)) if isinstance(modality, TargetSpec) else None
+    low, high = ends or (-math.inf, math.inf)
+    slack = 0.01 * (high - low) if ends else 0.0  # of rounding
     measured = beyond = holes = 0
     for band in bands(raw):
         values, valid = to_values(band, spec, file)
         measured += int(valid.sum())
-        beyond += int(((values < low) | (values > high)).any(0)[valid[0]].sum())
+        beyond += int(((values < low - slack) | (values > high + slack)).any(0)[valid[0]].sum())
         holes += int((~np.isfinite(band) & (band != invalid)).any(0).sum()) if raw.dtype.kind == "f" else 0
     if holes and not (invalid is not None and math.isnan(invalid)):
         yield f"{holes} pixel(s) are NaN or infinite. Declare `invalid: .nan` if that means not measured."

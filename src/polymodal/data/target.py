@@ -10,10 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polymodal.data.inputs import InputSpec, prepare_input
+from polymodal.data.content import honouring
+from polymodal.data.inputs import InputSpec, prepare_input, where_measured
 from polymodal.data.parts import TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
+
+ENDS = {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}
+"""Full scale of the kinds that have one."""
+
+_ROUNDING = 0.01
+"""So far beyond it may floating-point values lie."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
         )
     file = spec.file(target, key)
     where = spec.store.where(file)
-    raw = spec.content(target, file).channels(None, where)
+    content = spec.content(target, file)
+    raw = content.channels(None, where)
     channels = raw.shape[0]
     needed = {"depth": 1, "normal": 3}.get(target.kind, channels)
     if channels != needed:
@@ -91,12 +99,9 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
             f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
             "`scale` declares, such as 0.001."
         )
-    if target.kind == "image" and raw.dtype.kind == "f" and (most := np.nanmax(raw, initial=0)) > 1.01:
-        raise DataError(
-            f"{where}: its values reach {most:g}, and images in {raw.dtype} count from 0 to 1. Divide "
-            "them, or store them with 8 or 16 bits."
-        )
-    span = target.range or {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}.get(target.kind)
+    if target.kind in ENDS and raw.dtype.kind == "f":
+        _check_ends(raw, honouring(target, content), where)
+    span = target.range or ENDS.get(target.kind)
     if span is None:
         if raw.dtype != np.uint8:
             raise DataError(
@@ -113,6 +118,20 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
             f"or one of 16. Expected {most} channel(s) or fewer with {bits} bits, got {settled.channels}."
         )
     return settled
+
+
+def _check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
+    """Refuse floating-point values that would be cut off at an end of full scale, and half a truth with them."""
+    known = where_measured(raw, InputSpec.of(target, len(raw)))
+    values = raw if known is None else raw[:, known[0]]
+    least, most = values.min(initial=0), values.max(initial=0)
+    low, high = ENDS[target.kind]
+    if least < low - _ROUNDING or most > high + _ROUNDING:
+        reach = f"reach {most:g}" if most > high + _ROUNDING else f"fall to {least:g}"
+        raise DataError(
+            f"{where}: its values {reach}, and {target.kind}s in {raw.dtype} count from {low:g} to {high:g}. Scale "
+            "them to that, or store them with 8 or 16 bits."
+        )
 
 
 def stored_bits(target: TargetSpec) -> int:
