@@ -146,6 +146,19 @@ def test_the_decoder_runs_once_at_inference():
     assert macs["once"] == pytest.approx(plain_macs + encoder, rel=0.01)
 
 
+def test_pixels_without_a_batch_are_refused_where_branches_would_share_them_out():
+    """If this breaks, a modality's own loss is taken of pixels that others predicted."""
+
+    class Pixels(TwoScales):
+        def forward(self, x):
+            return super().forward(x).flatten(2).movedim(1, -1).flatten(0, 1)
+
+    net, inputs = fuse(Pixels(), NAMES[:2], DecodeOnce(NoFusion())), images(NAMES[:2], 2, 3, 16, 16, dtype=torch.float)
+    with pytest.raises(FusionError, match=r"where 6 rows are to be told apart.*the batch in the first axis"):
+        net(inputs)
+    assert len(net.eval()(inputs).ensemble) % 2 == 0  # one stream: all rows are its own
+
+
 def test_is_fused_in_inference_mode_too():
     """If this breaks, a model that is loaded where it is used, in a block without gradients, cannot be loaded."""
     with torch.inference_mode():

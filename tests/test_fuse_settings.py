@@ -136,17 +136,32 @@ def test_a_tensor_instead_of_a_dict_is_refused():
         fused(2, Exchange(0.6))(torch.zeros(2, 3, 9, 9))
 
 
-def test_a_scalar_output_is_refused():
-    """If this breaks, a network that returns its loss fails deep inside PyTorch."""
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda y: (y, y.mean()), "returned a scalar, such as a loss"),
+        (lambda y: y.movedim(1, -1).reshape(-1, 4), r"of shape \(100, 4\), where 4 rows"),
+        (lambda y: (y, torch.zeros(6, 2)), r"of shape \(6, 2\), where 4 rows"),
+        (lambda y: {"out": y, "labels": y.argmax(1)}, "of torch.int64, such as class numbers"),
+        (lambda y: {"out": y, "sure": y > 0}, "of torch.bool"),
+    ],
+)
+def test_outputs_that_belong_to_no_modality_or_have_no_mean_are_refused(returned, message):
+    """If this breaks, a modality is given pixels of the others, an ensemble is 0, or it fails deep inside PyTorch."""
 
-    class WithLoss(nn.Sequential):
+    class Returning(nn.Sequential):
         def forward(self, x):
-            y = super().forward(x)
-            return y, y.mean()
+            return returned(super().forward(x))
 
-    net = fuse(WithLoss(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), NAMES[:2], None)
-    with pytest.raises(FusionError, match="returned a scalar, such as a loss"):
+    net = fuse(Returning(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), NAMES[:2], None)
+    with pytest.raises(FusionError, match=message):
         net(images(NAMES[:2], 2, 3, 5, 5, dtype=torch.float32))
+
+
+def test_a_batch_of_no_samples_has_no_predictions():
+    """If this breaks, a pipeline that filters its samples dies inside PyTorch when none is left."""
+    prediction = fused(2, Exchange(0.6))(images(NAMES[:2], 0, 3, 9, 9))
+    assert prediction.ensemble.shape == prediction.per_modality["rgb"].shape == (0, 2, 5, 5)
 
 
 def test_subset_of_nothing_or_of_the_unknown_is_refused():

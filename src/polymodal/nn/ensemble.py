@@ -60,19 +60,16 @@ class Ensemble(nn.Module):
             output: Folded tensors `(B*K, ...)`: one, or a list, tuple or dict of them, nested at will.
 
         Raises:
-            FusionError: When something in the output is no tensor, or a scalar.
+            FusionError: When something in the output is no tensor, has other rows than the images, or has no mean.
         """
+        map_tensors(lambda x: _check_rows(x, self.roster.rows), output)
+        map_tensors(_check_numbers, output)
         if self.roster.patterns:
             return self._of_gaps(output)
         weights = self.roster.select(self.alpha).softmax(0)
         present = self._names()
 
         def weighted(x: Tensor) -> Tensor:
-            if x.dim() == 0:
-                raise FusionError(
-                    "The network returned a scalar, such as a loss, which belongs to no modality: let it return "
-                    "predictions alone, and take the loss of them outside."
-                )
             return ensemble(unfold(x, len(present)), weights.to(x.dtype))
 
         mean = map_tensors(weighted, output)
@@ -108,7 +105,13 @@ class OneStream(nn.Module):
         self.roster = roster
 
     def forward(self, output: Any) -> Prediction:
-        """A network's output `(B, ...)` as it is; where branches went on, `(B*(1+K), ...)` with the main one first."""
+        """A network's output `(B, ...)` as it is; where branches went on, `(B*(1+K), ...)` with the main one first.
+
+        Raises:
+            FusionError: When something in it is no tensor, or has other rows where they must be told apart.
+        """
+        if self.roster.branching or self.roster.patterns:
+            map_tensors(lambda x: _check_rows(x, self._rows()), output)
         if not self.roster.branching:
             return Prediction({}, map_tensors(self.roster.in_order, output), torch.empty(0))
         if self.roster.patterns:
@@ -116,6 +119,14 @@ class OneStream(nn.Module):
         main, *own = _apart(output, 1 + len(self.roster.present))
         names = [self.roster.names[m] for m in self.roster.present]
         return Prediction(dict(zip(names, own, strict=True)), main, torch.empty(0))
+
+    def _rows(self) -> int | None:
+        """How many rows the output of the last forward pass is to have; None before the first."""
+        images, roster = self.roster.rows, self.roster
+        if images is None:
+            return None
+        batch = len(roster.there()) if roster.patterns else images // len(roster.present)
+        return batch + images if roster.branching else batch
 
     def _spread(self, x: Tensor) -> Tensor:
         """The rows of the one stream, then those of every modality, to `(B*(1+K), ...)`."""
@@ -137,6 +148,30 @@ def _apart(output: Any, modalities: int) -> list[Any]:
         listed = [_apart(value, modalities) for value in output]
         return [[parts[m] for parts in listed] for m in range(modalities)]
     return [output] * modalities
+
+
+def _check_rows(x: Tensor, rows: int | None) -> None:
+    """Refuse a tensor of which it is not known which rows are whose."""
+    if x.dim() == 0:
+        raise FusionError(
+            "The network returned a scalar, such as a loss, which belongs to no modality: let it return predictions "
+            "alone, and take the loss of them outside."
+        )
+    if rows is not None and not torch.compiler.is_compiling() and x.shape[0] != rows:
+        raise FusionError(
+            f"The network returned a tensor of shape {tuple(x.shape)}, where {rows} rows are to be told apart, one for "
+            "each sample of each modality. Let it return predictions with the batch in the first axis, and nothing "
+            "else."
+        )
+
+
+def _check_numbers(x: Tensor) -> None:
+    """Refuse a tensor of which there is no weighted mean."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise FusionError(
+            f"The network returned a tensor of {x.dtype}, such as class numbers, of which an ensemble has no weighted "
+            "mean: let it return the values that they are made of, and make them of the predictions outside."
+        )
 
 
 def map_tensors(function: Any, output: Any) -> Any:

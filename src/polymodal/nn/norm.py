@@ -147,7 +147,7 @@ class PrivateNorm(nn.Module, ABC):
         if self.roster is None:
             return 1
         images = self.roster.rows or len(self.roster.present)
-        if self.roster.rows is None and x.shape[0] % images == 0:
+        if not self.roster.rows and x.shape[0] % images == 0:  # not known yet, or a batch without samples
             return 1
         if x.shape[0] % images:
             raise FusionError(
