@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from core_tools import (
     small,
 )
 from polymodal import Exchange, FusionError, fuse
+from polymodal.fusion import Aggregation, NormFusion
+from reference.decode_once import TwoScales
 from reference.plain import plain_segmenter
 
 TOLERANCE = 1e-12
@@ -186,12 +189,17 @@ def test_overlapping_subsets_leave_no_modality_behind():
     assert net.roster.complete
 
 
-@pytest.mark.parametrize("kind", ["list", "parametrized", "copy"])
+@pytest.mark.parametrize("kind", ["list", "nested", "parametrized", "copy", "hook"])
 def test_what_would_be_lost_with_a_norm_is_refused(kind):
     """If this breaks, statistics are mixed, or a network fails inside PyTorch."""
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if kind == "list":
         plain.norms, message = [plain[1]], "'1'.*plain list"
+    elif kind == "nested":
+        plain.steps, message = {"first": [(plain[0], plain[1])]}, "'1'.*plain list"
+    elif kind == "hook":
+        plain[1].register_full_backward_hook(lambda *_: None)
+        message = "'1'.*carries hooks"
     elif kind == "parametrized":
         nn.utils.parametrize.register_parametrization(plain[1], "weight", nn.Identity())
         message = "'1'.*parametrizations"
@@ -199,6 +207,41 @@ def test_what_would_be_lost_with_a_norm_is_refused(kind):
         plain.last, message = (plain[0].weight * 2), "cannot be copied.*inplace=True"
     with pytest.raises(FusionError, match=message):
         fuse(plain, NAMES[:2], None)(images(NAMES[:2], 2, 3, 9, 9, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("listed", "settings"),
+    [
+        ("encoder.conv1", {"stems": "private"}),
+        ("decoder.classifier", {"convolutions": "private"}),
+        ("decoder.conv", {"convolutions": {"rank": 1}}),
+        ("encoder", {"fusion": Aggregation("average"), "sites": "late"}),
+    ],
+)
+def test_what_would_not_be_found_in_a_plain_list_is_refused(listed, settings):
+    """If this breaks, what was to be each modality's own is shared, or the modalities do not meet, without a word."""
+    plain = TwoScales()
+    plain.steps = [plain.get_submodule(listed)]
+    before = list(plain.state_dict())
+    with pytest.raises(FusionError, match=f"'{listed}' .* plain list"):
+        fuse(plain, NAMES[:2], settings.pop("fusion", None), inplace=True, **settings)
+    assert list(plain.state_dict()) == before
+
+
+def test_a_fusion_of_ones_own_that_refuses_leaves_the_network_as_it_was():
+    """If this breaks, a network that is changed in place is of no use after an error, and cannot be fused again."""
+
+    @dataclass(frozen=True)
+    class Refuses(NormFusion):
+        def install(self, network, sites, roster):
+            raise ValueError("three modalities, please")
+
+    plain = plain_segmenter(0)
+    before = list(plain.state_dict())
+    with pytest.raises(ValueError, match="three modalities"):
+        fuse(plain, NAMES[:2], Refuses(), inplace=True)
+    assert list(plain.state_dict()) == before
+    assert not plain._forward_pre_hooks
 
 
 def test_fusing_twice_is_refused():

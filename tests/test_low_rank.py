@@ -107,3 +107,22 @@ def test_what_cannot_be_is_refused(convolutions, said):
     """If this breaks, it fails hours later, or another network is trained than was asked for."""
     with pytest.raises(FusionError, match=said):
         rooms(convolutions=convolutions)
+
+
+@pytest.mark.parametrize("compute", [nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_convolutions_that_compute_their_weights_are_left_out(compute):
+    """If this breaks, they are computed anew in every pass, and the private part that is trained does nothing."""
+    plain = nn.Sequential(compute(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    net = fuse(plain, NAMES[:2], None, convolutions={"rank": 2})
+    assert net.settings.low_rank == (2, ("2",))
+    with pytest.raises(FusionError, match="'0' matches no layer"):
+        fuse(plain, NAMES[:2], None, convolutions={"rank": 2, "sites": "0"})
+    with pytest.raises(FusionError, match=r"'0' computes its weights.*stems=\"repeat\""):
+        fuse(plain, NAMES[:2], None, stems="private")
+
+
+def test_a_network_without_such_convolutions_is_told_so():
+    """If this breaks, somebody with volumes tries one rank after the other."""
+    plain = nn.Sequential(nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8))
+    with pytest.raises(FusionError, match=r"no convolution of images.*convolutions=\"shared\""):
+        fuse(plain, NAMES[:2], None, convolutions={"rank": 2})

@@ -1,7 +1,7 @@
 """What `fuse` asks of a network and of its settings before it changes anything: each is checked, or refused by name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from polymodal.anatomy import Anatomy
+from polymodal.anatomy.listed import check_listed
 from polymodal.anatomy.norms import can_be_private, kind_of
 from polymodal.errors import FusionError
 from polymodal.fusion.base import select
 from polymodal.multimodal import Multimodal
 from polymodal.nn import PrivateNorm
+
+_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
 
 def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[str]:
@@ -64,7 +67,6 @@ def check_norms(anatomy: Anatomy) -> None:
             "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
         )
     others: list[str] = []
-    listed = _listed_modules(model)
     for name, module in model.named_modules():
         kind = type(module).__name__
         where = f"The norm '{name}' ({kind})"
@@ -76,13 +78,9 @@ def check_norms(anatomy: Anatomy) -> None:
                 "once on an image, and fuse it then."
             )
         if can_be_private(module):
-            if module._forward_hooks or module._forward_pre_hooks:
+            if any(getattr(module, f"_{when}_hooks") for when in _HOOKS):
                 raise FusionError(f"{where} carries hooks, which would be lost with it: remove them before fusing.")
-            if id(module) in listed:
-                raise FusionError(
-                    f"{where} is also kept in a plain list or dict, where its replacement would not be found: use "
-                    "ModuleList or ModuleDict."
-                )
+            check_listed(module, name, anatomy.listed)
             if is_parametrized(module):
                 raise FusionError(
                     f"{where} computes its parameters, which would be lost with it: remove the parametrizations before "
@@ -178,6 +176,12 @@ def private_modalities(
     return private
 
 
+def check_replaced(anatomy: Anatomy, replaced: Iterable[str]) -> None:
+    """Refuse a network in which what takes the place of layers would not be found."""
+    for name in replaced:
+        check_listed(anatomy.network.get_submodule(name), name, anatomy.listed)
+
+
 def check_layers(anatomy: Anatomy) -> None:
     """Refuse a network that cannot be copied layer by layer."""
     for name, layer in anatomy.layers.items():
@@ -210,17 +214,22 @@ def low_rank_sites(
         for name, layer in anatomy.layers.items()
         if isinstance(layer, nn.Conv2d)
         and layer.groups == 1
-        and not is_parametrized(layer)
+        and not _computes_weight(layer)
         and name not in merged
         and name != own_stem
     }
+    if not able:
+        raise FusionError(
+            "convolutions: rank: the network has no convolution of images, with one group and weights that are not "
+            'computed, that modalities share. Use convolutions="shared".'
+        )
     widths = {name: min(layer.in_channels, layer.out_channels) for name, layer in able.items()}
     sites = convolutions.get("sites", "auto")
     chosen = [name for name in able if widths[name] >= rank] if sites == "auto" else select(able, sites)
     if not chosen:
         raise FusionError(
             f"convolutions: rank {rank} is above the channels of every convolution that modalities share, at most "
-            f"{max(widths.values(), default=0)}. Choose a smaller rank."
+            f"{max(widths.values())}. Choose a smaller rank."
         )
     if narrow := [name for name in chosen if widths[name] < rank]:
         raise FusionError(
@@ -230,13 +239,9 @@ def low_rank_sites(
     return {"rank": rank, "sites": chosen}
 
 
-def _listed_modules(model: nn.Module) -> set[int]:
-    """The ids of the modules that a network keeps in lists, tuples and dicts of plain Python."""
-    own = vars(nn.Module()).keys()
-    kept = [value for module in model.modules() for key, value in vars(module).items() if key not in own]
-    values = [value.values() if isinstance(value, dict) else value for value in kept]
-    groups = (value for value in values if isinstance(value, list | tuple | ValuesView))
-    return {id(item) for group in groups for item in group if isinstance(item, nn.Module)}
+def _computes_weight(layer: nn.Module) -> bool:
+    """Whether a layer's weight is none of its parameters but made of others, by a parametrization or by hooks."""
+    return "weight" not in layer._parameters
 
 
 def _obstacle(anatomy: Anatomy) -> str:
@@ -247,7 +252,7 @@ def _obstacle(anatomy: Anatomy) -> str:
         return f"{first} does not see the image's {way_in.channels} channels but others that are made of them"
     if way_in.conv.groups != 1:
         return f"{first} is grouped"
-    if is_parametrized(way_in.conv):
+    if _computes_weight(way_in.conv):
         return f"{first} computes its weights (parametrized)"
     if others := anatomy.run.beside(way_in.name):
         return f"what {first} reads is read by '{others[0]}', too"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +100,11 @@ def fuse(
     if convolutions == "private":
         preconditions.check_layers(anatomy)
     surgery = _Surgery(anatomy, settings, plan)
+    preconditions.check_replaced(anatomy, surgery.replaced_layers())
     check_ties(model, surgery.kinds())
     surgery.rehearse()
+    if inplace:
+        surgery.try_out()
     return surgery.carry_out(model if inplace else _copied(model))
 
 
@@ -153,6 +157,11 @@ class _Surgery:
             kinds[id(norm)] = "a norm of each modality" if own else "a norm of all modalities together"
         return kinds
 
+    def replaced_layers(self) -> list[str]:
+        """The layers beside norms that others take the place of."""
+        stem = [self.anatomy.entrance.name] if self.settings.private_stems else []
+        return [*stem, *self._copied_layers(), *self.settings.low_rank[1]]
+
     def rehearse(self) -> None:
         """Refuse a change after which a network would not run, where tensors without values can show it.
 
@@ -180,6 +189,14 @@ class _Surgery:
                 f"The network {kind} would not run with other layers in the place of its own: {reason}. "
                 'Use stems="repeat", convolutions="shared", and a fusion that keeps one stream a modality.'
             ) from error
+
+    def try_out(self) -> None:
+        """Let what still refuses the change, such as a user's own fusion, do so before the network itself is changed.
+
+        What fails for the lack of values tells nothing.
+        """
+        with suppress(NotImplementedError, RuntimeError):
+            self.carry_out(ghost(self.anatomy.network))
 
     def _has_own_norm(self, name: str) -> bool:
         """Whether every modality has a norm of its own there."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from polymodal.anatomy.listed import check_listed, listed_modules
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.norm import PrivateNorm
 
@@ -19,12 +20,16 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
         network: A network whose norms are private already.
         name: The layer's dotted name.
         operation: Takes what the layer returns; it is put into the layer's mode.
+
+    Raises:
+        FusionError: The layer is also kept in a plain list, where an `Attached` would not be found.
     """
     layer = network.get_submodule(name)
     operation.train(layer.training)
     if isinstance(layer, PrivateNorm):
         layer.fusion = operation
     else:
+        check_listed(layer, name, listed_modules(network))
         network.set_submodule(name, Attached(layer, operation))
 
 

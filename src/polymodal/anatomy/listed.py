@@ -1,0 +1,37 @@
+"""Modules that a network keeps beside its tree, where what takes their place in the tree would not be found."""
+
+from collections.abc import Collection, Iterator, ValuesView
+from typing import Any
+
+from torch import nn
+
+from polymodal.errors import FusionError
+
+_OWN = vars(nn.Module()).keys()
+
+
+def listed_modules(network: nn.Module) -> frozenset[int]:
+    """The ids of the modules that a network keeps in lists, tuples and dicts of plain Python, nested at will."""
+    values = (value for module in network.modules() for key, value in vars(module).items() if key not in _OWN)
+    return frozenset(id(module) for value in values for module in _modules(value))
+
+
+def check_listed(layer: nn.Module, name: str, listed: Collection[int]) -> None:
+    """Refuse to replace a layer that is kept there.
+
+    Raises:
+        FusionError: With its name.
+    """
+    if id(layer) in listed:
+        raise FusionError(
+            f"The layer '{name}' ({type(layer).__name__}) is also kept in a plain list or dict, where its replacement "
+            "would not be found: use ModuleList or ModuleDict."
+        )
+
+
+def _modules(value: Any) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, dict | list | tuple | ValuesView):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules(item)
