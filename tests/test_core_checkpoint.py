@@ -19,6 +19,7 @@ from polymodal import CheckpointError, ConfigError, Exchange, Multimodal, fuse
 from polymodal.checkpoint import load, read_config, save
 from polymodal.fusion import Aggregation, Alignment
 from polymodal.models import create
+from polymodal.transfer import take_over
 from reference.plain import plain_segmenter
 
 ROOMS = {"name": "rooms-unet", "arguments": {"classes": 3, "stem": 4, "widths": [6, 8], "decoder": 5}}
@@ -471,6 +472,26 @@ def test_folder_that_cannot_be_written(saved, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         save(rooms(), tmp_path / "file" / "model", network=ROOMS)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, lambda net: net.network])
+def test_what_is_no_multimodal_network_is_not_saved(wrap, tmp_path):
+    """If this breaks, a training ends with a folder that nothing can load."""
+    with pytest.raises(ConfigError, match=r"expected what `fuse` returned.*net\._orig_mod"):
+        save(wrap(rooms()), tmp_path / "model", network=ROOMS)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_network_without_values_takes_none(tmp_path):
+    """If this breaks, a model is loaded of which nothing was loaded."""
+    net = rooms()
+    save(net, tmp_path / "model", network=ROOMS)
+    with torch.device("meta"):
+        empty = create(ROOMS["name"], **ROOMS["arguments"])
+    with pytest.raises(CheckpointError, match=r"network\.encoder.*on the meta device.*Make it on the CPU"):
+        load(tmp_path / "model", network=empty)
+    with pytest.raises(CheckpointError, match=r"on the meta device"):
+        take_over(fuse(empty, **vars(net.settings)), net)
 
 
 def test_metadata_that_json_does_not_know_changes_nothing(saved):

@@ -27,6 +27,7 @@ from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
 from polymodal.settings import FuseSettings
 from polymodal.sources import local, packaged, require_own
 from polymodal.surgery import fuse
+from polymodal.transfer import require_values
 from polymodal.weight_files import read_tensors, safetensors_of
 
 _FORMAT = 1
@@ -61,13 +62,18 @@ def save(
         The folder.
 
     Raises:
-        ConfigError: When `network` makes another network, or JSON knows no such type, or a weight is beyond what 16
-            bits hold; nothing is written.
+        ConfigError: When `net` is none, `network` makes another network, or JSON knows no such type, or a weight is
+            beyond what 16 bits hold; nothing is written.
         OSError: When the folder cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if not isinstance(net, Multimodal):
+        raise ConfigError(
+            f"net: expected what `fuse` returned, got a {type(net).__name__}, of which `load` could make nothing. Give "
+            "the network itself; of what torch.compile made, net._orig_mod, of DistributedDataParallel, net.module."
+        )
     folder = Path(folder)
     config: dict[str, Any] = {
         "format": _FORMAT,
@@ -330,6 +336,8 @@ def _load_tensors(net: Multimodal, path: Path, digest: str | None, *, half: bool
             f"{path} is not what {_CONFIG} beside it was written with: saving was interrupted between the two, or one "
             "was replaced or damaged. Save the model again, or take both files from one source."
         )
-    for key, value in net.state_dict(keep_vars=True).items():
+    own = net.state_dict(keep_vars=True)
+    require_values(own)
+    for key, value in own.items():
         value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
     net.load_state_dict(tensors)

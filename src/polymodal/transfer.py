@@ -143,9 +143,27 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((key, value.detach()) for key, value in {**module._parameters, **kept}.items() if value is not None)
 
 
+def require_values(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors into which nothing can be written.
+
+    Raises:
+        CheckpointError: With the name of the first one.
+    """
+    if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), ""):
+        raise CheckpointError(
+            f"{empty}: the network is on the meta device, where tensors have no values and take none. Make it on the "
+            "CPU or a GPU."
+        )
+
+
 @torch.no_grad()
 def copy_parts(values: Mapping[Part, Tensor], own: Mapping[Part, Tensor]) -> None:
-    """Write values, each in the precision and on the device of the tensor that takes it."""
+    """Write values, each in the precision and on the device of the tensor that takes it.
+
+    Raises:
+        CheckpointError: There is a tensor without values; nothing is written.
+    """
+    require_values({text_of(part): tensor for tensors in (values, own) for part, tensor in tensors.items()})
     for part, value in values.items():
         own[part].copy_(value)
 
