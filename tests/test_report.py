@@ -133,6 +133,10 @@ def test_a_score_that_no_table_knows_is_shown_as_its_file_says(tmp_path):
     assert text.count("RMSE of depth") > 4
     for said in ("0.500", "how far depths are off; lower is better", "RMSE: less is better"):
         assert said in text
+    content["scores"] = [score | {"headline": "", "per_class": ""}]
+    file.write_text(json.dumps(content))
+    text = write_report([run, run], tmp_path / "out.html").read_text()
+    assert "RMSE of depth in m: lower is better." in text, "else two runs end in a message of Python's"
     for wrong in ({"key": "RMSE"}, "RMSE", score | {"digits": "3"}):
         content["scores"] = [wrong]
         file.write_text(json.dumps(content))

@@ -151,8 +151,8 @@ def known_scores(predictions: Iterable[Mapping[str, Any]], described: Iterable[S
 
 
 def headlines(scores: Sequence[Score]) -> list[Score]:
-    """Those that stand for a prediction."""
-    return [score for score in scores if score.headline]
+    """Those that stand for a prediction; the first where none says so, as of a metric of one's own."""
+    return [score for score in scores if score.headline] or list(scores[:1])
 
 
 def of_target(target: str, what: str) -> str:
