@@ -175,6 +175,8 @@ def test_what_is_not_known_is_said(tmp_path):
     other = with_differences(tmp_path / "b", {"good": 0.8, "base": 0.5}, "base", good="x")
     assert other.differences.lacking == {"good": "it was scored on other images"}
     assert not other.differences.scores
+    single = with_differences(tmp_path / "d", {"good": 0.8, "base": 0.5}, "base", seeds=(0,), images=1)
+    assert "single image" in single.differences.lacking["good"], "else it is ahead for sure, by an interval of no width"
     found, files = comparison(tmp_path / "c", {"good": 0.8, "base": 0.5})
     (tmp_path / "c" / "good" / "seed-1" / "images.val.npz").unlink()
     lacking = differences_of(found, "base", files).lacking

@@ -97,9 +97,11 @@ def _check(file: Path, sums: ImageSums, scored: Mapping[str, object]) -> None:
 
 
 def _images(found: Sequence[ImageSums]) -> int:
-    """How many images all runs were scored on."""
+    """How many images all runs were scored on: two at least, as every resample of one is that one again."""
     if any(sums.keys != found[0].keys for sums in found):
         raise UnpairedError("it was scored on other images")
+    if len(found[0].keys) < 2:
+        raise UnpairedError("it was scored on a single image, which does not tell what another one would say")
     return len(found[0].keys)
 
 
