@@ -13,7 +13,7 @@ from polymodal.files import write_file
 from polymodal.runs import children
 from polymodal.runs.space import Dimension, read_space
 from polymodal.runs.training import recipe
-from polymodal.runs.tune import tune
+from polymodal.runs.tune import _is_last, tune
 
 pytest.importorskip("optuna", reason="optuna is not installed: pip install 'polymodal[tune]'")
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -124,6 +124,7 @@ def _value(folder):
         ("model.optimiser.lr: {choices: []}", "expected {low, high}"),
         ("model.optimiser.lr: {low: 2, high: 1}", "low below high"),
         ("model.optimiser.lr: {low: a, high: 1}", "two numbers"),
+        ("model.optimiser.lr: {low: 1e-4, high: 1e-2}", r"two numbers, .* has a point, too: 1.0e-3\), got 1e-4"),
         ("model.optimiser.lr: {low: 0, high: 1, log: true}", "a low above 0"),
         ("model.optimiser.lr: {choices: [1.0e-3, 1.0e-3]}", "twice"),
         ("model.optimiser.lr: {choices: [1, true]}", "twice; true counts as 1"),
@@ -136,6 +137,12 @@ def test_a_space_that_says_nothing_of_use_is_refused_with_the_setting(space, exp
     settings = {"model": {"class_path": "A", "init_args": {"optimiser": {"lr": 0.1, "name": "sgd"}}}, "data": {}}
     with pytest.raises(ConfigError, match=rf"^--space: .*space.yaml.*{expected}"):
         read_space(tmp_path / "space.yaml", settings)
+
+
+def test_an_epoch_is_the_last_only_where_it_is_known_to_be():
+    """If this breaks, no trial of a recipe that says steps alone is ever ended early."""
+    lines = ("epoch 2/3: loss 1", "epoch 3/3: loss 1", "epoch 3/-1: loss 1", "scores on val, batches: 0 of 1")
+    assert [_is_last(line) for line in lines] == [False, True, False, True]
 
 
 def test_whole_bounds_of_a_fraction_are_fractions(tmp_path):

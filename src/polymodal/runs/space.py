@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polymodal.data.values import number
 from polymodal.documents import DocumentError, read_bytes
 from polymodal.errors import ConfigError
 from polymodal.near import meant
@@ -90,8 +91,12 @@ def _dimension(given: Any, own: Any, where: str) -> Dimension:
     if not ({"low", "high"} <= keys <= {"low", "high", "log"} and isinstance(given.get("log", False), bool)):
         raise ConfigError(f"{where}: expected {{low, high}}, {{low, high, log}} or {{choices: [...]}}, got {given}.")
     low, high, log = given["low"], given["high"], given.get("log", False)
-    if not all(type(bound) in (int, float) and math.isfinite(bound) for bound in (low, high)) or not low < high:
-        raise ConfigError(f"{where}: expected two numbers, low below high, got {low} and {high}.")
+    try:
+        in_order, each = -math.inf < number(low) < number(high) < math.inf, ""
+    except ValueError as error:
+        in_order, each = False, f", each {error}"
+    if not in_order:
+        raise ConfigError(f"{where}: expected two numbers, low below high{each}, got {low} and {high}.")
     if log and low <= 0:
         raise ConfigError(f"{where}: log: expected a low above 0, got {low}.")
     if type(low) is type(high) is int and not isinstance(own, float):

@@ -317,5 +317,5 @@ class _Search:
 
 
 def _is_last(line: str) -> bool:
-    said = re.match(r"epoch (\d+)/(\d+)", line)
+    said = re.match(r"epoch (\d+)/(-?\d+)", line)  # -1 where steps alone are limited
     return said is None or said[1] == said[2]
