@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from fixtures_data import known_of, make_folder, target_of
+from fixtures_data import edit, known_of, make_folder, target_of
 from polymodal.data import Augment, FolderData
 from polymodal.errors import ConfigError, DataError
 from polymodal.fusion import Aggregation, Alignment, Asymmetric, Exchange, Fusion, RandomExchange
@@ -226,6 +226,22 @@ def test_what_two_networks_in_turn_cannot_do_is_refused_with_the_setting(root, s
     """If this breaks, a recipe that works for segmentation ends in a traceback of Lightning's."""
     with pytest.raises(ConfigError, match=rf"trainer\.{next(iter(setting))} is .*Leave the setting out"):
         step(task(), root, **setting)
+
+
+def test_what_fid_cannot_score_is_refused_before_the_training(tmp_path):
+    """If this breaks, hours of training end without a page, as the only test image has no covariance."""
+    splits = {"train": 4, "val": 2, "test": 1}
+    root = make_folder(tmp_path / "data", size=(32, 32), splits=splits, modalities=(*NAMES, "bands"))
+    with pytest.raises(
+        ConfigError, match=r"model.extractor: .* of test a single one is scored. Set model.extractor to"
+    ):
+        step(task(extractor="lite0"), root)
+    step(task(extractor="lite0"), root, limit_test_batches=0)
+    edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image"}))
+    for file in (root / "bands").iterdir():
+        np.save(file, np.nan_to_num(np.load(file)).clip(0, 1))
+    with pytest.raises(ConfigError, match=r"images of 1 or 3 channels, and the target has 4. Set"):
+        step(task(extractor="lite0"), root, target="bands")
 
 
 def test_rates_follow_the_batch_size_that_they_are_meant_for(root):

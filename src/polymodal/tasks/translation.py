@@ -122,6 +122,7 @@ class Translation(Task):
                 "data.target: translation predicts images, and the data set's target is labels. Name a modality as the "
                 "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
             )
+        self._check_extractor(data)
         self.arguments = {**self._arguments(data), **self.network_args}
         if may_lack(data):
             raise ConfigError(
@@ -133,6 +134,27 @@ class Translation(Task):
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
         output = output_of(self.targets, {**self.output_settings, "stretched": False})
         self.scores = output.scores([*self.net.branches, ENSEMBLE])
+
+    def _check_extractor(self, data: Any) -> None:
+        """Refuse now what FID and KID would refuse after the first epoch, or when all else is done."""
+        if self.scoring["extractor"] is None:
+            return
+        remedy = "Set model.extractor to null for no FID and KID"
+        if self.target.channels not in (1, 3):
+            raise ConfigError(
+                f"model.extractor: FID and KID look at images of 1 or 3 channels, and the target has "
+                f"{self.target.channels}. {remedy}."
+            )
+        trainer, scored = self.trainer, {data.val_split: (data.val_dataloader(), self.trainer.limit_val_batches)}
+        if data.test_split in data.description.splits:
+            scored[data.test_split] = data.test_dataloader(), trainer.limit_test_batches
+        for split, (loader, limit) in scored.items():
+            batches = limit if isinstance(limit, int) else int(limit * len(loader))
+            if min(batches * loader.batch_size * trainer.world_size, len(loader.dataset)) == 1:
+                raise ConfigError(
+                    f"model.extractor: FID and KID compare sets of images, and of {split} a single one is scored. "
+                    f"{remedy}, or score more images."
+                )
 
     def _arguments(self, data: Any) -> dict[str, Any]:
         """What the data says of the generator."""
