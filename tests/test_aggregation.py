@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from core_tools import assert_equal, images, randomize_norms, tensors_of
 from polymodal import DataError, FusionError, checkpoint, cost, functional, fuse, models
 from polymodal.fusion import Aggregation, Alignment, Exchange
-from polymodal.nn import PrivateLayer, PrivateNorm
+from polymodal.nn import PrivateLayer, PrivateNorm, behind
 
 NAMES = ("rgb", "depth", "thermal")
 OPERATIONS = ("concat", "average", "attention")
@@ -313,6 +313,91 @@ def test_alignment_loss_is_that_of_the_stages_features():
     with torch.no_grad():
         net(inputs)
     assert net.fusion_loss() == 0, "the loss of one batch must not be counted again"
+
+
+class ResidualBlock(nn.Module):
+    """Of images, signals or volumes."""
+
+    def __init__(self, axes):
+        super().__init__()
+        conv, norm = (getattr(nn, f"{name}{axes}d") for name in ("Conv", "BatchNorm"))
+        self.conv1, self.norm, self.conv2 = conv(4, 4, 3, padding=1), norm(4), conv(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv2(self.norm(self.conv1(x)).relu())
+
+
+class OfAxes(nn.Module):
+    """An encoder of one stage, and a head."""
+
+    def __init__(self, axes):
+        super().__init__()
+        self.encoder = nn.Sequential(getattr(nn, f"Conv{axes}d")(3, 4, 1), nn.Sequential(ResidualBlock(axes)))
+        self.head = getattr(nn, f"Conv{axes}d")(4, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_signals_and_volumes_are_aligned_averaged_or_refused(axes):
+    """Lost: a training fails in its first batch, or fuse with nothing that says why."""
+    torch.manual_seed(0)
+    plain, inputs = OfAxes(axes), images(NAMES[:2], 2, 3, *(6,) * axes, dtype=torch.float32)
+    net = fuse(plain, NAMES[:2], Alignment(0.7), norms="shared").eval()
+    pool, sides = getattr(F, f"adaptive_avg_pool{axes}d"), [{1: 6, 3: 4}[axes]] * axes
+    points = [pool(net.network.encoder(x), sides).movedim(1, -1).flatten(0, -2) for x in inputs.values()]
+    for module in net.modules():
+        module.training = not isinstance(module, PrivateNorm)
+    net(inputs)
+    assert_equal(net.fusion_loss(), 0.7 * functional.mmd(*points), 1e-5)
+    assert fuse(plain, NAMES[:2], Aggregation("average"))(inputs).ensemble.shape[:2] == (2, 2)
+    for operation in ("concat", "attention"):
+        with pytest.raises(FusionError, match=r"takes maps \(batch, channels, height, width\).*operation=\"average\""):
+            fuse(plain, NAMES[:2], Aggregation(operation))
+    with pytest.raises(FusionError, match="takes no images but signals or volumes"):
+        fuse(plain, NAMES[:2], "asymmetric")
+
+
+def test_alignment_finds_the_channels_of_a_transformer():
+    """Lost: rows of a map are drawn towards each other, not channels, or training fails at its first batch."""
+    from timm import create_model
+
+    small = {"img_size": 32, "patch_size": 4, "num_classes": 2}
+    swin = create_model(
+        "swin_tiny_patch4_window7_224", window_size=4, embed_dim=12, depths=(2,), num_heads=(2,), **small
+    )
+    vit = create_model("vit_tiny_patch16_224", embed_dim=12, depth=2, num_heads=2, **small)
+    for plain in (swin, vit):
+        net = fuse(plain, NAMES[:2], Alignment()).train()
+        net(images(NAMES[:2], 2, 3, 32, 32, dtype=torch.float32))
+        [site] = net.sites
+        assert {x.shape for x in behind(net.network, site).seen()} <= {(2 * 64, 12), (2 * 64 + 2, 12)}
+        assert net.fusion_loss() > 0
+
+
+def test_what_does_not_return_one_map_is_no_place_to_meet():
+    """Lost: fuse ends with a KeyError, or the first forward pass with a tuple that has no shape."""
+
+    class PairsBlock(ResidualBlock):
+        def forward(self, x):
+            return super().forward(x), None
+
+    class Takes(OfAxes):
+        def __init__(self):
+            super().__init__(2)
+            self.encoder[1] = nn.Sequential(PairsBlock(2))
+
+        def forward(self, x):
+            return self.head(self.encoder(x)[0])
+
+    for fusion in (Aggregation("average"), Alignment(), Exchange(every=2)):
+        with pytest.raises(FusionError, match=r"'encoder\.1\.0' returns something else than one tensor"):
+            fuse(Takes(), NAMES[:2], fusion, sites="late")
+    unused = OfAxes(2)
+    unused.encoder.forward = lambda x, encoder=unused.encoder: encoder[0](x)
+    with pytest.raises(FusionError, match=r"'encoder\.1\.0' does not run"):
+        fuse(unused, NAMES[:2], Aggregation("average"))
 
 
 def test_alignment_draws_features_together():

@@ -177,6 +177,20 @@ def test_what_cannot_be_decoded_once_is_refused():
         DecodeOnce(weights="mean")
     with pytest.raises(FusionError, match="within: expected a fusion, got 'exchange'"):
         DecodeOnce("exchange")
+
+    class Tokens(TwoScales):
+        def __init__(self):
+            super().__init__()
+            self.encoder.register_forward_hook(lambda _, __, maps: [x.flatten(2).mT for x in maps])
+
+        def forward(self, x):
+            sides = [side // 2 for side in x.shape[2:]], [side // 4 for side in x.shape[2:]]
+            return self.decoder(*(t.mT.unflatten(2, s) for t, s in zip(self.encoder(x)[1:], sides, strict=True)))
+
+    with pytest.raises(FusionError, match=r'not known where channels are. Use weights="equal"'):
+        fuse(Tokens(), NAMES, DecodeOnce(NoFusion()))
+    net = fuse(Tokens(), NAMES, DecodeOnce(NoFusion(), "equal"))
+    assert net(images(NAMES, 1, 3, 24, 40, dtype=torch.float)).ensemble.shape[-2:] == (24, 40)
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     with pytest.raises(FusionError, match="no child called encoder or backbone"):
         fuse(flat, NAMES, DecodeOnce(NoFusion()))

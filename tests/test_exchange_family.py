@@ -152,6 +152,13 @@ def test_norms_without_scales_exchange_every_pth_channel():
     assert_equal(list(absorb(net)(inputs).per_modality.values()), outputs(net, inputs), 1e-12)
 
 
+def test_norms_with_scales_over_several_axes_are_no_sites():
+    """If this breaks, columns are exchanged where channels were asked for: such a norm does not tell them."""
+    plain = nn.Sequential(nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 64, 64)), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(FusionError, match=r"'1' matches no layer.*: 3\."):
+        fuse(plain, NAMES[:2], Exchange(every=2), sites="1")
+
+
 def test_models_of_before_and_after_can_be_read_by_each_other(tmp_path):
     """If this breaks, saved models are refused for settings that did not exist when they were saved."""
     checkpoint.save(fused(2, Exchange(0.6)), tmp_path / "model")

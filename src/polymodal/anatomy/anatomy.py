@@ -35,6 +35,11 @@ class Anatomy:
         return {name: norm for name, norm in self.norms.items() if has_scales(norm)}
 
     @cached_property
+    def norms_of_channels(self) -> dict[str, nn.Module]:
+        """Those whose features have channels in an axis of their own, which a scale over several axes does not tell."""
+        return {name: norm for name, norm in self.norms.items() if norm.weight is None or has_scales(norm)}
+
+    @cached_property
     def layers(self) -> dict[str, nn.Module]:
         """The layers with parameters that are no such norms: what independent networks have copies of."""
         return {

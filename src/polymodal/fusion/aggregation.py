@@ -5,7 +5,7 @@ Sources: concatenation and average are those that CEN compares with (NeurIPS 202
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
 from polymodal.functional import unfold
 from polymodal.fusion.base import Plan
-from polymodal.fusion.stages import OneMap, StageFusion, encoded, layers_after
+from polymodal.fusion.stages import OneMap, StageFusion, encoded, layers_after, layout_at
 from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
@@ -65,9 +65,13 @@ class Aggregation(StageFusion):
         """Operations behind the sites, and behind the encoder for the other maps that it returns; then one stream.
 
         Raises:
-            FusionError: When the network has no encoder, or its maps cannot be told apart.
+            FusionError: When the network has no encoder, its maps cannot be told apart, or they are no maps.
         """
         seen = encoded(anatomy)
+        layouts = {site: layout_at(anatomy, site) for site in sites}
+        if self.operation != "average":
+            layouts |= {f"{seen.encoder}, map {index}": (seen.features[index].shape, 1) for index in sorted(seen.read)}
+            self._check_maps(layouts)
         end = max(seen.finished[site] for site in sites)  # the moment from which there is one stream
         exits = _exits(seen, sites, end)
 
@@ -87,6 +91,16 @@ class Aggregation(StageFusion):
             stand_behind(network, seen.encoder, Exits(ways))
 
         return Plan(install, layers_after(anatomy, end))
+
+    def _check_maps(self, layouts: Mapping[str, tuple[Sequence[int] | None, int]]) -> None:
+        """Refuse features of which the convolutions of an operation would take something else for channels."""
+        for name, (shape, axis) in layouts.items():
+            if shape is not None and (len(shape) != 4 or axis != 1):
+                raise FusionError(
+                    f"operation: {self.operation!r} takes maps (batch, channels, height, width), and '{name}' returns "
+                    f"features of shape {tuple(shape)}{', channels last' if axis != 1 else ''}. Use "
+                    'operation="average", or other sites.'
+                )
 
 
 class Aggregate(OneMap, ABC):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from polymodal import functional
 from polymodal.anatomy import Anatomy
 from polymodal.anatomy.blocks import SpatialConvolution
+from polymodal.anatomy.convolutions import convolution_of
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Plan, Sites, describe_candidates, select
 from polymodal.nn.roster import Roster
@@ -69,6 +70,11 @@ class Asymmetric(Fusion):
             FusionError: When no block can carry it, or a norm that was named cannot; the message says why.
         """
         anatomy = Anatomy(network)
+        if convolution_of(network) is not nn.Conv2d:
+            raise FusionError(
+                "An asymmetric fusion moves pixels up, down, to the left and to the right, and the network "
+                f"{type(network).__name__} takes no images but signals or volumes. Use an exchange."
+            )
         found = {spatial.norm: spatial for spatial in anatomy.spatial_convolutions}
         if not found:
             raise FusionError(

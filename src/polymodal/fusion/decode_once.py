@@ -93,13 +93,21 @@ class DecodeOnce(Fusion):
         """The fusion inside the encoder, and what makes one map of all at each scale that the decoder reads.
 
         Raises:
-            FusionError: When the network has no encoder, or no decoder.
+            FusionError: When the network has no encoder, or no decoder, or channels have no place that is known.
         """
         seen = encoded(anatomy)
         if not seen.read:
             raise FusionError(
                 f"What '{seen.encoder}' returns reaches no output of the network {type(anatomy.network).__name__}, so "
                 "there is no decoder to run once. Choose a fusion that keeps one stream a modality."
+            )
+        odd = next(
+            (x.shape for i, x in enumerate(seen.features) if i in seen.read and x.dim() != seen.image.dim()), None
+        )
+        if odd is not None and self.weights == "learned":
+            raise FusionError(
+                f"weights: they are by channel, and '{seen.encoder}' returns features of shape {tuple(odd)}, of which "
+                'it is not known where channels are. Use weights="equal".'
             )
         inside = self.within.plan(anatomy, sites)
 
@@ -132,7 +140,7 @@ class Gather(OneMap):
 
     def __init__(self, channels: int, roster: Roster, *, learned: bool) -> None:
         super().__init__(roster)
-        zeros = torch.zeros(len(roster.names), channels)
+        zeros = torch.zeros(len(roster.names), channels if learned else 1)
         if learned:
             self.logits = nn.Parameter(zeros)  # w = softmax over the modalities
         else:

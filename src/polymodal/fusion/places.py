@@ -9,7 +9,7 @@ from polymodal.anatomy import Anatomy, blocks
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Sites, describe_candidates, select
 from polymodal.fusion.exchanging import BehindBlock, PeriodicExchange
-from polymodal.fusion.stages import encoded, last_blocks
+from polymodal.fusion.stages import encoded, last_blocks, layout_at
 from polymodal.nn import Exits, stand_behind
 
 
@@ -50,16 +50,17 @@ def find(network: nn.Module, sites: Sites, axis: str | Sequence[str]) -> tuple[s
     if isinstance(sites, str) and sites in ("early", "middle", "late", "all"):
         chosen = list(last_blocks(network, sites))
     elif sites == "auto":
-        chosen = [name for name in blocks.sites(network) if name in anatomy.norms]
+        chosen = [name for name in blocks.sites(network) if name in anatomy.norms_of_channels]
     else:
         ends = [held[-1] for held in anatomy.stages.values()]
-        candidates = {name: m for name, m in network.named_modules() if name in anatomy.norms or name in ends}
+        norms = anatomy.norms_of_channels
+        candidates = {name: m for name, m in network.named_modules() if name in norms or name in ends}
         chosen = select(candidates, sites)
     chosen = [name for name in chosen if _axis_at(anatomy, name, axis) != "none"]
     if not chosen:
         raise FusionError(
             f"sites: {sites!r} and axis {axis!r} leave no layer at which to exchange."
-            + describe_candidates(anatomy.norms)
+            + describe_candidates(anatomy.norms_of_channels)
         )
     return tuple(chosen)
 
@@ -68,14 +69,16 @@ def look(anatomy: Anatomy, sites: Sequence[str], axis: str | Sequence[str]) -> l
     """What is exchanged at each site.
 
     Raises:
-        FusionError: When columns are to be exchanged of what has none.
+        FusionError: When a block returns no tensor, or columns are to be exchanged of what has none.
     """
     if list(sites) == [blocks.encoder_of(anatomy.network)]:
         return [Place(sites[0], _axes_of_maps(anatomy, axis), 1)]
     found = []
     for name in sites:
-        chosen, shape = _axis_at(anatomy, name, axis), getattr(anatomy.run.outputs.get(name), "shape", None)
-        channels = None if name in anatomy.norms else blocks.channel_axis(anatomy.network, name, shape)
+        chosen, channels = _axis_at(anatomy, name, axis), None
+        shape = getattr(anatomy.run.outputs.get(name), "shape", None)
+        if name not in anatomy.norms:
+            shape, channels = layout_at(anatomy, name)
         if chosen == "column" and shape is not None and len(shape) < 4:
             raise FusionError(
                 f"axis: '{name}' returns features of shape {tuple(shape)}, which have no rows and columns. Exchange "

@@ -1,8 +1,9 @@
 """Where fusions act that look at whole stages of an encoder: its early, middle, late or all stages, or named ones."""
 
+import torch
 from torch import nn
 
-from polymodal.anatomy import Anatomy, DryRun
+from polymodal.anatomy import Anatomy, DryRun, blocks
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Fusion, Sites, select
 from polymodal.nn import Roster
@@ -67,6 +68,21 @@ def last_blocks(network: nn.Module, sites: Sites) -> tuple[str, ...]:
     candidates = {name: network.get_submodule(block) for stage, block in last.items() for name in (stage, block)}
     chosen = select(candidates, sites)
     return tuple(block for stage, block in last.items() if stage in chosen or block in chosen)
+
+
+def layout_at(anatomy: Anatomy, block: str) -> tuple[torch.Size | None, int]:
+    """The shape of what a block returns, None where it is not known, and where the channels in it are: 1 or -1.
+
+    Raises:
+        FusionError: When it returns something else than one tensor, or does not run.
+    """
+    seen = anatomy.run
+    made = seen.outputs.get(block)
+    if seen.problem is None and made is None:
+        does = "returns something else than one tensor" if block in seen.finished else "does not run with the network"
+        raise FusionError(f"sites: '{block}' {does}, so modalities cannot meet behind it. Choose other sites.")
+    shape = None if made is None else made.shape
+    return shape, blocks.channel_axis(anatomy.network, block, shape)
 
 
 def encoded(anatomy: Anatomy) -> DryRun:
