@@ -9,6 +9,7 @@ from PIL import Image
 
 from fixtures_data import edit, make_folder
 from polymodal.data import DatasetSpec, FolderData, InputSpec, check
+from polymodal.data.continued import meaning
 from polymodal.data.ranges import Range, range_of, strangers
 from polymodal.data.statistics import input_specs
 from polymodal.errors import ConfigError, DataError
@@ -155,3 +156,30 @@ def test_a_training_goes_on_with_the_inputs_that_it_was_begun_with(root):
     changed.setup("validate")
     with pytest.raises(ConfigError, match=r"depth: the checkpoint was trained with mean \[.*now \[2.0\]"):
         changed.load_state_dict(state)
+
+
+def test_a_training_goes_on_with_the_order_and_the_targets_that_it_was_begun_with(root):
+    """Else the norms of one modality go on with the images of another, or a class with the labels of the next."""
+
+    def opened(*modalities, **settings):
+        data = FolderData(str(root), list(modalities), **settings)
+        data.setup("validate")
+        return data
+
+    def state(data):
+        return {"epochs": 1, "batches": 0, **meaning(data.inputs, data.targets)}
+
+    before = state(opened("rgb", "depth"))
+    opened("rgb", "depth").load_state_dict(before)
+    with pytest.raises(ConfigError, match=r"with rgb, depth, in this order.* with --data.modalities \[rgb,depth"):
+        opened("depth", "rgb").load_state_dict(before)
+    edit(root, lambda d: d["target"].update(colors=[[0, 0, 0], [9, 9, 9]]))
+    opened("rgb", "depth").load_state_dict(before)
+    edit(root, lambda d: d["target"]["classes"].reverse())
+    with pytest.raises(ConfigError, match=r"target: the checkpoint was trained with classes \['class 0', 'class 1'\]"):
+        opened("rgb", "depth").load_state_dict(before)
+    edit(root, lambda d: d["modalities"]["depth"].update(range=[0, 10]))
+    images = state(opened("rgb", target="depth"))
+    edit(root, lambda d: d["modalities"]["depth"].update(range=[0, 20]))
+    with pytest.raises(ConfigError, match=r"depth: the checkpoint was trained with range \[0.0, 10.0\] \(now"):
+        opened("rgb", target="depth").load_state_dict(images)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from polymodal.data.collate import Batch, collate
+from polymodal.data.continued import check_same, meaning
 from polymodal.data.dropout import ModalityDropout
 from polymodal.data.fingerprint import identity
 from polymodal.data.folder import FolderDataset, Sample
@@ -210,29 +211,21 @@ class FolderData(LightningDataModule):
         return self._loader(dataset, self.batch_size, _ONE_SIZE, sampler=sampler, drop_last=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many epochs and batches of the next one were trained on, what the order depends on, and the inputs."""
+        """How many epochs and batches of the next one were trained on, what their order depends on, what data mean."""
         assert self.trainer is not None, "only a trainer writes checkpoints"
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         within = epochs.started > epochs.processed
-        inputs = {name: spec.as_dict() for name, spec in self.inputs.items()}
         done = {"epochs": epochs.processed, "batches": batches.processed if within else 0}
-        return {**done, **self._order(), "inputs": inputs}
+        return {**done, **self._order(), **meaning(self.inputs, self.targets)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written.
 
         Raises:
-            ConfigError: The inputs mean something else now, such as after `data stats` or an edit of dataset.yaml.
+            ConfigError: Inputs or targets mean something else now, or stand in another order.
         """
-        for name, before in state_dict.get("inputs", {}).items():
-            now = self.inputs[name].as_dict() if name in self.inputs else {}
-            changed = [f"{key} {before[key]} (now {now.get(key)})" for key in before if before[key] != now.get(key)]
-            if changed:
-                raise ConfigError(
-                    f"{self.root}: {name}: the checkpoint was trained with {', '.join(changed)}. Put the data set and "
-                    "its statistics back to what they were, or start a new run."
-                )
+        check_same(state_dict, meaning(self.inputs, self.targets), self.root)
         self._resumed = state_dict
 
     def _order(self) -> dict[str, int]:
