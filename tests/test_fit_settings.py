@@ -122,6 +122,14 @@ def test_what_cannot_be_obeyed_is_refused_in_one_line(data, tmp_path, setting, e
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_dropout_that_would_drop_nothing_is_refused(data, tmp_path):
+    """Lightning takes the samples of `overfit_batches` by their numbers, and no draw reaches them."""
+    more = ("--trainer.overfit_batches=1", "--data.dropout.probability={grey: 0.5}")
+    with pytest.raises(ConfigError, match=r"data.dropout: nothing would be dropped with --trainer.overfit_batches"):
+        fit(words(data, tmp_path / "run", *more))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [

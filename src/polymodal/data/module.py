@@ -195,6 +195,13 @@ class FolderData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of equal size."""
         dataset = self._dataset("train", augmented=True)
+        overfits: Any = getattr(self.trainer, "overfit_batches", 0)
+        if overfits and self.dropout:
+            # Lightning then puts a sampler of its own in the place of this one, which alone says what to draw.
+            raise ConfigError(
+                "data.dropout: nothing would be dropped with --trainer.overfit_batches, which trains on the same "
+                "samples without draws. Leave one of them out."
+            )
         progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
         # A trainer may ask for the loader before it has read its own progress from a checkpoint.
         epoch = max(progress.processed if progress else 0, self._resumed.get("epochs", 0))
