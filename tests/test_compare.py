@@ -339,6 +339,7 @@ def test_a_folder_of_something_else_or_in_use_is_refused(words, pretend, tmp_pat
         (["--seeds", ""], "--seeds: expected different numbers from 0 on"),
         (["--seeds", "0,1,0"], "got 0,1,0"),
         (["--seeds", "0,-1"], "got 0,-1"),
+        (["--seeds", "0,4294967296"], "up to 4294967295, such as 0,1,2, got 0,4294967296"),
         (["--seeds", "one"], "got 'one'"),
         (["--jobs", "0"], "--jobs: expected 1 or more"),
         (["--split", "test"], "--split: expected one that is scored (val)"),

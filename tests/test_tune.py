@@ -145,6 +145,13 @@ def test_an_epoch_is_the_last_only_where_it_is_known_to_be():
     assert [_is_last(line) for line in lines] == [False, True, False, True]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_training_can_have_is_refused(seed, tmp_path):
+    """If this breaks, all trials fail one after the other, or the search ends in numpy's words."""
+    with pytest.raises(ConfigError, match=rf"--seed: expected 0 to 4294967295, got {seed}"):
+        tune(recipe("folder"), tmp_path / "space.yaml", 1, tmp_path / "out", seed=seed)
+
+
 def test_whole_bounds_of_a_fraction_are_fractions(tmp_path):
     (tmp_path / "s.yaml").write_text("a.lr: {low: 0, high: 1}\na.size: {low: 1, high: 9}\n")
     assert read_space(tmp_path / "s.yaml", {"a": {"lr": 0.5, "size": 3}}) == {

@@ -33,6 +33,7 @@ from polymodal.runs.prepared import Prepared, built
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
+from polymodal.runs.trainer_settings import SEEDS
 
 
 def compare(
@@ -145,9 +146,10 @@ def compare(
 
 
 def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> None:
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) < SEEDS:
         raise ConfigError(
-            f"--seeds: expected different numbers from 0 on, such as 0,1,2, got {','.join(map(str, seeds)) or 'none'}."
+            f"--seeds: expected different numbers from 0 on, up to {SEEDS - 1}, such as 0,1,2, got "
+            f"{','.join(map(str, seeds)) or 'none'}."
         )
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")

@@ -33,6 +33,7 @@ from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
 from polymodal.runs.scored import scored_splits
 from polymodal.runs.space import Dimension, read_space, with_settings
+from polymodal.runs.trainer_settings import SEEDS
 
 RECORD = "tuning.json"
 STUDY = "study.db"
@@ -73,8 +74,10 @@ def tune(
     """
     quieten()
     _optuna()
-    if trials < 1 or seed < 0 or (jobs is not None and jobs < 1):
-        raise ConfigError(f"--trials, --jobs: expected 1 or more; --seed: 0 or more; got {trials}, {jobs}, {seed}.")
+    if trials < 1 or (jobs is not None and jobs < 1):
+        raise ConfigError(f"--trials, --jobs: expected 1 or more, got {trials}, {jobs}.")
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"--seed: expected 0 to {SEEDS - 1}, got {seed}.")
     check_own(overrides, "a search")
     prepared = Prepared(["--config", str(config), *overrides])
     settings = prepared.settings
@@ -258,7 +261,7 @@ class _Search:
 
         with self._lock:
             while len(known := self.study.get_trials(deepcopy=False)) <= number:
-                self.study.sampler = TPESampler(seed=self.seed + len(known))
+                self.study.sampler = TPESampler(seed=(self.seed + len(known)) % SEEDS)
                 self._draw(self.study.ask())
             trial = Trial(self.study, known[number]._trial_id)
             recipe = with_settings(self.settings, self._draw(trial))
