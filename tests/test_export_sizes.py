@@ -127,11 +127,15 @@ def test_what_python_decides_by_the_size_is_right_at_one(folded, tmp_path):
 
 def test_size_of_a_file_is_that_of_the_folding_and_stands_in_it(tmp_path):
     """If this breaks, who has the file alone does not know which images it takes."""
-    folded = export.absorb(fused(layered()), size=(16, 24))
+    folded = export.absorb(fused(layered()), size=[16, 24])  # as a file holds it
+    assert folded.size == (16, 24)
     with pytest.raises(ExportError, match=r"absorbed for images of 24x16 .*got 16x16"):
         export.save(folded, tmp_path / "net.pt2", format="pt2", size=(16, 16))
-    with pytest.raises(ExportError, match="size: expected height and width of at least one pixel"):
-        export.save(fused(layered()), tmp_path / "net.pt2", format="pt2", size=(0, 16))
+    for size in ((0, 16), 16, (16, 16, 3)):
+        with pytest.raises(ExportError, match="size: expected height and width of at least one pixel"):
+            export.save(fused(layered()), tmp_path / "net.pt2", format="pt2", size=size)
+        with pytest.raises(ExportError, match="size: expected height and width of at least one pixel"):
+            export.absorb(fused(layered()), size=size)
     assert not list(tmp_path.iterdir())
     extra = {"polymodal.json": ""}
     torch.export.load(export.save(folded, tmp_path / "net.pt2", format="pt2")[0], extra_files=extra)

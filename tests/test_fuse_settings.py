@@ -59,6 +59,7 @@ def test_any_name_without_a_dot_works(name):
         ({"sites": "encoder.*"}, r"'encoder\.\*' matches no.*1, 4"),
         ({"sites": ["4", "nothing"]}, "'nothing' matches no.*1, 4"),
         ({"sites": []}, "1, 4"),
+        ({"sites": [4]}, "sites: expected patterns of layer names, got 4"),
         ({"sites": "3"}, "'3' matches no.*1, 4"),  # a convolution
         ({"sites": lambda name, module: False}, "1, 4"),
         ({}, "auto.*1, 4"),  # a plain chain of layers has no residual block

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,18 @@ def test_names_of_the_package_and_settings_that_cannot_be_saved_are_refused():
     with pytest.raises(FusionError, match="cannot be saved"):
         fuse(network, ["rgb", "depth"], Holding())
     assert issubclass(Mine, Fusion)
+
+    @dataclass(frozen=True)
+    class Table(NormFusion):
+        weights: dict = field(default_factory=dict)
+
+        def meet(self, x):
+            return x
+
+    for weights in ({1: 0.5}, {"of": [{2: 0.5}]}, {"name": "exchange"}):
+        with pytest.raises(FusionError, match="'weights' would not come back from a file"):
+            fuse(network, ["rgb", "depth"], Table(weights))
+    assert fuse(network, ["rgb", "depth"], Table({"rgb": [0.5, 1]})).fusion.weights == {"rgb": [0.5, 1]}
 
 
 def test_what_meet_returns_is_checked():

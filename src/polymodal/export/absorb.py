@@ -19,7 +19,7 @@ from polymodal.export.capture import Capture, capture, image_channels
 from polymodal.export.comparison import compare, remedy
 from polymodal.export.inputs import check_axes, check_images
 from polymodal.export.streams import Streams
-from polymodal.export.trials import Size, Trial
+from polymodal.export.trials import Size, Trial, checked_size
 from polymodal.multimodal import Multimodal, check_tensors
 from polymodal.names import ENSEMBLE
 from polymodal.nn import LowRankConv2d, Prediction, PrivateNorm
@@ -52,10 +52,11 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         A network for inference alone, on the device and in the dtype of `net`.
 
     Raises:
-        ExportError: When a fusion has no static form, the network has no static graph, a modality is unknown, or the
-            fusion needs one that there will not be.
+        ExportError: When a fusion has no static form, the network has no static graph, a modality is unknown, the
+            fusion needs one that there will not be, or the size is none.
     """
     check_axes(net)
+    size = checked_size(size)
     chosen = list(net.modalities if modalities is None else modalities)
     unknown = [name for name in chosen if name not in net.modalities]
     if unknown or not chosen:

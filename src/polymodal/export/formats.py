@@ -29,7 +29,7 @@ from polymodal.export.program import captured
 from polymodal.export.quantiser import Quantiser
 from polymodal.export.session import DESCRIPTION, FLOAT_FORMAT, Session, by_prediction, needed_package, output_name
 from polymodal.export.sizes import name_sizes
-from polymodal.export.trials import Size, Trial, said
+from polymodal.export.trials import Size, Trial, checked_size, said
 from polymodal.files import publish, workplace
 from polymodal.locks import LOCK
 from polymodal.multimodal import Multimodal
@@ -312,10 +312,9 @@ def _check_names(net: Multimodal | Absorbed) -> None:
 
 def _size(net: Multimodal | Absorbed, size: Size | None) -> Size | None:
     """The fixed height and width of a file; None where they are free."""
-    if size is not None and (len(size) != 2 or any(side < 1 for side in size)):
-        raise ExportError(f"size: expected height and width of at least one pixel, got {size}.")
+    size = checked_size(size)
     if not isinstance(net, Absorbed) or net.size is None:
-        return size if size is None else (size[0], size[1])
-    if size is not None and tuple(size) != net.size:
+        return size
+    if size is not None and size != net.size:
         raise ExportError(f"size: the network was absorbed for images of {said(net.size)}, got {said(size)}.")
     return net.size

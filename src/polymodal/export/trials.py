@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map_only
 
+from polymodal.errors import ExportError
+
 Size = tuple[int, int]
 """Height and width."""
 
@@ -46,6 +48,19 @@ BATCHES = (1, 2, 3, 4, 8, 17, 33, 64)
 def said(size: Size) -> str:
     """A size for people, `WIDTHxHEIGHT (width x height)`."""
     return f"{size[1]}x{size[0]} (width x height)"
+
+
+def checked_size(size: Any) -> Size | None:
+    """Height and width that a graph is to be fixed to, as a file or a user says them; None where they are free.
+
+    Raises:
+        ExportError: They are no two numbers of pixels.
+    """
+    if size is None:
+        return None
+    if not isinstance(size, Sequence) or len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+        raise ExportError(f"size: expected height and width of at least one pixel, got {size}.")
+    return size[0], size[1]
 
 
 def trials(

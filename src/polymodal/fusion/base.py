@@ -181,11 +181,25 @@ class Fusion(ABC):
                 f"{class_path(type(self))}: its settings cannot be saved ({error}). Let them be numbers, texts, lists "
                 "and dicts."
             ) from error
+        for name, value in settings.items():
+            taken = isinstance(value, Mapping) and "name" in value and not isinstance(getattr(self, name), Fusion)
+            if taken or not _has_texts_for_keys(value):
+                raise FusionError(
+                    f"{class_path(type(self))}: its setting {name!r} would not come back from a file as it is. Let the "
+                    "keys of dicts be texts, and none of its own 'name', by which a fusion is told."
+                )
         return {"name": self.name, **own, **settings}
 
 
 LATER = {"later": True}
 """The metadata of a setting that came after models were saved without it: it is written unless it is the default."""
+
+
+def _has_texts_for_keys(setting: Any) -> bool:
+    """Whether all keys of a setting's dicts are such, as JSON makes texts of others."""
+    if isinstance(setting, Mapping):
+        return all(isinstance(key, str) and _has_texts_for_keys(value) for key, value in setting.items())
+    return not isinstance(setting, list | tuple) or all(map(_has_texts_for_keys, setting))
 
 
 def is_own(fusion: type[Fusion]) -> bool:
@@ -225,6 +239,8 @@ def select(candidates: Mapping[str, nn.Module], sites: Sites) -> list[str]:
         )
     else:
         patterns = [sites] if isinstance(sites, str) else list(sites)
+        if other := [pattern for pattern in patterns if not isinstance(pattern, str)]:
+            raise FusionError(f"sites: expected patterns of layer names, got {other[0]!r}.")
         chosen = [name for name in candidates if any(fnmatchcase(name, pattern) for pattern in patterns)]
         unmatched = [repr(p) for p in patterns if not any(fnmatchcase(name, p) for name in candidates)]
         unmatched = unmatched or ([] if chosen else ["an empty list of patterns"])
