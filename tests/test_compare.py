@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fixtures_data import make_folder
 from polymodal.cli import main
+from polymodal.data import FolderData
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.locks import LOCK, locked
 from polymodal.report.comparison import Comparison, Row, mean_and_deviation, table
@@ -251,6 +253,23 @@ def test_every_method_can_be_written_down_and_taken_up_again(tmp_path):
 
 def trained(out):
     return (out / "order").read_text().split() if (out / "order").exists() else []
+
+
+def test_runs_on_data_that_have_changed_are_not_taken_up(words, data, pretend, unbuilt, tmp_path):
+    """Else who mends a label and adds seeds reads one table of two data sets."""
+    out = tmp_path / "out"
+    run(words, out, "rgb-alone,noise,exchange", seeds=(0,))
+    for method, read in (("rgb-alone", ["rgb"]), ("noise", ["rgb"]), ("exchange", None)):
+        file = out / method / "seed-0" / "scores.val.json"
+        own = FolderData(str(data))
+        own.setup("validate")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"identity": own.identity("val", read)}))
+    run(words, out, "exchange", seeds=(1,))
+    label = np.array(Image.open(data / "label/0004.png"))
+    Image.fromarray(1 - label.clip(0, 1)).save(data / "label/0004.png")
+    with pytest.raises(ConfigError, match=r"rgb-alone/seed-0 was scored on other samples than .* has now in 'val'"):
+        run(words, out, "exchange", seeds=(2,))
+    assert trained(out)[-1] == "exchange-1"
 
 
 def test_runs_go_seed_by_seed_and_only_once(words, pretend, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A data set folder for Lightning: what `data:` in a recipe configures."""
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -297,10 +298,16 @@ class FolderData(LightningDataModule):
             part = self._counted[split] = count(self._dataset(split, augmented=split == "train"), most)
         return part
 
-    def identity(self, split: str) -> str:
-        """What tells a split's samples from any others, after `setup`; see `polymodal.data.fingerprint`."""
+    def identity(self, split: str, modalities: Sequence[str] | None = None) -> str:
+        """What tells a split's samples from any others, after `setup`; see `polymodal.data.fingerprint`.
+
+        Args:
+            split: Its name.
+            modalities: Those that are read; the module's own if not given.
+        """
         assert self._spec is not None, "setup comes first"
-        return identity(self._spec, [name for name in self.inputs if name not in self.substitute], split)
+        read = [name for name in self.inputs if name not in self.substitute] if modalities is None else modalities
+        return identity(self._spec, read, split)
 
     def _dataset(self, split: str, augmented: bool = False) -> FolderDataset:
         assert self._spec is not None, "setup comes first"

@@ -22,7 +22,7 @@ from polymodal.report.differences import explanation
 from polymodal.run_folder import REPORT
 from polymodal.runs import children
 from polymodal.runs.cluster import Cluster, join
-from polymodal.runs.comparison_folder import RECORD, comparison_of, record_of, write_tables
+from polymodal.runs.comparison_folder import RECORD, check_same_data, comparison_of, record_of, write_tables
 from polymodal.runs.console import print_table
 from polymodal.runs.engine import Processes, SeededRun, check_own
 from polymodal.runs.files import write_json
@@ -109,6 +109,7 @@ def compare(
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds, equal)
         if reference is not None and reference not in record["methods"]:
             raise ConfigError(f"--reference: {reference} is no method of this table; name it in --methods, too.")
+        check_same_data(record, _runs(record, out), split, prepared.datamodule)
         asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not run.finished(splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}
@@ -120,11 +121,7 @@ def compare(
             text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
             write_file(out / name / "recipe.yaml", text.encode())
 
-        runs = [
-            SeededRun(name, seed, out / name / f"seed-{seed}")
-            for name, about in record["methods"].items()
-            for seed in about["seeds"]
-        ]
+        runs = _runs(record, out)
         failures: dict[SeededRun, str] = {}
         held_against = reference or _reference([name for name in known if name in record["methods"]], known, settings)
 
@@ -154,6 +151,15 @@ def _check(seeds: Sequence[int], jobs: int | None, overrides: Sequence[str]) -> 
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")
     check_own(overrides, "a comparison")
+
+
+def _runs(record: Mapping[str, Any], out: Path) -> list[SeededRun]:
+    """Those that were asked for, now and before."""
+    return [
+        SeededRun(name, seed, out / name / f"seed-{seed}")
+        for name, about in record["methods"].items()
+        for seed in about["seeds"]
+    ]
 
 
 def _reference(names: Sequence[str], known: Mapping[str, Method], settings: Mapping[str, Any]) -> str:

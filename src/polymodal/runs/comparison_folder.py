@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from polymodal.data import FolderData
 from polymodal.documents import read_json
 from polymodal.errors import ConfigError
 from polymodal.files import is_empty, write_file
@@ -23,6 +24,7 @@ from polymodal.runs.differences import differences_of
 from polymodal.runs.engine import SeededRun
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import Method
+from polymodal.runs.tested import split_of
 
 RECORD = "comparison.json"
 
@@ -108,6 +110,34 @@ def differences(there: Any, here: Any, path: str = "") -> list[str]:
             )
         ]
     return [] if there == here else [f"{path} is {there} there and {here} here"]
+
+
+def check_same_data(record: Mapping[str, Any], runs: Iterable[SeededRun], split: str, data: Any) -> None:
+    """Refuse runs that were scored on other samples than there are now: one table would hold figures of both.
+
+    Args:
+        record: As `record_of` returns it.
+        runs: Those of the comparison; what has no scores yet is left out.
+        split: The one whose scores are compared, "val" or "test".
+        data: The recipe's data module, set up; of another kind than a folder's nothing is known.
+
+    Raises:
+        ConfigError: With the first such run.
+    """
+    if not isinstance(data, FolderData):
+        return
+    own, now = split_of(data, split), dict[tuple[str, ...], str]()
+    for run in runs:
+        scored_on = (_json(run.scores(split)) or {}).get("identity")
+        changes = record["methods"][run.method]["overrides"]
+        names = changes.get("data.modalities") or list(data.inputs)
+        replaced = changes.get("data.substitute", data.substitute)
+        read = tuple(name for name in names if name not in replaced)
+        if scored_on is not None and scored_on != (now.get(read) or now.setdefault(read, data.identity(own, read))):
+            raise ConfigError(
+                f"{run.folder} was scored on other samples than {data.root} has now in {own!r}: files, or what is "
+                "said of them, have changed since. Remove it to have the run made again, or choose another --out."
+            )
 
 
 def comparison_of(
