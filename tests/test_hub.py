@@ -18,7 +18,7 @@ from fixtures_data import make_folder
 from polymodal import Predictor, checkpoint
 from polymodal.cli import main
 from polymodal.errors import CheckpointError, ConfigError
-from polymodal.runs.publish import CARD, model_card
+from polymodal.runs.publish import CARD, _given, model_card
 from polymodal.runs.validate import validate
 from polymodal.tasks.protocol import Protocol
 from predict_tools import write_scene
@@ -216,5 +216,7 @@ def test_nothing_is_sent_of_what_cannot_be_loaded(model, hub, tmp_path):
 def test_a_card_says_what_the_model_takes_and_how_to_use_it(model):
     card = model_card(model, NAME)
     assert 'polymodal.Predictor("hf://someone/rooms")' in card
+    assert "predictor(depth=depth, rgb=rgb)" in card
+    assert _given(["rgb", "near-ir"]) == '**{"rgb": picture_1, "near-ir": picture_2}', "else the example is no Python"
     assert "| depth | depth | 0.001 m | 1 |" in card
     assert huggingface_hub.ModelCard(card).data.library_name == "polymodal"

@@ -1,7 +1,8 @@
 """A trained model to the Hugging Face Hub, with a card of what is known of it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def model_card(model: Path, name: str) -> str:
         *("tags: [multimodal, polymodal]", "---", _MARK, f"# {name.partition('/')[2]}", ""),
         f"Takes {', '.join(opened.specs)}, aligned pixel by pixel; {absent}.",
         *("", "```python", "import polymodal", "", f'predictor = polymodal.Predictor("hf://{name}")'),
-        f"predicted = predictor({', '.join(f'{one}={one}' for one in opened.specs)})",
+        f"predicted = predictor({_given(list(opened.specs))})",
         *("```", "", "| input | kind | unit of its numbers | channels |", "|---|---|---|---:|"),
         *(f"| {one} | {spec.kind} | {_unit(spec)} | {spec.channels} |" for one, spec in opened.specs.items()),
         *("", *(_predicts(target, several=len(targets) > 1) for target in targets.values()), ""),
@@ -96,6 +97,13 @@ def model_card(model: Path, name: str) -> str:
         *(_scores(model) if checkpoint.model_folder(model) != model else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _given(modalities: Sequence[str]) -> str:
+    """One picture of each modality, as Python's arguments, which not every name can be."""
+    if all(name.isidentifier() and not iskeyword(name) for name in modalities):
+        return ", ".join(f"{name}={name}" for name in modalities)
+    return "**{" + ", ".join(f'"{name}": picture_{number}' for number, name in enumerate(modalities, 1)) + "}"
 
 
 def _predicts(target: TargetSpec, *, several: bool) -> str:
