@@ -149,8 +149,10 @@ class Translation(Task):
         if data.test_split in data.description.splits:
             scored[data.test_split] = data.test_dataloader(), trainer.limit_test_batches
         for split, (loader, limit) in scored.items():
+            images = len(loader.dataset)
             batches = limit if isinstance(limit, int) else int(limit * len(loader))
-            if min(batches * loader.batch_size * trainer.world_size, len(loader.dataset)) == 1:
+            together = (loader.batch_size or images) * trainer.world_size  # a sampler of batches says no size
+            if min(batches * together, images) == 1:
                 raise ConfigError(
                     f"model.extractor: FID and KID compare sets of images, and of {split} a single one is scored. "
                     f"{remedy}, or score more images."
