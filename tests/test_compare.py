@@ -368,6 +368,10 @@ def test_a_folder_of_something_else_or_in_use_is_refused(words, pretend, tmp_pat
         (["--model.sites", "[nowhere*]"], "the method 'exchange' cannot be used with this recipe"),
         (["--model.fusion", "null"], "the recipe's exchange"),
         (["--data.modalities", "[rgb]"], "expected two or more"),
+        (
+            ["--trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: val/mean_iou/ensemble}}"],
+            "more of val/mean_iou/ensemble is better, and its mode is 'min'",
+        ),
     ],
 )
 def test_what_cannot_work_ends_with_status_2_before_anything_trains(more, expected, words, pretend, tmp_path, capsys):

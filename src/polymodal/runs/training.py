@@ -190,7 +190,6 @@ class RecipeCLI(LightningCLI):
         if self.trainer.world_size == 1:
             # Before any logger begins; several processes must meet first.
             self.build(self.datamodule)
-            check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model)
         with while_trained(), unless_begun(self.folder, lambda: self.recorder.began):
             self.trainer.fit(weights_only=True, **kwargs)
         if resume is not None and not self.recorder.began and self.trainer.is_global_zero:
@@ -200,13 +199,14 @@ class RecipeCLI(LightningCLI):
         """Make the network for a data module, as the trainer would.
 
         Raises:
-            PolymodalError: The settings do not fit the data, or the fusion does not fit the network.
+            PolymodalError: Settings do not fit the data, the fusion not the network, or callbacks not what is logged.
         """
         data.setup("fit")
         self.trainer.datamodule = data  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
         build_network(self.trainer, self.model)
         check_chosen(self.model)
+        check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model)
 
 
 class ConfigFile(SaveConfigCallback):
