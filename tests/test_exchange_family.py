@@ -152,6 +152,17 @@ def test_norms_without_scales_exchange_every_pth_channel():
     assert_equal(list(absorb(net)(inputs).per_modality.values()), outputs(net, inputs), 1e-12)
 
 
+def test_a_block_that_stands_in_two_places_exchanges_in_both():
+    """If this breaks, what the last run of a shared block returns goes on without exchange, at a site that names it."""
+    torch.manual_seed(0)
+    plain = plain_segmenter(0).eval()
+    block = plain.layer2[-1]
+    plain.layer2.append(block)
+    inputs = images(NAMES[:2], 1, 3, 16, 16)
+    once = fuse(plain, NAMES[:2], Exchange(every=1, within="all"), sites="late")
+    assert_equal(outputs(once, inputs), outputs(fuse(plain, NAMES[:2], None), inputs), 1e-12)  # to and fro
+
+
 def test_norms_with_scales_over_several_axes_are_no_sites():
     """If this breaks, columns are exchanged where channels were asked for: such a norm does not tell them."""
     plain = nn.Sequential(nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 64, 64)), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))

@@ -14,7 +14,7 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
     """Let an operation act on what a layer returns.
 
     A private norm has a slot of its own, before its activation, and hands over γ, too; any other layer is put into an
-    `Attached`.
+    `Attached`, wherever it stands.
 
     Args:
         network: A network whose norms are private already.
@@ -30,7 +30,10 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
         layer.fusion = operation
     else:
         check_listed(layer, name, listed_modules(network))
-        network.set_submodule(name, Attached(layer, operation))
+        attached = Attached(layer, operation)
+        holders = [parent for parent in network.modules() if any(child is layer for child in parent._modules.values())]
+        for parent in holders:  # under every name that a layer has, as it runs by each
+            parent._modules |= {key: attached for key, child in parent._modules.items() if child is layer}
 
 
 def behind(network: nn.Module, name: str) -> Any:
