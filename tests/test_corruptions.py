@@ -12,6 +12,7 @@ from polymodal import fuse, models
 from polymodal.data import FolderData, InputSpec
 from polymodal.data.corruptions import CORRUPTIONS, Corruption, chosen_corruptions, strengths
 from polymodal.errors import ConfigError
+from polymodal.runs.corrupted import show_corruptions
 from polymodal.runs.evaluation import save_model, score_split
 from polymodal.runs.tested import Tested
 from polymodal.runs.validate import validate
@@ -191,3 +192,13 @@ def test_a_model_is_scored_under_each_fault_and_without(tmp_path, capsys):
     assert len(json.loads(file.read_text())["corruptions"]) == 6
     with pytest.raises(ConfigError, match="expected one of them"):
         validate(tmp_path / "m", "val", str(root), subsets="all", corrupt="all")
+
+
+def test_the_table_has_a_column_for_each_strength_that_was_asked_for(capsys):
+    """If this breaks, whoever scores one strength sees an empty column called 1."""
+    figures = {"predictions": {"ensemble": {"mean_iou": 40.0}}}
+    fault = {"modality": "rgb", "name": "dark", "strength": 3, "predictions": {"ensemble": {"mean_iou": 30.0}}}
+    show_corruptions({**figures, "corruptions": [fault], "samples": 2, "split": "val"})
+    header, row = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert header == ["fault", "3", "mean", "ensemble"]
+    assert row == ["rgb/dark", "30.0", "30.0", "75", "%"]

@@ -52,7 +52,7 @@ def score_corruptions(tested: Tested, folder: Path, corruptions: Sequence[Corrup
 
 
 def show_corruptions(scores: Mapping[str, Any]) -> None:
-    """Print the ensemble's score under every fault, and what every prediction keeps of it, target by target."""
+    """Print the ensemble's score under every fault, and its share of that without one for every prediction."""
     known = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))
     for score in leading(known, scores.get("classes")):
         _show(scores, score)
@@ -63,7 +63,7 @@ def _show(scores: Mapping[str, Any], score: Score) -> None:
     faults: dict[str, list[Mapping[str, Any]]] = {}
     for fault in scores["corruptions"]:
         faults.setdefault(f"{fault['modality']}/{fault['name']}", []).append(fault)
-    longest = max(map(len, faults.values()))
+    strengths = sorted({fault["strength"] for fault in scores["corruptions"]})
     rows = []
     for name, levels in faults.items():
         texts = {fault["strength"]: score.text(fault["predictions"][ENSEMBLE][score.key]) for fault in levels}
@@ -72,14 +72,13 @@ def _show(scores: Mapping[str, Any], score: Score) -> None:
             for prediction in clean
         }
         left = [f"{100 * means[name] / clean[name]:.0f} %" if clean[name] else "–" for name in clean]
-        rows.append(
-            [name, *(texts.get(level, "") for level in range(1, longest + 1)), score.text(means[ENSEMBLE]), *left]
-        )
+        rows.append([name, *(texts.get(strength, "") for strength in strengths), score.text(means[ENSEMBLE]), *left])
     unit = f" in {score.unit}" if score.unit else ""
     print_table(
         f"{score.name}{unit} of the ensemble on {scores['samples']} scenes of {scores['split']} by strength, "
-        f"{score.text(clean[ENSEMBLE])} without a fault; their mean, and what each prediction keeps of its score",
-        ["fault", *map(str, range(1, longest + 1)), "mean", *clean],
+        f"{score.text(clean[ENSEMBLE])} without a fault;\ntheir mean, and each prediction's mean as a share of its "
+        "score without a fault",
+        ["fault", *map(str, strengths), "mean", *clean],
         rows,
     )
 
