@@ -122,13 +122,13 @@ class Translation(Task):
                 "data.target: translation predicts images, and the data set's target is labels. Name a modality as the "
                 "target, such as --data.target depth, or train polymodal.tasks.Segmentation."
             )
-        self._check_extractor(data)
         self.arguments = {**self._arguments(data), **self.network_args}
         if may_lack(data):
             raise ConfigError(
                 "data.dropout, optional modalities: a discriminator compares what every modality of a sample predicts, "
                 "so translation learns from complete samples alone. Leave them out."
             )
+        self._check_extractor(data)
         self.net = self.fuse(models.create(self.network, **self.arguments), data.channels)
         seen = self.net.stem.width + self.target.channels
         self.discriminator = models.PatchDiscriminator(seen, self.discriminator_filters)
