@@ -97,6 +97,14 @@ def test_private_norms_are_synchronised_when_asked_for():
         SynchronisedNorms().apply(plain)
 
 
+@pytest.fixture(autouse=True)
+def hangups():
+    """Whoever runs the tests by nohup has SIGHUP ignored, and all processes begun by them inherit it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def waits_for_others(watched: bool) -> None:
     """As a process of a training does whose other process never comes."""
     signals = Signals()
