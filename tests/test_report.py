@@ -120,6 +120,29 @@ def test_runs_of_different_targets_stand_in_tables_of_their_own(tmp_path):
     assert "FID[lite0]: how far" in text
 
 
+@pytest.mark.parametrize("change", [{"truth": "b" * 32}, {"samples": 20, "split_samples": 150}])
+def test_runs_scored_on_other_scenes_or_truth_stand_in_tables_of_their_own(change, tmp_path):
+    """If this breaks, a run on easier scenes is the better one, by a difference that the page itself computes."""
+    runs = [write_run(tmp_path / name, splits=("val",)) for name in ("here", "there", "elsewhere")]
+    for run, more in zip(runs, ({}, {}, change), strict=True):
+        file = run / "scores.val.json"
+        content = json.loads(file.read_text()) | {"scored_on": "rooms/val", "truth": "a" * 32} | more
+        file.write_text(json.dumps(content))
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    first, second = re.findall(r"<table>.*?</table>", text.partition('id="run-1"')[0], re.DOTALL)
+    assert [re.findall(r"<tr><th>(\w+)</th>\s+<td", table) for table in (first, second)] == [["here", "there"], ["elsewhere"]]
+    assert "150 scenes of rooms/val (aaaaaaaa)</h3>" in text.partition(first)[0]
+    assert "rows of different tables are not comparable" in text
+    assert "here − there" in first
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart(tmp_path):
+    """As seed-0 of two methods of a comparison: else nobody knows which row is whose."""
+    runs = [write_run(tmp_path / method / "seed-0", splits=("val",)) for method in ("exchange", "none")]
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    assert "exchange/seed-0 − none/seed-0" in text
+
+
 def test_a_score_that_no_table_knows_is_shown_as_its_file_says(tmp_path):
     """If this breaks, a metric of one's own is trained by and never seen."""
     run = write_run(tmp_path / "run", splits=("val",))

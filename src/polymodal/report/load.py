@@ -37,7 +37,8 @@ class Scores:
     """What `scores.<split>.json` says; `predictions` of classes are in per cent, `weights` and `exchanged` in 0..1.
 
     `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
-    very scenes that it is scored on. `lacking`: how many scenes are without a modality, in words; empty if none is.
+    very scenes that it is scored on. `scored_on`: the data set and its split. `truth`: what tells keys and truth of that
+    split from any others. `lacking`: how many scenes are without a modality, in words; empty if none is.
     """
 
     split: str
@@ -54,6 +55,8 @@ class Scores:
     network: str | None
     fusion: str | None
     selected_here: bool
+    scored_on: str | None
+    truth: str | None
     described: tuple[Score, ...]
     reliability: dict[str, Trust]
     lacking: str
@@ -153,7 +156,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "classes": (list, dict),
     **dict.fromkeys(("weights", "exchanged", "lacking", RELIABILITY), dict),
     **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
-    **dict.fromkeys(("network", "fusion"), str),
+    **dict.fromkeys(("network", "fusion", "scored_on", "truth"), str),
     "seconds": (int, float),
 }
 """What the values of scores are, where they are there."""
@@ -211,6 +214,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         weights=content.get("weights") or {},
         exchanged=content.get("exchanged") or {},
         **{key: content.get(key) for key in ("parameters", "seconds", "epochs", "seed", "network", "fusion")},
+        **{key: content.get(key) for key in ("scored_on", "truth")},
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
         described=described,
         reliability=reliability,

@@ -1,7 +1,8 @@
 """From runs to one HTML file: the figures of each run are drawn here, the template only arranges them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from polymodal.files import write_file
 from polymodal.names import ENSEMBLE
 from polymodal.report.arrays import Scales
 from polymodal.report.charts import Series, channel_strip, line_chart, reliability_diagram, scale_histogram
-from polymodal.report.load import Run, Scores, load_run
+from polymodal.report.load import SPLITS, Run, Scores, load_run
 from polymodal.report.render import fixed, hue, listed, number, render
 from polymodal.report.scenes import scene_tiles
 from polymodal.run_folder import EXCHANGED, WEIGHT, WITH, score_column, scored_in
@@ -49,7 +50,7 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
     """
     if not runs:
         raise ConfigError("A report needs at least one run folder; `polymodal fit --config RECIPE.yaml` makes one.")
-    loaded = [load_run(Path(run)) for run in runs]
+    loaded = [replace(load_run(Path(run)), name=name) for run, name in zip(runs, _names(runs), strict=True)]
     html = render(
         "template.html.jinja",
         title=_title(loaded),
@@ -65,6 +66,13 @@ def write_report(runs: Sequence[Path], out: Path, notes: str | None = None) -> P
             f"The report cannot be written to {out}: {error}. Name a file in a folder of yours."
         ) from error
     return out
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """What each run is called: its folder, with as many of those above as tell it from the others."""
+    parts = [Path(run).resolve().parts for run in runs]
+    depth = next(n for n in count(1) if len({part[-n:] for part in parts}) == len(set(parts)))
+    return ["/".join(part[-depth:]) for part in parts]
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -274,17 +282,28 @@ def _logged(run: Run) -> list[Score]:
 
 
 def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The runs side by side, apart by what they predict, as scores of different targets say nothing of each other."""
+    """The runs side by side, apart by what they predict and are scored on: others' scores say nothing of theirs."""
     groups: dict[tuple[str | None, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.target, run.main.known[0].key), []).append(run)
-    return [_comparison(target, group) for (target, _), group in groups.items()]
+    return [_comparison(target, *apart) for (target, _), group in groups.items() for apart in _by_scenes(group)]
 
 
-def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
-    """Runs of one target side by side, on a split they share where there is one."""
-    shared = next((split for split in ("test", "val") if all(split in run.scores for run in runs)), None)
-    scored: list[Scores] = [run.scores[shared] if shared else run.main for run in runs]
+def _by_scenes(runs: Sequence[Run]) -> list[tuple[list[Run], list[Scores]]]:
+    """Runs apart by the scenes and the truth of their scores, on a split that all share where there is one."""
+    shared = next((split for split in SPLITS if all(split in run.scores for run in runs)), None)
+    scored = [run.scores[shared] if shared else run.main for run in runs]
+    told = all(of.truth for of in scored)  # not in files of earlier versions
+    groups: dict[object, tuple[list[Run], list[Scores]]] = {}
+    for run, of in zip(runs, scored, strict=True):
+        same = groups.setdefault((of.truth if told else of.scored_on, of.split, of.scenes), ([], []))
+        same[0].append(run)
+        same[1].append(of)
+    return [*groups.values()]
+
+
+def _comparison(target: str | None, runs: Sequence[Run], scored: Sequence[Scores]) -> dict[str, Any]:
+    """Runs of one target side by side, on the same scenes."""
     predictions = list(dict.fromkeys(p for s in scored for p in s.predictions))
     modalities = list(dict.fromkeys(m for s in scored for m in s.modalities))
     described = [score for s in scored for score in s.described]
@@ -303,7 +322,7 @@ def _comparison(target: str | None, runs: Sequence[Run]) -> dict[str, Any]:
             (run, of, [fixed(figures[i], score.digits) for score, _, figures in columns])
             for i, (run, of) in enumerate(zip(runs, scored, strict=True))
         ],
-        "split": shared,
+        "on": scored[0],
         "predictions": predictions,
         "hues": {p: hue(p, modalities) for p in predictions},
         "scores": scores,

@@ -251,6 +251,7 @@ class Tested:
             "model": self._config.get("weights"),
             "scored_on": f"{self._elsewhere}/{own}" if self._elsewhere else name_of_split(data, own),
             "identity": data.identity(own),
+            "truth": data.identity(own, []),
             "protocol": asdict(self._protocol),
             "samples": len(keys),
             "split_samples": len(self.dataset),
