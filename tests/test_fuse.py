@@ -19,7 +19,8 @@ from core_tools import (
     run,
     small,
 )
-from polymodal import Exchange, FusionError, fuse
+from polymodal import ConfigError, Exchange, FusionError, cost, fuse, take_over
+from polymodal.export import absorb, save
 from polymodal.fusion import Aggregation, NormFusion
 from reference.decode_once import TwoScales
 from reference.plain import plain_segmenter
@@ -250,3 +251,44 @@ def test_fusing_twice_is_refused():
     for model in (net, net.network):
         with pytest.raises(FusionError, match="already"):
             fuse(model, NAMES[:2])
+
+
+class Wrapped(nn.Module):
+    """As what torch.compile makes: it hands on whatever it is asked for."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *given, **named):
+        return self.module(*given, **named)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, path: cost(net, (32, 32)),
+        lambda net, path: take_over(fuse(plain_segmenter(0), ["rgb", "depth"]), net),
+        lambda net, path: take_over(net, fuse(plain_segmenter(0), ["rgb", "depth"])),
+        lambda net, path: absorb(net),
+        lambda net, path: save(net, path),
+    ],
+)
+def test_what_takes_a_fused_network_refuses_a_plain_one_by_name(call, tmp_path):
+    """If this breaks, who forgets `fuse` reads of an attribute of some class."""
+    with pytest.raises(ConfigError, match=r"expected what `fuse` returned, got a DataParallel.*net\.module"):
+        call(nn.DataParallel(fuse(plain_segmenter(0), ["rgb", "depth"])), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrapper_that_hands_on_its_attributes_is_as_good_as_the_network():
+    """If this breaks, a compiled network cannot be counted, or start from another one."""
+    net = fuse(plain_segmenter(0), ["rgb", "depth"])
+    assert cost(Wrapped(net), (32, 32)) == cost(net, (32, 32))
+    assert take_over(Wrapped(net), Wrapped(net)).taken

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.anatomy import ByShapes, ghost
-from polymodal.multimodal import Multimodal
+from polymodal.multimodal import Multimodal, require_fused
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ def cost(net: Multimodal, size: Sequence[int]) -> Cost:
         size: Height and width of the images.
 
     Raises:
-        PolymodalError, RuntimeError: When the network cannot take images of this size, as its layers say it.
+        ConfigError: `fuse` has not made the network.
+        PolymodalError, RuntimeError: When it cannot take images of this size, as its layers say it.
     """
+    require_fused(net)
     dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
     return count(net, {n: torch.empty(1, c or net.stem.width, *size, dtype=dtype) for n, c in net.channels.items()})
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymodal.errors import DataError, FusionError
+from polymodal.errors import ConfigError, DataError, FusionError
 from polymodal.fusion import Fusion, SiteState
 from polymodal.nn import Ensemble, OneStream, Prediction, Stem
 from polymodal.nn.roster import Pattern, patterns_of
@@ -193,6 +193,19 @@ class Multimodal(nn.Module):
     def config(self) -> dict[str, Any]:
         """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
         return self.settings.as_config()
+
+
+def require_fused(net: object) -> None:
+    """Refuse what `fuse` has not made; a wrapper that hands its attributes on, as of torch.compile, is as good.
+
+    Raises:
+        ConfigError: With what it is.
+    """
+    if not isinstance(getattr(net, "settings", None), FuseSettings):
+        raise ConfigError(
+            f"net: expected what `fuse` returned, got a {type(net).__name__}. Fuse it first, polymodal.fuse(network, "
+            "modalities); of a wrapper, such as DataParallel, give the network within, net.module."
+        )
 
 
 def check_inputs(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import CheckpointError
-from polymodal.multimodal import Multimodal
+from polymodal.multimodal import Multimodal, require_fused
 from polymodal.near import meant
 from polymodal.nn import Attached, PrivateNorm
 from polymodal.taken_over import TakenOver
@@ -56,7 +56,10 @@ def take_over(
     Raises:
         CheckpointError: A tensor is missing, left over or of another shape; the message names each. Or a modality
             starts from none that there is.
+        ConfigError: `fuse` has not made one of the networks.
     """
+    for network in (net, source):
+        require_fused(network)
     origins = checked_like(net.modalities, source.modalities, like, called)
     anew = anew or {}
     own, given = parts_of(net), parts_of(source)

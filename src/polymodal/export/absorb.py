@@ -52,6 +52,7 @@ def absorb(net: Multimodal, modalities: Sequence[str] | None = None, *, size: Si
         A network for inference alone, on the device and in the dtype of `net`.
 
     Raises:
+        ConfigError: `fuse` has not made the network.
         ExportError: When a fusion has no static form, the network has no static graph, a modality is unknown, the
             fusion needs one that there will not be, or the size is none.
     """

@@ -71,6 +71,7 @@ def save(
         of an ONNX file that is too large for one).
 
     Raises:
+        ConfigError: Neither `fuse` nor `absorb` has made the network.
         ExportError: The format, the ending or the type of the weights is unknown or not for the format, a package is
             missing, the network cannot be exported, a modality's name is that of an output, the size is not the one
             that it was absorbed for, or the file does not predict what the network does. Nothing is written then.
@@ -82,9 +83,9 @@ def save(
         able = " or ".join(name for name, kind in FORMATS.items() if kind.half)
         raise ExportError(f"weights: format {format} has them in 32 bits alone; {weights} is for {able}.")
     dtype = None if weights is None else half_type(weights)
-    _check_names(net)
-    if isinstance(net, Multimodal):
+    if not isinstance(net, Absorbed):
         check_axes(net)
+    _check_names(net)
     size = _size(net, size)
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:

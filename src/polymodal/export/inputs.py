@@ -5,15 +5,17 @@ from typing import Any
 
 from polymodal.errors import DataError, ExportError
 from polymodal.export.trials import Size, said
-from polymodal.multimodal import Multimodal, check_inputs
+from polymodal.multimodal import Multimodal, check_inputs, require_fused
 
 
 def check_axes(net: Multimodal) -> None:
     """Refuse a network of anything but images, of which no graph is made.
 
     Raises:
+        ConfigError: `fuse` has not made it.
         ExportError: With what it takes.
     """
+    require_fused(net)
     if net.stem.axes != 2:
         raise ExportError(
             f"The network takes {'volumes' if net.stem.axes == 3 else 'signals'}, and files are made for networks of "
