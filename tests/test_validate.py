@@ -11,8 +11,9 @@ from PIL import Image
 
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse, models
+from polymodal.checkpoint import annotate
 from polymodal.data import FolderData
-from polymodal.errors import ConfigError
+from polymodal.errors import CheckpointError, ConfigError
 from polymodal.runs.evaluation import save_model, score_split
 from polymodal.runs.tested import Tested, name_of_split
 from polymodal.runs.validate import validate
@@ -170,3 +171,18 @@ def test_a_model_folder_keeps_the_scores_of_each_data_set(root, run, tmp_path):
     validate(model, "val", str(other))
     assert json.loads((model / "scores.val.json").read_text())["identity"] == first["identity"]
     assert len(files(model)) == 2
+
+
+def test_a_control_that_was_trained_on_noise_is_scored_on_noise_as_a_model_folder_too(root, tmp_path):
+    """If this breaks, the control of a comparison reads the very sensor whose worth it is to show."""
+    data = FolderData(str(root), INPUTS, substitute={"depth": "noise"})
+    data.setup("validate")
+    torch.manual_seed(0)
+    net = fuse(models.create("rooms-unet", **SMALL), data.channels).eval()
+    save_model(net, "rooms-unet", SMALL, data, {"epochs": 1, "output": "labels"}, tmp_path / "model")
+    score_split(Tested(tmp_path / "model", data, "val"), tmp_path)
+    scored = json.loads((tmp_path / "scores.val.json").read_text())
+    assert validate(tmp_path / "model", "val", str(root))["predictions"] == scored["predictions"]
+    annotate(tmp_path / "model", substitute=[1])
+    with pytest.raises(CheckpointError, match=r"substitute: expected keys and values, got \[1\]"):
+        validate(tmp_path / "model", "val", str(root))

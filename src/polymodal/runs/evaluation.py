@@ -42,6 +42,10 @@ SHOWN = 8
 """How many validation scenes a run shows."""
 
 
+SUBSTITUTE = "substitute"
+"""What a model's metadata call the modalities that were noise or copies in its training, see `FolderData`."""
+
+
 def score_split(tested: Tested, folder: Path, limit: int | float = 1.0, lines: bool = False) -> dict[str, Any]:
     """Evaluate a model on a split and write `scores.<split>.json`, and beside it what every image adds to it.
 
@@ -136,7 +140,7 @@ def write_scenes(tested: Tested, folder: Path) -> None:
 
 
 def describe(data: Any) -> dict[str, Any]:
-    """What a saved model must know of its data: inputs, targets and the size that inputs are resized to.
+    """What a saved model must know of its data: inputs, targets, the size that inputs are resized to, and controls.
 
     A target that is the only one needs no name.
     """
@@ -145,6 +149,7 @@ def describe(data: Any) -> dict[str, Any]:
         "inputs": {name: spec.as_dict() for name, spec in data.inputs.items()},
         **({"targets": targets} if len(targets) > 1 else {"target": next(iter(targets.values()))}),
         "size": None if data.size is None else list(data.size),
+        **({SUBSTITUTE: dict(data.substitute)} if data.substitute else {}),
     }
 
 
