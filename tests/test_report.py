@@ -130,7 +130,10 @@ def test_runs_scored_on_other_scenes_or_truth_stand_in_tables_of_their_own(chang
         file.write_text(json.dumps(content))
     text = write_report(runs, tmp_path / "report.html").read_text()
     first, second = re.findall(r"<table>.*?</table>", text.partition('id="run-1"')[0], re.DOTALL)
-    assert [re.findall(r"<tr><th>(\w+)</th>\s+<td", table) for table in (first, second)] == [["here", "there"], ["elsewhere"]]
+    assert [re.findall(r"<tr><th>(\w+)</th>\s+<td", table) for table in (first, second)] == [
+        ["here", "there"],
+        ["elsewhere"],
+    ]
     assert "150 scenes of rooms/val (aaaaaaaa)</h3>" in text.partition(first)[0]
     assert "rows of different tables are not comparable" in text
     assert "here − there" in first

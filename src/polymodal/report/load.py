@@ -37,8 +37,8 @@ class Scores:
     """What `scores.<split>.json` says; `predictions` of classes are in per cent, `weights` and `exchanged` in 0..1.
 
     `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
-    very scenes that it is scored on. `scored_on`: the data set and its split. `truth`: what tells keys and truth of that
-    split from any others. `lacking`: how many scenes are without a modality, in words; empty if none is.
+    very scenes that it is scored on. `scored_on`: the data set and its split. `truth`: what tells their keys and truth
+    from any others. `lacking`: how many scenes are without a modality, in words; empty if none is.
     """
 
     split: str
