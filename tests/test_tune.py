@@ -8,12 +8,15 @@ import yaml
 
 from fixtures_data import make_folder
 from polymodal.cli import main
-from polymodal.errors import ConfigError
+from polymodal.data import FolderData
+from polymodal.errors import ConfigError, PolymodalError
 from polymodal.files import write_file
 from polymodal.runs import children
+from polymodal.runs.engine import SeededRun
+from polymodal.runs.files import write_json
 from polymodal.runs.space import Dimension, read_space
 from polymodal.runs.training import recipe
-from polymodal.runs.tune import _is_last, tune
+from polymodal.runs.tune import _is_last, _Search, tune
 
 pytest.importorskip("optuna", reason="optuna is not installed: pip install 'polymodal[tune]'")
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -129,14 +132,38 @@ def _value(folder):
         ("model.optimiser.lr: {choices: [1.0e-3, 1.0e-3]}", "twice"),
         ("model.optimiser.lr: {choices: [1, true]}", "twice; true counts as 1"),
         ("model.optimiser.lr: {choices: [[1], '[1]']}", "twice"),
+        ("data.val_split: {choices: [a, b]}", "scored on other scenes than one another"),
         ("model.optimiser.lr: {low: 1, high: 2}\nmodel.optimiser.lr: {low: 1, high: 3}", "there twice"),
     ],
 )
 def test_a_space_that_says_nothing_of_use_is_refused_with_the_setting(space, expected, tmp_path):
     (tmp_path / "space.yaml").write_text(space)
-    settings = {"model": {"class_path": "A", "init_args": {"optimiser": {"lr": 0.1, "name": "sgd"}}}, "data": {}}
+    settings = {
+        "model": {"class_path": "A", "init_args": {"optimiser": {"lr": 0.1, "name": "sgd"}}},
+        "data": {"val_split": "a"},
+    }
     with pytest.raises(ConfigError, match=rf"^--space: .*space.yaml.*{expected}"):
         read_space(tmp_path / "space.yaml", settings)
+
+
+def test_a_search_on_data_that_have_changed_is_not_gone_on_with(words, pretend, tmp_path):
+    """Else who mends labels and adds trials is given the best of two data sets, which is the one that was easier."""
+    search(tmp_path, words, 1)
+    own = FolderData(str(tmp_path / "set"))
+    own.setup("validate")
+    file = tmp_path / "out" / "trial-000" / "seed-0" / "scores.val.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"identity": own.identity("val")}))
+    (tmp_path / "set" / "splits" / "val.txt").write_text("0005\n")
+    with pytest.raises(ConfigError, match=r"trial-000/seed-0 was scored on other samples .* with another --out\."):
+        search(tmp_path, words, 2)
+    assert len(order(tmp_path)) == 1
+
+
+def test_a_trial_without_a_value_of_its_score_has_failed(tmp_path):
+    """Else one trial that diverged ends the search, in words of Python."""
+    write_json(tmp_path / "scores.val.json", {"predictions": {"ensemble": {"mean_iou": None}}})
+    with pytest.raises(PolymodalError, match="'trial-000, seed 0' ended without a value of mean_iou"):
+        _Search(None, tmp_path, {}, {}, 0, "", "mean_iou")._value(SeededRun("trial-000", 0, tmp_path))
 
 
 def test_an_epoch_is_the_last_only_where_it_is_known_to_be():

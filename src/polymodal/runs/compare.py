@@ -109,7 +109,9 @@ def compare(
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds, equal)
         if reference is not None and reference not in record["methods"]:
             raise ConfigError(f"--reference: {reference} is no method of this table; name it in --methods, too.")
-        check_same_data(record, _runs(record, out), split, prepared.datamodule)
+        changed = ((run, record["methods"][run.method]["overrides"]) for run in _runs(record, out))
+        remedy = "Remove it to have the run made again, or choose another --out."
+        check_same_data(changed, split, prepared.datamodule, remedy)
         asked = [SeededRun(name, seed, out / name / f"seed-{seed}") for seed in seeds for name in chosen]
         pending = [run for run in asked if not run.finished(splits)]
         untried = {name: recipes[name] for name in chosen if any(run.method == name for run in pending)}

@@ -112,14 +112,14 @@ def differences(there: Any, here: Any, path: str = "") -> list[str]:
     return [] if there == here else [f"{path} is {there} there and {here} here"]
 
 
-def check_same_data(record: Mapping[str, Any], runs: Iterable[SeededRun], split: str, data: Any) -> None:
-    """Refuse runs that were scored on other samples than there are now: one table would hold figures of both.
+def check_same_data(runs: Iterable[tuple[SeededRun, Mapping[str, Any]]], split: str, data: Any, remedy: str) -> None:
+    """Refuse runs that were scored on other samples than there are now: figures of both would be held side by side.
 
     Args:
-        record: As `record_of` returns it.
-        runs: Those of the comparison; what has no scores yet is left out.
+        runs: Each with what it changes in the recipe, by dotted setting; what has no scores yet is left out.
         split: The one whose scores are compared, "val" or "test".
         data: The recipe's data module, set up; of another kind than a folder's nothing is known.
+        remedy: What to do, a sentence.
 
     Raises:
         ConfigError: With the first such run.
@@ -127,16 +127,15 @@ def check_same_data(record: Mapping[str, Any], runs: Iterable[SeededRun], split:
     if not isinstance(data, FolderData):
         return
     own, now = split_of(data, split), dict[tuple[str, ...], str]()
-    for run in runs:
+    for run, changes in runs:
         scored_on = (_json(run.scores(split)) or {}).get("identity")
-        changes = record["methods"][run.method]["overrides"]
         names = changes.get("data.modalities") or list(data.inputs)
         replaced = changes.get("data.substitute", data.substitute)
         read = tuple(name for name in names if name not in replaced)
         if scored_on is not None and scored_on != (now.get(read) or now.setdefault(read, data.identity(own, read))):
             raise ConfigError(
                 f"{run.folder} was scored on other samples than {data.root} has now in {own!r}: files, or what is "
-                "said of them, have changed since. Remove it to have the run made again, or choose another --out."
+                f"said of them, have changed since. {remedy}"
             )
 
 

@@ -15,6 +15,9 @@ from polymodal.near import meant
 from polymodal.runs.overrides import place_of
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
 
+SCORED_ON = ("data.root", "data.val_split", "data.target", "trainer.limit_val_batches")
+"""Settings by which a trial would be the best for the scenes that it is scored on."""
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -77,6 +80,8 @@ def read_space(file: Path, recipe: Mapping[str, Any]) -> dict[str, Dimension]:
             raise ConfigError(f"{where}: the recipe has no such setting{meant(str(name), names)}")
         if str(name).startswith(("seed_everything", "trainer.default_root_dir")) or isinstance(place[last], dict):
             raise ConfigError(f"{where}: expected a single setting of model, data or trainer.")
+        if name in SCORED_ON:
+            raise ConfigError(f"{where}: trials would be scored on other scenes than one another. Leave it out.")
         space[str(name)] = _dimension(given, place[last], where)
     return space
 

@@ -25,7 +25,7 @@ from polymodal.names import ENSEMBLE
 from polymodal.report.tuning import tuning_page
 from polymodal.run_folder import METRICS, REPORT, score_column
 from polymodal.runs import children
-from polymodal.runs.comparison_folder import differences
+from polymodal.runs.comparison_folder import check_same_data, differences
 from polymodal.runs.engine import Processes, SeededRun, check_own
 from polymodal.runs.files import write_json
 from polymodal.runs.prepared import Prepared, built
@@ -101,6 +101,7 @@ def tune(
         write_json(out / RECORD, record)
         study = _study(out, task.chosen_mode)
         search = _Search(study, out, settings, space, seed, score_column(task.chosen_by, ENSEMBLE), task.chosen_by)
+        check_same_data(search.begun(), "val", prepared.datamodule, "Begin anew with another --out.")
         failures = search.run(trials, jobs)
         best = search.write()
     for failure in failures:
@@ -204,7 +205,7 @@ class _Search:
         """Train until there are so many trials; what failed, in words."""
         failures: list[str] = []
         states = {trial.number: trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False)}
-        runs = [SeededRun(f"trial-{n:03}", self.seed, self._folder(n)) for n in range(trials)]
+        runs = [self._run(n) for n in range(trials)]
         pending = {n: run for n, run in enumerate(runs) if not states.get(n, False)}
         if not pending:
             print(f"all {trials} trials are finished already")
@@ -234,6 +235,10 @@ class _Search:
                 self.write()
         return failures
 
+    def begun(self) -> list[tuple[SeededRun, dict[str, Any]]]:
+        """The trials that there are, each with its settings."""
+        return [(self._run(one.number), self._values(one.params)) for one in self.study.get_trials(deepcopy=False)]
+
     def write(self) -> Any:
         """Write the best recipe and the page; the best trial, None where none has ended well."""
         done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
@@ -247,8 +252,9 @@ class _Search:
         write_file(self.out / REPORT, tuning_page(self.study, self.score, best.params, text).encode())
         return best
 
-    def _folder(self, number: int) -> Path:
-        return self.out / f"trial-{number:03}" / f"seed-{self.seed}"
+    def _run(self, number: int) -> SeededRun:
+        name = f"trial-{number:03}"
+        return SeededRun(name, self.seed, self.out / name / f"seed-{self.seed}")
 
     def _trial(self, number: int) -> Any:
         """Optuna's trial of a number, with its settings drawn and its recipe written.
@@ -266,7 +272,7 @@ class _Search:
             trial = Trial(self.study, known[number]._trial_id)
             recipe = with_settings(self.settings, self._draw(trial))
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        write_file(self._folder(number).parent / "recipe.yaml", text.encode())
+        write_file(self._run(number).folder.parent / "recipe.yaml", text.encode())
         return trial
 
     def _draw(self, trial: Any) -> dict[str, Any]:
@@ -310,7 +316,10 @@ class _Search:
         file = run.scores("val")
         if not file.is_file():
             raise PolymodalError(f"the training {str(run)!r} ended without scores")
-        return float(read_json(file, ConfigError)["predictions"][ENSEMBLE][self.score])
+        value = read_json(file, ConfigError)["predictions"][ENSEMBLE].get(self.score)
+        if value is None:
+            raise PolymodalError(f"the training {str(run)!r} ended without a value of {self.score}, see {file}")
+        return float(value)
 
     def _tell(self, trial: Any, value: float | None = None, state: str | None = None) -> None:
         from optuna.trial import TrialState
