@@ -127,3 +127,29 @@ def test_names_that_only_look_the_same_are_told_apart_in_words(tmp_path):
         spec.file(spec.modalities["rgb"], composed)
     (root / "splits/val.txt").write_text(f"{apart}\n", encoding="utf-8")
     assert any("looks the same as another key" in defect.problem for defect in check(root))
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        (unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café"), "only looks the same"),
+        ("Town", "town", "differs in large and small letters"),
+    ],
+)
+def test_an_optional_file_of_another_spelling_is_not_absent(tmp_path, key, name, said):
+    """If this breaks, a folder from another system is trained on without a sensor that it has, and without a word."""
+    root = make_folder(tmp_path / "data", modalities=("rgb",))
+    (file,) = (root / "rgb").glob("0002.*")
+    file.rename(file.with_name(f"{name}{file.suffix}"))
+    (label,) = (root / "label").glob("0002.*")
+    label.rename(label.with_name(f"{key}{label.suffix}"))
+    train = root / "splits/train.txt"
+    train.write_text(train.read_text().replace("0002", key), encoding="utf-8")
+    (root / "dataset.yaml").write_text(
+        (root / "dataset.yaml").read_text().replace("rgb:\n", "rgb:\n    optional: true\n")
+    )
+    spec = DatasetSpec.load(root)
+    assert not spec.lacks("rgb", key)
+    with pytest.raises(DataError, match=said):
+        spec.file(spec.modalities["rgb"], key)
+    assert any(said in defect.problem for defect in check(root))

@@ -16,7 +16,7 @@ from polymodal.data.content import FileSpec
 from polymodal.data.naming import PLAIN, advice, name_of
 from polymodal.documents import MAX_FILE, read_bytes, require_regular, too_long
 from polymodal.errors import DataError
-from polymodal.names import path_below
+from polymodal.names import on_any_disk, path_below
 
 MAX_LINKS = 4
 """Links to folders within each other."""
@@ -52,6 +52,7 @@ class Store:
         self._process = -1
         self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._twins: dict[str, frozenset[str]] = {}
         self._checksums: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,8 +153,11 @@ class Store:
         return files[0]
 
     def has(self, folder: str, key: str, part: FileSpec = PLAIN) -> bool:
-        """Whether there is a file of a key, one or more; arguments as for `find`."""
-        return bool(self.keys(folder).get(name_of(key, part)))
+        """Whether there is a file of a key, one or more, or one whose name is spelled otherwise, as `find` says."""
+        name = name_of(key, part)
+        if folder not in self._twins:
+            self._twins[folder] = frozenset(map(on_any_disk, self.keys(folder)))
+        return name in self.keys(folder) or on_any_disk(name) in self._twins[folder]
 
     def _members(self) -> frozenset[str]:
         """The names of an archive's members.

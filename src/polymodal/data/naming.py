@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from unicodedata import is_normalized, normalize
 
 from polymodal.data.content import FileSpec
+from polymodal.names import on_any_disk
 
 SHOWN = 4
 """How many names of files a message lists."""
@@ -40,11 +41,15 @@ def advice(key: str, part: FileSpec, files: Mapping[str, Sequence[str]]) -> str:
     if not files:
         return "There is no file in this folder that can be read as an image or an array."
     wanted, names = name_of(key, part), sorted(files)
-    if twin := next((name for name in names if looks_like(name, wanted)), None):
-        return (
-            f"The folder has {twin}, which only looks the same: its accents are written in the form {_form(twin)} of "
-            f"Unicode, those of the key in {_form(wanted)}. Rename the file, or write the key as the file is called."
+    if twin := next((name for name in names if on_any_disk(name) == on_any_disk(wanted)), None):
+        alike = normalize("NFC", twin) == normalize("NFC", wanted)
+        how = (
+            f"only looks the same: its accents are written in the form {_form(twin)} of Unicode, those of the key in "
+            f"{_form(wanted)}"
+            if alike
+            else "differs in large and small letters"
         )
+        return f"The folder has {twin}, which {how}. Rename the file, or write the key as the file is called."
     # Where other files are called as declared, the declaration is right, and this one's name alone may be wrong.
     right = bool(part.prefix + part.suffix) and any(key_of(name, part) is not None for name in files)
     match = ("" if right else _other_name(key, part, files)) or _other_key(key, part, files)
@@ -53,11 +58,6 @@ def advice(key: str, part: FileSpec, files: Mapping[str, Sequence[str]]) -> str:
     shown = [name + PurePosixPath(files[name][0]).suffix for name in names[start : start + SHOWN]]
     count = f"{len(files)} files, among them " if len(files) > SHOWN else ""
     return f"The folder has {count}{', '.join(shown)}.{match}"
-
-
-def looks_like(one: str, other: str) -> bool:
-    """Whether two names differ in nothing but how Unicode writes their accents, which nobody sees."""
-    return one != other and normalize("NFC", one) == normalize("NFC", other)
 
 
 def _form(name: str) -> str:
