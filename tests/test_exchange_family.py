@@ -163,6 +163,17 @@ def test_a_block_that_stands_in_two_places_exchanges_in_both():
     assert_equal(outputs(once, inputs), outputs(fuse(plain, NAMES[:2], None), inputs), 1e-12)  # to and fro
 
 
+def test_a_penalty_on_frozen_scales_is_refused():
+    """If this breaks, an encoder with frozen norms is trained by a penalty that moves no scale, and never exchanges."""
+    net = fused(2, Exchange(0.5, penalty=1e-3))
+    for scale in net.scales().values():
+        scale.requires_grad_(False)
+    with pytest.raises(FusionError, match=r"penalty: 0\.001 would change nothing, .* are frozen"):
+        net.fusion_loss()
+    with torch.no_grad():
+        assert net.fusion_loss() > 0
+
+
 def test_norms_with_scales_over_several_axes_are_no_sites():
     """If this breaks, columns are exchanged where channels were asked for: such a norm does not tell them."""
     plain = nn.Sequential(nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 64, 64)), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))

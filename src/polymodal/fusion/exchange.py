@@ -207,12 +207,21 @@ class Exchange(ChannelFusion):
             stand_behind(network, name, ScaleExchange(self, roster, scale))
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
-        """λ Σ_l Σ_m |γ̂_{m,l}|₁ (CEN eq. 4), a scalar."""
+        """λ Σ_l Σ_m |γ̂_{m,l}|₁ (CEN eq. 4), a scalar.
+
+        Raises:
+            FusionError: Every scale is frozen where gradients are wanted, so that the penalty presses on nothing.
+        """
         total = super().loss(network, sites)
         if self.penalty == 0:
             return total
         for name, scale in _scales(network, sites):
             total = total + functional.scale_penalty(scale, behind(network, name).part)
+        if torch.is_grad_enabled() and not total.requires_grad:
+            raise FusionError(
+                f"penalty: {self.penalty} would change nothing, as the scales of all norms that exchange, such as "
+                f"'{sites[0]}', are frozen. Let them be trained (requires_grad), or set the penalty to 0."
+            )
         return self.penalty * total
 
     def scales(self, network: nn.Module, sites: Sequence[str]) -> dict[str, nn.Parameter]:
