@@ -256,3 +256,23 @@ def test_an_image_in_a_palette_is_read_as_its_colours(tmp_path):
     content, said = proposed(tmp_path)
     assert content["modalities"]["rgb"]["kind"] == "image"
     assert "3 channels" in said
+
+
+@pytest.mark.parametrize(
+    ("high", "declared"),
+    [
+        (8.0, {"unit": "m", "invalid": 0}),
+        (8000.0, {"scale": 0.001, "unit": "m", "invalid": 0}),
+        (1.0, {"invalid": 0}),
+    ],
+)
+def test_floating_point_depth_is_in_what_its_size_says(tmp_path, high, declared):
+    """If this breaks, millimetres or shares of a range are trained on as metres, and holes as depth 0."""
+    values = RNG.uniform(0.1, 1, SIZE).astype(np.float32) * high
+    values[0], values[1] = 0, high
+    for n in range(5):
+        write(tmp_path, f"rgb/{n}.png", colour())
+        write(tmp_path, f"depth/{n}.npy", values)
+        write(tmp_path, f"label/{n}.png", labels(0, 1))
+    content, _ = proposed(tmp_path)
+    assert content["modalities"]["depth"] == {"folder": "depth", "kind": "depth", **declared}

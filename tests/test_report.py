@@ -247,6 +247,13 @@ def test_six_full_size_scenes_stay_a_light_page(tmp_path):
     assert write_report([run], tmp_path / "report.html").stat().st_size < 1.5e6
 
 
+@pytest.mark.parametrize("size", [(1, 700), (700, 1)])
+def test_a_scene_of_one_line_is_drawn(tmp_path, size):
+    """If this breaks, a run on line scans is trained, and ends without its page."""
+    run = write_run(tmp_path / "run", size=size)
+    assert "data:image/jpeg" in write_report([run], tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [

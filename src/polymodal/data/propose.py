@@ -194,15 +194,16 @@ def _image(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
 def _depth(arrays: Sequence[np.ndarray], found: str, high: float) -> tuple[dict[str, Any], str]:
     entry: dict[str, Any] = {"kind": "depth"}
     said = f"depth ({found})"
-    if arrays[0].dtype.kind == "f":
-        entry["unit"] = "m"
-        said += ", in metres"
-    elif arrays[0].dtype.itemsize > 1 and high > 100:
+    whole = arrays[0].dtype.kind != "f"
+    if high > (100 if whole else 1000) and arrays[0].dtype.itemsize > 1:
         entry |= {"scale": 0.001, "unit": "m"}
         said += ", in millimetres: state another `scale` if that is wrong"
-    else:
+    elif whole or high <= 1:  # a share of some range, or the inverse of a depth
         said += ": state its `scale` and `unit`"
-    if arrays[0].dtype.kind != "f" and any((a == 0).any() for a in arrays):
+    else:
+        entry["unit"] = "m"
+        said += ", in metres"
+    if any((a == 0).any() for a in arrays):
         entry["invalid"] = 0
         said += ", 0 where nothing was measured"
     return entry, said

@@ -16,9 +16,9 @@ def photograph(image: np.ndarray) -> str:
     """A data URI of an image (H, W, 3) uint8, averaged down to at most `LONG_SIDE` pixels a side."""
     from torchvision.io import encode_jpeg
 
-    step = _step(image)
-    height, width = image.shape[0] // step, image.shape[1] // step
-    blocks = image[: height * step, : width * step].reshape(height, step, width, step, 3)
+    down, across = _steps(image)
+    height, width = image.shape[0] // down, image.shape[1] // across
+    blocks = image[: height * down, : width * across].reshape(height, down, width, across, 3)
     small = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
     jpeg = encode_jpeg(torch.from_numpy(small).permute(2, 0, 1).contiguous(), quality=88)
     return _uri("jpeg", jpeg.numpy().tobytes())
@@ -69,13 +69,16 @@ def _hatched(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _step(array: np.ndarray) -> int:
-    return max(1, -(-max(array.shape[:2]) // LONG_SIDE))
+def _steps(array: np.ndarray) -> tuple[int, int]:
+    """How many rows and columns become one; a side that is shorter than that becomes one pixel."""
+    height, width = array.shape[:2]
+    step = max(1, -(-max(height, width) // LONG_SIDE))
+    return min(step, height), min(step, width)
 
 
 def _shrink(array: np.ndarray) -> np.ndarray:
-    step = _step(array)
-    return array[step // 2 :: step, step // 2 :: step]
+    down, across = _steps(array)
+    return array[down // 2 :: down, across // 2 :: across]
 
 
 def _png(pixels: np.ndarray) -> str:
