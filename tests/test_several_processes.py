@@ -230,6 +230,17 @@ def test_two_nodes_with_frozen_norms_are_one_process(data, alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_refuse_a_callback_that_watches_the_wrong_way(data, tmp_path):
+    """If this breaks, a training of several processes stops because its score grows."""
+    callback = "--trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: val/mean_iou/ensemble}}"
+    words = command(data, tmp_path / "run", 2, callback)
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 2, refused.stderr
+    assert "more of val/mean_iou/ensemble is better, and its mode is 'min'" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_two_processes_resume_exactly_from_within_an_epoch(data, tmp_path):
     """If this breaks, a resumed process goes on with the other one's random numbers or means."""
     more = ("--trainer.max_epochs=2", "--trainer.sync_batchnorm=true", "--model.optimiser.schedule=constant")

@@ -1,5 +1,8 @@
 """Weights that a callback averages: it is given the network to copy, and what it made of it is what a run keeps."""
 
+from collections.abc import Callable
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
@@ -8,12 +11,19 @@ class NetworkFirst(Callback):
     """Builds the network before other callbacks are set up: those that average copy it then, even if it is not there.
 
     It must be the first of a trainer's callbacks.
+
+    Args:
+        then: What is called with the model, once it has its network: checks, before anything begins.
     """
 
+    def __init__(self, then: Callable[[Any], None]) -> None:
+        self._then = then
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build, as the trainer would a moment later."""
+        """Build, as the trainer would a moment later, and check."""
         del stage
         build_network(trainer, pl_module)
+        self._then(pl_module)
 
 
 def build_network(trainer: Trainer, model: LightningModule) -> None:

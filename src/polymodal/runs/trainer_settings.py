@@ -133,21 +133,22 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"--trainer.min_{what} {least} is more than --trainer.max_{what} {most}.")
 
 
-def check_monitors(callbacks: Any, task: Task) -> None:
-    """Refuse callbacks that watch what nothing logs, or the wrong way.
+def check_logged(callbacks: Sequence[Callback], task: Task) -> None:
+    """Refuse a task or callbacks that go by what nothing logs, and callbacks that watch the wrong way.
 
     Lightning would tell the one after the first epoch, and the other never: its `mode` is "min" where nothing is said,
     and a score would stop a training because it grows.
 
     Args:
-        callbacks: The user's: one, several or none.
+        callbacks: The user's.
         task: What logs, with its network.
 
     Raises:
         ConfigError: With what may have been meant.
     """
+    check_chosen(task)
     logged, right_modes = task.logged(), _right_modes(task)
-    for callback in listed(callbacks):
+    for callback in callbacks:
         where = f"--trainer.callbacks: {type(callback).__name__}"
         monitor, mode = (getattr(callback, name, None) for name in ("monitor", "mode"))
         if isinstance(monitor, str) and monitor not in logged:

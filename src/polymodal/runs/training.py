@@ -24,7 +24,7 @@ from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.names import ENSEMBLE
 from polymodal.run_folder import BEST, score_column
-from polymodal.runs.averaging import NetworkFirst, build_network
+from polymodal.runs.averaging import NetworkFirst
 from polymodal.runs.checkpoints import (
     BestCheckpoint,
     Resumption,
@@ -51,8 +51,7 @@ from polymodal.runs.synchronised import SynchronisedNorms
 from polymodal.runs.trainer_settings import (
     blamed,
     check_callbacks,
-    check_chosen,
-    check_monitors,
+    check_logged,
     check_seed,
     check_trainer,
     listed,
@@ -168,7 +167,8 @@ class RecipeCLI(LightningCLI):
                 trainer = build(**kwargs, callbacks=list(given), strategy="ddp_find_unused_parameters_true")
         check_processes(trainer, self.datamodule)
         hint_at_precision(trainer)
-        trainer.callbacks.insert(0, NetworkFirst())  # type: ignore[attr-defined]
+        self.first = NetworkFirst(partial(check_logged, given))
+        trainer.callbacks.insert(0, self.first)  # type: ignore[attr-defined]
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
@@ -204,9 +204,7 @@ class RecipeCLI(LightningCLI):
         data.setup("fit")
         self.trainer.datamodule = data  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
-        build_network(self.trainer, self.model)
-        check_chosen(self.model)
-        check_monitors(self._get(self.config_init, "trainer")["callbacks"], self.model)
+        self.first.setup(self.trainer, self.model, "fit")
 
 
 class ConfigFile(SaveConfigCallback):
