@@ -145,11 +145,12 @@ def describe(data: Any) -> dict[str, Any]:
     A target that is the only one needs no name.
     """
     targets = {name: target.as_dict() for name, target in data.targets.items()}
+    controls = getattr(data, SUBSTITUTE, None)  # which only folders have
     return {
         "inputs": {name: spec.as_dict() for name, spec in data.inputs.items()},
         **({"targets": targets} if len(targets) > 1 else {"target": next(iter(targets.values()))}),
         "size": None if data.size is None else list(data.size),
-        **({SUBSTITUTE: dict(data.substitute)} if data.substitute else {}),
+        **({SUBSTITUTE: dict(controls)} if controls else {}),
     }
 
 
