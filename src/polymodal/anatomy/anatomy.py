@@ -59,6 +59,11 @@ class Anatomy:
         return blocks.stages(self.network)
 
     @cached_property
+    def stage_of(self) -> dict[str, str]:
+        """The stage that each of the encoder's blocks is in."""
+        return {block: stage for stage, held in self.stages.items() for block in held}
+
+    @cached_property
     def spatial_convolutions(self) -> list[SpatialConvolution]:
         """The spatial convolutions inside the encoder's blocks, see `blocks.spatial_convolutions`."""
         return blocks.spatial_convolutions(self.network)

@@ -70,6 +70,11 @@ class DryRun:
             found = torch.autograd.grad(total, list(starts.values()), allow_unused=True)
         return frozenset(index for index, gradient in zip(starts, found, strict=True) if gradient is not None)
 
+    @property
+    def maps(self) -> dict[int, Tensor]:
+        """The encoder's features of which `read` says that the network's output depends on them, by index."""
+        return {index: self.features[index] for index in sorted(self.read)}
+
 
 def dry_run(network: nn.Module, way_in: Entrance) -> DryRun:
     """Run a network on the meta device, where tensors have shapes and no values, at the first size that it takes.

@@ -21,7 +21,6 @@ from polymodal.nn import Exits, Roster, stand_behind
 from polymodal.nn.static import Mark, joint
 
 Operation = Literal["concat", "average", "attention"]
-_Way = Literal["operation", "average", "fused"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +69,20 @@ class Aggregation(StageFusion):
         seen = encoded(anatomy)
         layouts = {site: layout_at(anatomy, site) for site in sites}
         if self.operation != "average":
-            layouts |= {f"{seen.encoder}, map {index}": (seen.features[index].shape, 1) for index in sorted(seen.read)}
+            layouts |= {f"{seen.encoder}, map {index}": (x.shape, 1) for index, x in seen.maps.items()}
             self._check_maps(layouts)
         end = max(seen.finished[site] for site in sites)  # the moment from which there is one stream
-        exits = _exits(seen, sites, end)
+        exits = _exits(seen, sites, end, self.operation)
 
         def install(network: nn.Module, roster: Roster) -> None:
             like = next(network.parameters())
 
-            def operation(channels: int) -> Aggregate:
-                return _OPERATIONS[self.operation](channels, roster).to(like)
+            def make(operation: str, channels: int) -> Aggregate:
+                return _OPERATIONS[operation](channels, roster).to(like)
 
-            ways = [
-                operation(channels) if way == "operation" else Average(channels, roster) if way == "average" else None
-                for way, channels in exits
-            ]
+            ways = [None if operation is None else make(operation, channels) for operation, channels in exits]
             for site in sites:
-                aggregate = operation(seen.outputs[site].shape[1])
+                aggregate = make(self.operation, seen.outputs[site].shape[1])
                 stand_behind(network, site, aggregate if seen.finished[site] == end else Mix(aggregate, roster))
             stand_behind(network, seen.encoder, Exits(ways))
 
@@ -139,7 +135,7 @@ class Average(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*K, C, H, W)` to `(B, C, H, W)`."""
-        return self.roster.merged(lambda part: unfold(part, len(self.roster.present)).mean(1), x)
+        return self.roster.merged(lambda part: self.roster.streams(part).mean(1), x)
 
 
 class Concat(Aggregate):
@@ -204,16 +200,16 @@ class Mix(nn.Module):
         return self.roster.each(self._mixed, x)
 
     def _mixed(self, x: Tensor) -> Tensor:
-        return (unfold(x, len(self.roster.present)) + self.aggregate(x).unsqueeze(1)).flatten(0, 1)
+        return (self.roster.streams(x) + self.aggregate(x).unsqueeze(1)).flatten(0, 1)
 
     def static(self, mark: Mark) -> nn.Module:
         """A map for each stream, of all of them."""
         return mark(joint(self))
 
 
-def _exits(seen: DryRun, sites: Sequence[str], end: int) -> list[tuple[_Way, int]]:
-    """How each map that the encoder returns is fused where it leaves, and its channels."""
-    exits: list[tuple[_Way, int]] = []
+def _exits(seen: DryRun, sites: Sequence[str], end: int, operation: Operation) -> list[tuple[Operation | None, int]]:
+    """What fuses each map that the encoder returns, None where it is fused already, and the channels of the map."""
+    exits: list[tuple[Operation | None, int]] = []
     for index, feature in enumerate(seen.features):
         origins = seen.origins(feature)
         if not origins and feature.shape != seen.image.shape:
@@ -223,9 +219,9 @@ def _exits(seen: DryRun, sites: Sequence[str], end: int) -> list[tuple[_Way, int
             )
         # What a site returns changes at the site, so that this tells when, wherever the tensor was made.
         source = next((name for name in origins if name in sites), origins[0] if origins else None)
-        way: _Way = "operation"
+        way: Operation | None = operation
         if source is not None and seen.finished[source] >= end:
-            way = "fused"
+            way = None
         elif source is None or source in sites or index not in seen.read:
             # The image itself, streams that hold the fused map, or what nobody reads: no parameters of its own.
             way = "average"

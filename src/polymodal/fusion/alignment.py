@@ -48,16 +48,12 @@ class Alignment(StageFusion):
     """
 
     name: ClassVar[str] = "alignment"
+    takes_gaps: ClassVar[bool] = True  # the features of two modalities need not be of the same samples
 
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         check(vars(self), {"weight": FROM_0}, kind=FusionError)
-
-    @property
-    def takes_gaps(self) -> bool:
-        """The features of two modalities need not be of the same samples."""
-        return True
 
     def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
         """Watch the sites' features, wherever their channels are.

@@ -46,6 +46,7 @@ class Asymmetric(Fusion):
     """
 
     name: ClassVar[str] = "asymmetric"
+    takes_gaps: ClassVar[bool] = True  # a modality alone meets nobody
 
     shuffle: bool = True
     shift: bool = True
@@ -53,11 +54,6 @@ class Asymmetric(Fusion):
     def __post_init__(self) -> None:
         if not (self.shuffle or self.shift):
             raise FusionError("shuffle, shift: expected at least one of them, got neither. For no fusion, use None.")
-
-    @property
-    def takes_gaps(self) -> bool:
-        """A modality alone meets nobody."""
-        return True
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The norms of the spatial convolutions around which the modalities meet.
@@ -144,11 +140,7 @@ class Meeting:
 
     def _streams(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """What an operation on streams `(B, K, C, H, W)` makes of folded features."""
-
-        def folded(part: Tensor) -> Tensor:
-            return operation(functional.unfold(part, len(self.roster.present))).flatten(0, 1)
-
-        return self.roster.each(folded, x)
+        return self.roster.each(lambda part: operation(self.roster.streams(part)).flatten(0, 1), x)
 
     def forget(self, *_: Any) -> None:
         """Hold no features once the block is done, even if an error ended it."""
@@ -207,11 +199,10 @@ class _ShiftBack(nn.Module):
 
 def _last_of_each_stage(anatomy: Anatomy, able: Sequence[SpatialConvolution]) -> tuple[str, ...]:
     """Of each stage, the norm of the last of these spatial convolutions."""
-    stage_of = {block: stage for stage, blocks in anatomy.stages.items() for block in blocks}
     last = {}
     for spatial in able:
-        block = next(block for block in stage_of if f"{spatial.block}.".startswith(f"{block}."))
-        last[stage_of[block]] = spatial.norm
+        stage = next(stage for block, stage in anatomy.stage_of.items() if f"{spatial.block}.".startswith(f"{block}."))
+        last[stage] = spatial.norm
     return tuple(last.values())
 
 

@@ -173,22 +173,21 @@ class Fusion(ABC):
             for known in fields(self)
             if known.init and not (known.metadata.get("later") and getattr(self, known.name) == known.default)
         }
-        settings = {name: value.as_config() if isinstance(value, Fusion) else value for name, value in settings.items()}
+        plain = {name: value.as_config() if isinstance(value, Fusion) else value for name, value in settings.items()}
         try:
-            json.dumps(settings)
+            json.dumps(plain)
         except (TypeError, ValueError) as error:
             raise FusionError(
                 f"{class_path(type(self))}: its settings cannot be saved ({error}). Let them be numbers, texts, lists "
                 "and dicts."
             ) from error
         for name, value in settings.items():
-            taken = isinstance(value, Mapping) and "name" in value and not isinstance(getattr(self, name), Fusion)
-            if taken or not _has_texts_for_keys(value):
+            if (isinstance(value, Mapping) and "name" in value) or not _has_texts_for_keys(value):
                 raise FusionError(
                     f"{class_path(type(self))}: its setting {name!r} would not come back from a file as it is. Let the "
                     "keys of dicts be texts, and none of its own 'name', by which a fusion is told."
                 )
-        return {"name": self.name, **own, **settings}
+        return {"name": self.name, **own, **plain}
 
 
 LATER = {"later": True}
@@ -243,7 +242,7 @@ def select(candidates: Mapping[str, nn.Module], sites: Sites) -> list[str]:
             raise FusionError(f"sites: expected patterns of layer names, got {other[0]!r}.")
         chosen = [name for name in candidates if any(fnmatchcase(name, pattern) for pattern in patterns)]
         unmatched = [repr(p) for p in patterns if not any(fnmatchcase(name, p) for name in candidates)]
-        unmatched = unmatched or ([] if chosen else ["an empty list of patterns"])
+        unmatched = unmatched if patterns else ["an empty list of patterns"]
     if unmatched:
         raise FusionError(f"sites: {', '.join(unmatched)} matches no layer.{describe_candidates(candidates)}")
     return chosen
@@ -281,11 +280,7 @@ class NoFusion(Fusion):
     """Modalities share what is shared and never meet before the ensemble."""
 
     name: ClassVar[str] = "none"
-
-    @property
-    def takes_gaps(self) -> bool:
-        """It does nothing."""
-        return True
+    takes_gaps: ClassVar[bool] = True
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """Nowhere."""

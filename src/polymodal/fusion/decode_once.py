@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from polymodal.anatomy import Anatomy
 from polymodal.anatomy.blocks import encoder_of
 from polymodal.errors import FusionError
-from polymodal.functional import unfold, weighted_mean
+from polymodal.functional import weighted_mean
 from polymodal.fusion.base import Fusion, Plan, Sites
 from polymodal.fusion.exchange import Exchange
 from polymodal.fusion.stages import OneMap, encoded, layers_after
@@ -101,12 +101,10 @@ class DecodeOnce(Fusion):
                 f"What '{seen.encoder}' returns reaches no output of the network {type(anatomy.network).__name__}, so "
                 "there is no decoder to run once. Choose a fusion that keeps one stream a modality."
             )
-        odd = next(
-            (x.shape for i, x in enumerate(seen.features) if i in seen.read and x.dim() != seen.image.dim()), None
-        )
-        if odd is not None and self.weights == "learned":
+        odd = [tuple(x.shape) for x in seen.maps.values() if x.dim() != seen.image.dim()]
+        if odd and self.weights == "learned":
             raise FusionError(
-                f"weights: they are by channel, and '{seen.encoder}' returns features of shape {tuple(odd)}, of which "
+                f"weights: they are by channel, and '{seen.encoder}' returns features of shape {odd[0]}, of which "
                 'it is not known where channels are. Use weights="equal".'
             )
         inside = self.within.plan(anatomy, sites)
@@ -161,8 +159,8 @@ class Gather(OneMap):
             return merged
         if self.roster.patterns:
             return torch.cat([merged, x])
-        return torch.cat([merged.unsqueeze(1), unfold(x, len(self.roster.present))], dim=1).flatten(0, 1)
+        return torch.cat([merged.unsqueeze(1), self.roster.streams(x)], dim=1).flatten(0, 1)
 
     def _weighed(self, x: Tensor) -> Tensor:
         weights = self.roster.select(self.logits).softmax(0)
-        return weighted_mean(unfold(x, len(self.roster.present)), weights)
+        return weighted_mean(self.roster.streams(x), weights)

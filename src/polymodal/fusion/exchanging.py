@@ -47,7 +47,7 @@ class ChannelExchange(AtSite, ABC):
         """
         if not (self.roster.fusing and self.rule.exchanges):
             return x
-        streams = functional.unfold(x, len(self.roster.present))
+        streams = self.roster.streams(x)
         return functional.refold(functional.exchange(streams, self.choose(scale), self.rule.others))
 
     def decided(self, scale: Tensor) -> "Decided | None":
@@ -165,7 +165,7 @@ class PeriodicExchange(AtSite):
     def _exchanged(self, x: Tensor) -> Tensor:
         if not self.roster.meeting:
             return x
-        streams = functional.unfold(x, len(self.roster.present))
+        streams = self.roster.streams(x)
         if not self.columns:
             return functional.refold(functional.exchange(streams, self.keep(x), self.rule.others))
         if x.dim() < 4:

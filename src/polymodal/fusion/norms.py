@@ -1,11 +1,10 @@
 """Fusions that act after private norms and before the activation: where they stand, and what a user's own needs."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from polymodal import functional
 from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.fusion.base import AtSite, Fusion, Sites, describe_candidates, select
@@ -27,15 +26,8 @@ class NormFusion(Fusion):
         ...         return x.lerp(x.mean(1, keepdim=True), self.share)
     """
 
-    @property
-    def needs_private_norms(self) -> bool:
-        """It acts there alone."""
-        return True
-
-    @property
-    def takes_gaps(self) -> bool:
-        """It acts behind private norms."""
-        return True
+    needs_private_norms: ClassVar[bool] = True
+    takes_gaps: ClassVar[bool] = True
 
     def __new__(cls, *settings: Any, **named: Any) -> Self:
         """Refuse a fusion that says nowhere what it does.
@@ -99,7 +91,7 @@ class Meet(AtSite):
         del scale
         if not self.roster.fusing:
             return x
-        before = functional.unfold(x, len(self.roster.present))
+        before = self.roster.streams(x)
         after = self.rule.meet(before)
         if not isinstance(after, Tensor) or after.shape != before.shape:
             got = f"shape {tuple(after.shape)}" if isinstance(after, Tensor) else f"a {type(after).__name__}"

@@ -44,23 +44,22 @@ def find(network: nn.Module, sites: Sites, axis: str | Sequence[str]) -> tuple[s
     """
     anatomy = Anatomy(network)
     encoder = blocks.encoder_of(network)
-    if sites == "encoder" or list(sites if isinstance(sites, tuple | list) else ()) == [encoder]:
+    if sites in ("encoder", [encoder], (encoder,)):
         _axes_of_maps(anatomy, axis)
         return (encoder,)
-    if isinstance(sites, str) and sites in ("early", "middle", "late", "all"):
+    norms = anatomy.norms_of_channels
+    if sites in ("early", "middle", "late", "all"):
         chosen = list(last_blocks(network, sites))
     elif sites == "auto":
-        chosen = [name for name in blocks.sites(network) if name in anatomy.norms_of_channels]
+        chosen = [name for name in blocks.sites(network) if name in norms]
     else:
         ends = [held[-1] for held in anatomy.stages.values()]
-        norms = anatomy.norms_of_channels
         candidates = {name: m for name, m in network.named_modules() if name in norms or name in ends}
         chosen = select(candidates, sites)
     chosen = [name for name in chosen if _axis_at(anatomy, name, axis) != "none"]
     if not chosen:
         raise FusionError(
-            f"sites: {sites!r} and axis {axis!r} leave no layer at which to exchange."
-            + describe_candidates(anatomy.norms_of_channels)
+            f"sites: {sites!r} and axis {axis!r} leave no layer at which to exchange." + describe_candidates(norms)
         )
     return tuple(chosen)
 

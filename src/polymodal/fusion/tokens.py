@@ -42,17 +42,13 @@ class TokenExchange(Fusion):
     """
 
     name: ClassVar[str] = "token-exchange"
+    takes_gaps: ClassVar[bool] = True  # a token alone at its place stays
 
     threshold: float = 2e-2
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
         check(vars(self), _LIMITS, kind=FusionError)
-
-    @property
-    def takes_gaps(self) -> bool:
-        """A token alone at its place stays."""
-        return True
 
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The layers behind which tokens are exchanged: the attention of each block, or what puts its windows together.
@@ -82,13 +78,12 @@ class TokenExchange(Fusion):
     def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> Plan:
         """Scorers of each stage, which see the tokens before attention; the exchange behind it."""
         chosen = [anatomy.mixings.found[site] for site in sites]
-        stage_of = {block: stage for stage, blocks in anatomy.stages.items() for block in blocks}
 
         def install(network: nn.Module, roster: Roster) -> None:
             like = next(network.parameters())
             scorers: dict[tuple[str, int], nn.ModuleList] = {}
             for mixing in chosen:
-                key = stage_of.get(mixing.block, mixing.block), mixing.channels
+                key = anatomy.stage_of.get(mixing.block, mixing.block), mixing.channels
                 if key not in scorers:
                     scorers[key] = nn.ModuleList(scorer(mixing.channels) for _ in roster.names).to(like)
                 meeting = TokenMeeting(self, roster, scorers[key], mixing.axis, mixing.place)
@@ -201,7 +196,7 @@ class TokenMeeting(AtSite):
 
     def _others(self, x: Tensor) -> Tensor:
         """What stands in for folded tokens `(B*K, ...)`: the others' mean, and of one modality alone its own."""
-        streams = functional.unfold(x, len(self.roster.present))
+        streams = self.roster.streams(x)
         return x if streams.shape[1] == 1 else functional.mean_of_others(streams).flatten(0, 1)
 
 

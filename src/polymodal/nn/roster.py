@@ -78,11 +78,15 @@ class Roster:
         """The rows of a tensor `(M, ...)` that belong to the K present modalities, `(K, ...)`; no copy when all are."""
         return per_modality if self.complete else per_modality[list(self.present)]
 
+    def streams(self, x: Tensor) -> Tensor:
+        """Folded features `(B*K, ...)` as `(B, K, ...)`; where samples differ, of one pattern alone."""
+        return unfold(x, len(self.present))
+
     def apart(self, x: Tensor) -> Sequence[Tensor]:
         """The rows of each of the K present modalities, from folded features `(B*K, ...)`."""
         if not self.patterns:
             # Not one index after the other: the backward pass of each would fill a whole folded tensor with zeros.
-            return unfold(x, len(self.present)).unbind(1)
+            return self.streams(x).unbind(1)
         samples = [self.count_of(m) for m in self.present]
         inner = x.shape[0] // sum(samples)  # rows of an image, such as its windows
         return x.split([count * inner for count in samples])
@@ -104,7 +108,7 @@ class Roster:
         made: dict[int, list[Tensor]] = {m: [] for m in self.present}
         for pattern, part in self._by_pattern(x):
             with self.at(pattern, part):
-                streams = unfold(operation(part), len(pattern.present)).unbind(1)
+                streams = self.streams(operation(part)).unbind(1)
             for m, stream in zip(pattern.present, streams, strict=True):
                 made[m].append(stream)
         return torch.cat([stream for streams in made.values() for stream in streams])
