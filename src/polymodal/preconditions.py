@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from polymodal.anatomy import Anatomy
+from polymodal.anatomy.blocks import is_of_one_sample
 from polymodal.anatomy.listed import check_listed
 from polymodal.anatomy.norms import can_be_private, kind_of
 from polymodal.errors import FusionError
@@ -66,10 +67,8 @@ def check_norms(anatomy: Anatomy) -> None:
         raise FusionError(
             "A scripted network cannot be taken apart: fuse the Python network, then script or export it."
         )
-    others: list[str] = []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        where = f"The norm '{name}' ({kind})"
         if isinstance(module, PrivateNorm | Multimodal):
             raise FusionError("The network is multimodal already: fuse the plain network.")
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
@@ -77,33 +76,12 @@ def check_norms(anatomy: Anatomy) -> None:
                 f"The layer '{name}' ({kind}) gets its shape from the first features that it sees: run the network "
                 "once on an image, and fuse it then."
             )
-        if can_be_private(module):
-            if any(getattr(module, f"_{when}_hooks") for when in _HOOKS):
-                raise FusionError(f"{where} carries hooks, which would be lost with it: remove them before fusing.")
-            check_listed(module, name, anatomy.listed)
-            if is_parametrized(module):
-                raise FusionError(
-                    f"{where} computes its parameters, which would be lost with it: remove the parametrizations before "
-                    "fusing."
-                )
-        elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in kind):
-            raise FusionError(
-                f"{where} normalises in a way of its own, which cannot be made private. Replace it by one of torch.nn, "
-                "timm.layers or torchvision.ops."
-            )
-        elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) and kind_of(module) is None:
-            raise FusionError(
-                f"{where} normalises in a way of its own, over axes that are not known, and cannot be made private. "
-                "Replace it by one of torch.nn or timm.layers."
-            )
-        elif "running_var" in dict(module.named_buffers(recurse=False)):
-            raise FusionError(
-                f"{where} keeps running statistics but is no norm that can be made private. "
-                'Replace it by a batch norm; for fixed statistics, fuse with statistics="frozen".'
-            )
-        elif "norm" in kind.lower():
-            others.append(f"'{name}' ({kind})")
+        if reason := _why_not_private(module):
+            raise FusionError(f"The norm '{name}' ({kind}) {reason}")
+    check_listed(model, anatomy.norms)
     if not anatomy.norms:
+        kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+        others = [f"'{name}' ({kind})" for name, kind in kinds.items() if "norm" in kind.lower()]
         found = (
             f"its norms are {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}" if others else "it has no norm"
         )
@@ -111,6 +89,31 @@ def check_norms(anatomy: Anatomy) -> None:
             f"The network has no norm that could be made private: {found}. Choose a network with norms that "
             "have scales or running statistics."
         )
+
+
+def _why_not_private(module: nn.Module) -> str:
+    """Why a norm can neither be made private nor be shared, the rest of a sentence; empty for any other layer."""
+    if can_be_private(module):
+        if any(getattr(module, f"_{when}_hooks") for when in _HOOKS):
+            return "carries hooks, which would be lost with it: remove them before fusing."
+        if is_parametrized(module):
+            return "computes its parameters, which would be lost with it: remove the parametrizations before fusing."
+    elif isinstance(module, _NormBase) and (module.track_running_stats or "BatchNorm" in type(module).__name__):
+        return (
+            "normalises in a way of its own, which cannot be made private. Replace it by one of torch.nn, timm.layers "
+            "or torchvision.ops."
+        )
+    elif isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) and kind_of(module) is None:
+        return (
+            "normalises in a way of its own, over axes that are not known, and cannot be made private. Replace it by "
+            "one of torch.nn or timm.layers."
+        )
+    elif "running_var" in dict(module.named_buffers(recurse=False)):
+        return (
+            "keeps running statistics but is no norm that can be made private. Replace it by a batch norm; for fixed "
+            'statistics, fuse with statistics="frozen".'
+        )
+    return ""
 
 
 def check_rows(anatomy: Anatomy) -> None:
@@ -127,13 +130,14 @@ def check_rows(anatomy: Anatomy) -> None:
 
 def frozen_norms(anatomy: Anatomy, statistics: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the norms whose statistics are frozen, in the network's order."""
-    norms, word = anatomy.norms, isinstance(statistics, str)
-    if not isinstance(statistics, Sequence) or (word and statistics not in ("batch", "frozen")):
-        raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
-    if word:
+    norms = anatomy.norms
+    if statistics == "batch":
+        return ()
+    if statistics == "frozen":
         # All that could keep running statistics; a norm of one sample has none to freeze.
-        freezable = [name for name, norm in norms.items() if not ((kind := kind_of(norm)) and kind.per_sample)]
-        statistics = (freezable or list(norms)[:1]) if statistics == "frozen" else []
+        statistics = [name for name, norm in norms.items() if not is_of_one_sample(norm)] or list(norms)[:1]
+    if isinstance(statistics, str) or not isinstance(statistics, Sequence):
+        raise FusionError(f'statistics: expected "batch", "frozen" or a list of norm patterns, got {statistics!r}.')
     for pattern in statistics:
         if not any(fnmatchcase(name, pattern) for name in norms):
             raise FusionError(
@@ -174,12 +178,6 @@ def private_modalities(
     if private and (obstacle := _obstacle(anatomy)):
         raise FusionError(f'stems: {obstacle}, so no modality can have one of its own. Use stems="repeat".')
     return private
-
-
-def check_replaced(anatomy: Anatomy, replaced: Iterable[str]) -> None:
-    """Refuse a network in which what takes the place of layers would not be found."""
-    for name in replaced:
-        check_listed(anatomy.network.get_submodule(name), name, anatomy.listed)
 
 
 def check_layers(anatomy: Anatomy) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polymodal import preconditions
 from polymodal.anatomy import Anatomy, ByShapes, ghost
+from polymodal.anatomy.listed import check_listed
 from polymodal.errors import FusionError, PolymodalError
 from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
@@ -100,7 +101,7 @@ def fuse(
     if convolutions == "private":
         preconditions.check_layers(anatomy)
     surgery = _Surgery(anatomy, settings, plan)
-    preconditions.check_replaced(anatomy, surgery.replaced_layers())
+    check_listed(model, surgery.replaced_layers())
     check_ties(model, surgery.kinds())
     surgery.rehearse()
     if inplace:

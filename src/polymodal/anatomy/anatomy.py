@@ -8,7 +8,6 @@ from polymodal.anatomy import blocks
 from polymodal.anatomy.blocks import SpatialConvolution
 from polymodal.anatomy.dry_run import DryRun, dry_run
 from polymodal.anatomy.entrance import Entrance, entrance
-from polymodal.anatomy.listed import listed_modules
 from polymodal.anatomy.mixing import Mixings, mixings
 from polymodal.anatomy.norms import can_be_private, has_scales
 from polymodal.anatomy.rows import misplaced
@@ -47,11 +46,6 @@ class Anatomy:
             for name, module in self.network.named_modules()
             if any(p is not None for p in module._parameters.values()) and not can_be_private(module)
         }
-
-    @cached_property
-    def listed(self) -> frozenset[int]:
-        """The ids of the modules that it keeps in plain lists and dicts, too."""
-        return listed_modules(self.network)
 
     @cached_property
     def stages(self) -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from torch.utils import _pytree
 
 from polymodal.errors import FusionError
 from polymodal.functional import ensemble, unfold
+from polymodal.names import ENSEMBLE
 from polymodal.nn.roster import Roster
 
 
@@ -31,6 +32,10 @@ class Prediction:
     per_modality: dict[str, Any]
     ensemble: Any
     weights: Tensor
+
+    def named(self) -> dict[str, Any]:
+        """All predictions by name, that of the ensemble last."""
+        return {**self.per_modality, ENSEMBLE: self.ensemble}
 
 
 # So that torch.export and torch.func see the tensors in it.
@@ -67,13 +72,9 @@ class Ensemble(nn.Module):
         if self.roster.patterns:
             return self._of_gaps(output)
         weights = self.roster.select(self.alpha).softmax(0)
-        present = self._names()
-
-        def weighted(x: Tensor) -> Tensor:
-            return ensemble(unfold(x, len(present)), weights.to(x.dtype))
-
-        mean = map_tensors(weighted, output)
-        return Prediction(dict(zip(present, _apart(output, len(present)), strict=True)), mean, weights)
+        mean = map_tensors(lambda x: ensemble(self.roster.streams(x), weights.to(x.dtype)), output)
+        own = _apart(output, len(self.roster.present))
+        return Prediction(dict(zip(self.roster.here, own, strict=True)), mean, weights)
 
     def _of_gaps(self, output: Any) -> Prediction:
         """As `forward`, where samples differ in their modalities."""
@@ -86,11 +87,8 @@ class Ensemble(nn.Module):
             return (torch.where(there.view(form), streams, 0) * weights.to(x.dtype).view(form)).sum(1)
 
         spread = map_tensors(self.roster.spread, output)
-        own = dict(zip(self._names(), _apart(spread, there.shape[1]), strict=True))
-        return Prediction(own, map_tensors(weighted, spread), weights)
-
-    def _names(self) -> list[str]:
-        return [self.roster.names[m] for m in self.roster.present]
+        own = _apart(spread, there.shape[1])
+        return Prediction(dict(zip(self.roster.here, own, strict=True)), map_tensors(weighted, spread), weights)
 
 
 class OneStream(nn.Module):
@@ -117,16 +115,15 @@ class OneStream(nn.Module):
         if self.roster.patterns:
             output = map_tensors(self._spread, output)
         main, *own = _apart(output, 1 + len(self.roster.present))
-        names = [self.roster.names[m] for m in self.roster.present]
-        return Prediction(dict(zip(names, own, strict=True)), main, torch.empty(0))
+        return Prediction(dict(zip(self.roster.here, own, strict=True)), main, torch.empty(0))
 
     def _rows(self) -> int | None:
         """How many rows the output of the last forward pass is to have; None before the first."""
-        images, roster = self.roster.rows, self.roster
-        if images is None:
+        roster = self.roster
+        if roster.rows is None:
             return None
-        batch = len(roster.there()) if roster.patterns else images // len(roster.present)
-        return batch + images if roster.branching else batch
+        batch = len(roster.there()) if roster.patterns else roster.rows // len(roster.present)
+        return batch + roster.rows if roster.branching else batch
 
     def _spread(self, x: Tensor) -> Tensor:
         """The rows of the one stream, then those of every modality, to `(B*(1+K), ...)`."""

@@ -74,6 +74,11 @@ class Roster:
         """Whether two modalities or more are there to meet."""
         return self.fusing and len(self.present) > 1
 
+    @property
+    def here(self) -> list[str]:
+        """The names of those that are present."""
+        return [self.names[m] for m in self.present]
+
     def select(self, per_modality: Tensor) -> Tensor:
         """The rows of a tensor `(M, ...)` that belong to the K present modalities, `(K, ...)`; no copy when all are."""
         return per_modality if self.complete else per_modality[list(self.present)]

@@ -121,8 +121,13 @@ class PrivateBatchNorm(PrivateRunningNorm):
         """Whether it normalises by statistics of its input, in the mode that it is in."""
         return self.training or self.running_mean is None
 
+    @property
+    def _across_processes(self) -> bool:
+        """Whether its statistics are now those of several processes together."""
+        return self.synchronised and self.training and processes(self.process_group) > 1
+
     def _function(self) -> Callable[..., Tensor]:
-        if self.synchronised and self.training and processes(self.process_group) > 1:
+        if self._across_processes:
             if self.roster is not None and self.roster.patterns:
                 raise FusionError(
                     f"The norm '{self.name}' takes its statistics from all processes together, which is not possible "
@@ -147,8 +152,7 @@ class PrivateBatchNorm(PrivateRunningNorm):
         return self.momentum or 0.0
 
     def _refuse_single_value(self, x: Tensor, modalities: int) -> None:
-        alone = not (self.synchronised and self.training and processes(self.process_group) > 1)
-        if alone and x.shape[0] // modalities * math.prod(x.shape[2:]) == 1:
+        if not self._across_processes and x.shape[0] // modalities * math.prod(x.shape[2:]) == 1:
             raise FusionError(
                 f"The norm '{self.name}' cannot take statistics from one sample of size {_size(x)}: it has a single "
                 'value per channel. Train with batches of 2 or more, with larger images, or with statistics="frozen".'

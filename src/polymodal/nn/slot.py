@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from polymodal.anatomy.listed import check_listed, listed_modules
+from polymodal.anatomy.listed import check_listed
 from polymodal.nn.ensemble import map_tensors
 from polymodal.nn.norm import PrivateNorm
 
@@ -29,7 +29,7 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
     if isinstance(layer, PrivateNorm):
         layer.fusion = operation
     else:
-        check_listed(layer, name, listed_modules(network))
+        check_listed(network, [name])
         attached = Attached(layer, operation)
         holders = [parent for parent in network.modules() if any(child is layer for child in parent._modules.values())]
         for parent in holders:  # under every name that a layer has, as it runs by each

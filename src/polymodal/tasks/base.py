@@ -62,8 +62,7 @@ def output_at(output: Any, size: Sequence[int] | None) -> Tensor:
 
 def named_outputs(prediction: Prediction, size: Sequence[int] | None = None) -> dict[str, Tensor]:
     """What every modality and the ensemble predict, by name, each (B, C, H, W) at a size or at its own."""
-    named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
-    return {name: output_at(output, size) for name, output in named.items()}
+    return {name: output_at(output, size) for name, output in prediction.named().items()}
 
 
 class Task(LightningModule):
