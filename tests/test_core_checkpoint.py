@@ -492,6 +492,8 @@ def test_a_network_without_values_takes_none(tmp_path):
         load(tmp_path / "model", network=empty)
     with pytest.raises(CheckpointError, match=r"on the meta device"):
         take_over(fuse(empty, **vars(net.settings)), net)
+    with pytest.raises(CheckpointError, match=r"on the meta device"):
+        take_over(net, fuse(empty, **vars(net.settings)))
 
 
 def test_metadata_that_json_does_not_know_changes_nothing(saved):

@@ -337,7 +337,7 @@ def _load_tensors(net: Multimodal, path: Path, digest: str | None, *, half: bool
             "was replaced or damaged. Save the model again, or take both files from one source."
         )
     own = net.state_dict(keep_vars=True)
-    require_values(own)
+    require_values(own.items())
     for key, value in own.items():
         value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
     net.load_state_dict(tensors)

@@ -6,7 +6,8 @@ its tensors that have a row, and its lists of modules that have an entry, for ev
 module within that stands for the layer whose place it took.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -146,17 +147,18 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((key, value.detach()) for key, value in {**module._parameters, **kept}.items() if value is not None)
 
 
-def require_values(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors into which nothing can be written.
+def require_values(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse tensors, by name, that have no values and take none.
 
     Raises:
         CheckpointError: With the name of the first one.
     """
-    if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), ""):
-        raise CheckpointError(
-            f"{empty}: the network is on the meta device, where tensors have no values and take none. Make it on the "
-            "CPU or a GPU."
-        )
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{name}: the network is on the meta device, where tensors have no values and take none. Make it on "
+                "the CPU or a GPU."
+            )
 
 
 @torch.no_grad()
@@ -166,7 +168,7 @@ def copy_parts(values: Mapping[Part, Tensor], own: Mapping[Part, Tensor]) -> Non
     Raises:
         CheckpointError: There is a tensor without values; nothing is written.
     """
-    require_values({text_of(part): tensor for tensors in (values, own) for part, tensor in tensors.items()})
+    require_values((text_of(part), tensor) for part, tensor in chain(values.items(), own.items()))
     for part, value in values.items():
         own[part].copy_(value)
 
