@@ -16,6 +16,7 @@ from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.nn import LowRankConv2d, PrivateConv, PrivateLayer, Roster, Stem
 from polymodal.nn.make_private import make_private
+from polymodal.nn.slot import replace
 from polymodal.settings import FuseSettings
 from polymodal.ties import COPIES, check_ties
 
@@ -141,7 +142,7 @@ class _Surgery:
         for conv in map(network.get_submodule, thin):
             assert isinstance(conv, nn.Conv2d)
             replaced[id(conv)] = LowRankConv2d(conv, roster, rank)
-        network = _replace(network, replaced)
+        network = replace(network, replaced)
         _layer_by_layer(network)
         self.plan.install(network, roster)
         return Multimodal(network, stem, settings)
@@ -225,15 +226,6 @@ def _copied(model: nn.Module) -> nn.Module:
         raise FusionError(
             f"The network {type(model).__name__} cannot be copied ({error}). Use inplace=True to change it itself."
         ) from error
-
-
-def _replace(root: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
-    """Put new modules where the old ones stand, wherever and however often that is."""
-    for parent in list(root.modules()):
-        for name, child in parent._modules.items():  # named_children() would show a shared module once
-            if id(child) in replaced:
-                setattr(parent, name, replaced[id(child)])
-    return replaced.get(id(root), root)
 
 
 def _layer_by_layer(network: nn.Module) -> None:

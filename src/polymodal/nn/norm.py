@@ -147,15 +147,13 @@ class PrivateNorm(nn.Module, ABC):
         if self.roster is None:
             return 1
         images = self.roster.rows or len(self.roster.present)
-        if not self.roster.rows and x.shape[0] % images == 0:  # not known yet, or a batch without samples
-            return 1
         if x.shape[0] % images:
             raise FusionError(
                 f"The norm '{self.name}' was given {x.shape[0]} rows, which are no multiple of the {images} images in "
                 "the batch, so it is not known which modality each belongs to. Let the network keep the batch in the "
                 'first axis there, or fuse it with norms="shared".'
             )
-        return x.shape[0] // images
+        return x.shape[0] // images if self.roster.rows else 1  # not known yet, or a batch without samples
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """As any module, without what PyTorch's norms add to states from before they counted batches."""

@@ -1,6 +1,6 @@
 """The slot behind a layer, in which an operation of a fusion stands: `fusion`, at whatever layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
@@ -30,10 +30,24 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
         layer.fusion = operation
     else:
         check_listed(network, [name])
-        attached = Attached(layer, operation)
-        holders = [parent for parent in network.modules() if any(child is layer for child in parent._modules.values())]
-        for parent in holders:  # under every name that a layer has, as it runs by each
-            parent._modules |= {key: attached for key, child in parent._modules.items() if child is layer}
+        replace(network, {id(layer): Attached(layer, operation)})
+
+
+def replace(network: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
+    """Put new modules where old ones stand, under every name that these have, as they run by each.
+
+    Args:
+        network: It is changed.
+        replaced: The new ones by the ids of the old.
+
+    Returns:
+        The network, or what stands in its own place.
+    """
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():  # named_children() would show a shared module once
+            if id(child) in replaced:
+                setattr(parent, name, replaced[id(child)])
+    return replaced.get(id(network), network)
 
 
 def behind(network: nn.Module, name: str) -> Any:
