@@ -150,6 +150,11 @@ def known_scores(predictions: Iterable[Mapping[str, Any]], described: Iterable[S
     return [*given.values(), *others] or [SCORES[0]]
 
 
+def scores_in(content: Mapping[str, Any]) -> list[Score]:
+    """The scores that a file of scores holds, the one that counts first."""
+    return known_scores(content["predictions"].values(), from_plain(content.get("scores")))
+
+
 def headlines(scores: Sequence[Score]) -> list[Score]:
     """Those that stand for a prediction; the first where none says so, as of a metric of one's own."""
     return [score for score in scores if score.headline] or list(scores[:1])

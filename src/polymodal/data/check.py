@@ -15,7 +15,7 @@ from polymodal.data.histogram import Counted, Histogram, empty
 from polymodal.data.inputs import UNITS, InputSpec, check_sizes, reached, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
-from polymodal.data.parts import ModalitySpec, TargetSpec
+from polymodal.data.parts import CHANNELS, ModalitySpec, TargetSpec
 from polymodal.data.ranges import Range, strangers
 from polymodal.data.remarks import remarks
 from polymodal.data.resizing import check_ratio
@@ -76,7 +76,7 @@ def check(root: str | Path) -> Findings:
 
 def _check(spec: DatasetSpec) -> Findings:
     """The defects of a data set with one target."""
-    keys = list(dict.fromkeys(key for split in spec.splits.values() for key in split))
+    keys = spec.all_keys
     code = spec.target.code
     members = {split: set(listed) for split, listed in spec.splits.items()}
     classes = Histogram(code, {split: empty(code, len(listed)) for split, listed in members.items()})
@@ -126,7 +126,7 @@ class Seen:
         claimed = spec.header_sizes(key, spec.modalities)
         least = min(map(math.prod, claimed.values()), default=0)
         for name, part in _parts(spec):
-            if spec.lacks(name or spec.target, key):
+            if spec.lacks(part, key):
                 continue
             try:
                 file = spec.file(part, key)
@@ -157,7 +157,7 @@ class Seen:
         """The defects of what a file holds; its height and width. Its content is gone before the next is decoded."""
         content = self.spec.content(part, file)
         known = len(self.first[name]) if name in self.first else None
-        raw = content.channels({"depth": 1, "normal": 3, "label": 1}.get(part.kind, known), file)
+        raw = content.channels({**CHANNELS, "label": 1}.get(part.kind, known), file)
         for remark, wrong in remarks(content, raw, part):
             if wrong:
                 yield Defect(file, f"{remark}.")
@@ -185,12 +185,12 @@ def _image_problems(
     raw: np.ndarray, modality: ModalitySpec | TargetSpec, first: np.ndarray, file: str, ranges: dict[str, Range]
 ) -> Iterator[str]:
     """The defects of an input's file, or of a target's that is an image; adds to the ranges of the others."""
-    channels = {"depth": 1, "normal": 3, "label": len(modality.classes)}.get(modality.kind, len(first))
+    channels = {**CHANNELS, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec.of(modality, channels)
     invalid = modality.invalid
     ends = (modality.range or ENDS.get(modality.kind)) if isinstance(modality, TargetSpec) else None
     low, high = ends or (-math.inf, math.inf)
-    slack = 0.01 * (high - low) if ends else 0.0  # of rounding
+    slack = 0.01 * (high - low)  # of rounding
     measured = beyond = holes = 0
     for band in bands(raw):
         values, valid = to_values(band, spec, file)

@@ -35,16 +35,17 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]], 
     """
     for part, setting in _SETTINGS.items():
         saved, here = before.get(part, {}), now[part]
-        alone = part == "targets" and len(saved) == len(here) == 1  # whatever it is called
+        if part == "targets" and len(saved) == len(here) == 1:
+            here = dict(zip(saved, here.values(), strict=True))  # the same one, whatever it is called
         for name, was in saved.items():
-            found = next(iter(here.values())) if alone else here.get(name, {})
+            found = here.get(name, {})
             changed = [f"{key} {was[key]} (now {found.get(key)})" for key in was if was[key] != found.get(key)]
             if changed:
                 raise ConfigError(
                     f"{root}: {name}: the checkpoint was trained with {', '.join(changed)}. Put the data set and its "
                     "statistics back to what they were, or start a new run."
                 )
-        if saved and list(saved) != list(here) and not alone and len(saved) == len(here):
+        if list(saved) != list(here) and len(saved) == len(here):
             raise ConfigError(
                 f"{root}: the checkpoint was trained with {', '.join(saved)}, in this order, and now they are "
                 f"{', '.join(here)}: each would be given what another one has learned. Continue with --{setting} "

@@ -122,7 +122,7 @@ def derive(
     _check(spec, out, domains)
     # What is wrong with the camera or the depth is wrong in the first whole sample: refused before the folder is begun,
     # the command can be given again with what was missing.
-    keys = list(dict.fromkeys(key for keys in spec.splits.values() for key in keys))
+    keys = spec.all_keys
     first = max(keys, key=lambda key: len(_possible(spec, key, domains)))
     _images(spec, first, _possible(spec, first, domains), camera)
     written = []
@@ -136,7 +136,9 @@ def derive(
                 "fx,fy,cx,cy"
             )
         for key in track(keys, "deriving"):
-            for part in _parts(spec, key):
+            for part in _parts(spec):
+                if spec.lacks(part, key):
+                    continue
                 source = spec.file(part, key)
                 if not inside(out, source).exists():
                     write_file(inside(out, source), spec.store.read(source))
@@ -159,7 +161,7 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         if name in [part.folder for part in _parts(spec)]:
             raise DataError(f"domains: {spec.store.path} has files in the folder {name} already, which is needed.")
         _source(spec, name)
-    if alike := twins(dict.fromkeys(key for keys in spec.splits.values() for key in keys)):
+    if alike := twins(spec.all_keys):
         raise DataError(
             f"{spec.store.path}: {alike[0]!r} and {alike[1]!r} would be one file on some disks. Rename one."
         )
@@ -173,10 +175,8 @@ def _check(spec: DatasetSpec, out: Path, domains: Sequence[str]) -> None:
         raise DataError(f"{out} is not empty and was not written by `polymodal data derive`; name a new folder.")
 
 
-def _parts(spec: DatasetSpec, key: str | None = None) -> list[ModalitySpec | TargetSpec]:
-    """Modalities and targets; those that a sample has where its key is given."""
-    modalities = [part for name, part in spec.modalities.items() if key is None or not spec.lacks(name, key)]
-    return [*modalities, *(part for part in spec.targets.values() if key is None or not spec.lacks(part, key))]
+def _parts(spec: DatasetSpec) -> list[ModalitySpec | TargetSpec]:
+    return [*spec.modalities.values(), *spec.targets.values()]
 
 
 def _possible(spec: DatasetSpec, key: str, domains: Sequence[str]) -> list[str]:
@@ -215,8 +215,9 @@ def _begin(spec: DatasetSpec, out: Path, camera: Camera | None) -> None:
     """Say what the folder is made from, or refuse to go on with another source."""
     first = next(iter(spec.splits.values()))[0]
     source = hashlib.sha256(spec.store.read(FILE))
-    for part in _parts(spec, first):
-        source.update(spec.store.read(spec.file(part, first)))
+    for part in _parts(spec):
+        if not spec.lacks(part, first):
+            source.update(spec.store.read(spec.file(part, first)))
     content = {
         "data set": spec.name,
         "sha256 of dataset.yaml and the first sample": source.hexdigest(),

@@ -181,12 +181,16 @@ class FolderDataset(Dataset[Sample]):
 
     def _check_presence(self, split: str) -> None:
         where = self.spec.store.where(FILE)
-        for name, target in self.targets.items():
-            if target.optional and all(self.spec.lacks(target, key) for key in self.keys):
+
+        def require_some(name: str, part: ModalitySpec | TargetSpec, setting: str) -> None:
+            if part.optional and all(self.spec.lacks(part, key) for key in self.keys):
                 raise DataError(
                     f"{where}: no sample of the split {split!r} has {name}, so nothing can be learned or scored of it. "
-                    "Leave it out of data.target, or add files."
+                    f"Leave it out of {setting}, or add files."
                 )
+
+        for name, target in self.targets.items():
+            require_some(name, target, "data.target")
         for key in self.keys if any(target.optional for target in self.targets.values()) else ():
             self.spec.targets_of(key)
         if not self._optional:
@@ -195,11 +199,7 @@ class FolderDataset(Dataset[Sample]):
             what = "data.substitute" if self.substitute else "a target that is an image"
             raise DataError(f"{where}: modalities with `optional` do not go with {what}. Choose other modalities.")
         for name in self.inputs:
-            if all(self.spec.lacks(name, key) for key in self.keys):
-                raise DataError(
-                    f"{where}: no sample of the split {split!r} has {name}, so nothing can be learned or scored of it. "
-                    "Leave it out of the modalities, or add files."
-                )
+            require_some(name, self.spec.modalities[name], "the modalities")
         for key in self.keys:
             if not any(self.present(key).values()):
                 raise DataError(

@@ -20,6 +20,9 @@ KINDS = ("image", "depth", "normal", "label", "raw")
 """image: colours or intensities; depth: one channel of distances; normal: x, y, z of surface normals;
 label: one channel of class numbers; raw: any other measured channels."""
 
+CHANNELS = {"depth": 1, "normal": 3}
+"""Of the files of kinds that leave no choice."""
+
 _FILE_KEYS = ("folder", "prefix", "suffix", "kind", "layout", "pages")
 _IMAGE_KEYS: dict[str, tuple[str, ...]] = {
     "image": (*_FILE_KEYS, "bits", "invalid", "range"),

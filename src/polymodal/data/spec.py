@@ -121,7 +121,7 @@ class DatasetSpec:
 
     def _check_optional(self) -> None:
         """Refuse keys of no sample among those that may lack a modality or a target."""
-        known = {key for keys in self.splits.values() for key in keys}
+        known = set(self.all_keys)
         parts: dict[str, MayLack] = {f"modalities.{name}": part for name, part in self.modalities.items()}
         parts |= {f"targets.{name}": part for name, part in self.targets.items()}
         for name, part in parts.items():
@@ -238,8 +238,8 @@ class DatasetSpec:
         """
         return self.store.find(part.folder, key, part)
 
-    def lacks(self, part: str | TargetSpec, key: str) -> bool:
-        """Whether a sample is without a modality, by its name, or a target that it may lack."""
+    def lacks(self, part: str | ModalitySpec | TargetSpec, key: str) -> bool:
+        """Whether a sample is without a modality, which may be given by its name, or a target that it may lack."""
         declared = self.modalities[part] if isinstance(part, str) else part
         return declared.may_lack(key) and not self.store.has(declared.folder, key, declared)
 
@@ -287,6 +287,11 @@ class DatasetSpec:
                 if size := header_size(self.store.read(file)):
                     found[file] = size
         return found
+
+    @property
+    def all_keys(self) -> list[str]:
+        """The keys of all splits, each once."""
+        return list(dict.fromkeys(key for keys in self.splits.values() for key in keys))
 
     def keys(self, split: str) -> tuple[str, ...]:
         """The keys of a split.

@@ -16,7 +16,7 @@ from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, reached, settled, stored, to_values
-from polymodal.data.parts import ModalitySpec
+from polymodal.data.parts import CHANNELS, ModalitySpec
 from polymodal.data.ranges import Range, joined
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.track import track
@@ -155,7 +155,7 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
         return InputSpec.of(modality, len(modality.classes))
     file, raw = _first(spec, name)
     channels = raw.shape[0]
-    needed = {"depth": 1, "normal": 3}.get(modality.kind, channels)
+    needed = CHANNELS.get(modality.kind, channels)
     if channels != needed:
         raise DataError(
             f"{file}: expected {needed} channel(s) for kind {modality.kind}, got {channels}. "

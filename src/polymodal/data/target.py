@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymodal.data.content import honouring
 from polymodal.data.inputs import InputSpec, prepare_input, where_measured
-from polymodal.data.parts import TargetSpec
+from polymodal.data.parts import CHANNELS, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
 
@@ -78,8 +78,8 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
     """
     if target.kind == "label":
         return target
-    keys = (key for keys in spec.splits.values() for key in keys if not spec.lacks(target, key))
-    if (key := next(keys, None)) is None:
+    key = next((key for key in spec.all_keys if not spec.lacks(target, key)), None)
+    if key is None:
         raise DataError(
             f"{spec.store.where(FILE)}: targets.{target.name}: no sample has it. Leave it out, or add files."
         )
@@ -88,7 +88,7 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
     content = spec.content(target, file)
     raw = content.channels(None, where)
     channels = raw.shape[0]
-    needed = {"depth": 1, "normal": 3}.get(target.kind, channels)
+    needed = CHANNELS.get(target.kind, channels)
     if channels != needed:
         raise DataError(f"{where}: expected {needed} channel(s) for a target of kind {target.kind}, got {channels}.")
     low, high = target.range or (0, 1)
@@ -126,8 +126,9 @@ def _check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
     values = raw if known is None else raw[:, known[0]]
     least, most = values.min(initial=0), values.max(initial=0)
     low, high = ENDS[target.kind]
-    if least < low - _ROUNDING or most > high + _ROUNDING:
-        reach = f"reach {most:g}" if most > high + _ROUNDING else f"fall to {least:g}"
+    above = most > high + _ROUNDING
+    if above or least < low - _ROUNDING:
+        reach = f"reach {most:g}" if above else f"fall to {least:g}"
         raise DataError(
             f"{where}: its values {reach}, and {target.kind}s in {raw.dtype} count from {low:g} to {high:g}. Scale "
             "them to that, or store them with 8 or 16 bits."

@@ -18,7 +18,7 @@ from polymodal.metrics.certainty import log_probabilities
 from polymodal.names import ENSEMBLE
 from polymodal.runs.console import print_table
 from polymodal.runs.tested import TEMPERATURES, Scored, Tested
-from polymodal.runs.validate import data_settings, scenes_of
+from polymodal.runs.validate import model_and_data, scenes_of
 from polymodal.sources import require_own
 from polymodal.tasks.protocol import Protocol
 
@@ -50,9 +50,7 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
         PolymodalError: The model or the data set cannot be used.
     """
     require_own(run, "Give a folder of this machine.")
-    model = checkpoint.model_folder(run)
-    settings = {} if root is not None and model == run else data_settings(run)
-    checkpoint.read_config(model)  # where there is no model, a lock would make a folder
+    model, settings = model_and_data(run, root)
     with locked(run):
         data, elsewhere = scenes_of(run, model, settings, "val", root, Protocol())
         tested = Tested(model, data, "val", elsewhere=elsewhere)

@@ -91,7 +91,6 @@ def compare(
     chosen = choose(words, known)
     if reference is not None and reference not in known:
         raise ConfigError(f"--reference: there is no method {reference!r}{meant(reference, known)}")
-    recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     data: dict[str, Any] = {}
     equal = ""
     if match:
@@ -100,7 +99,7 @@ def compare(
         known |= matched(
             match, reference, chosen, known, lambda name: built(applied(settings, name, known[name].overrides), data)
         )
-        recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
+    recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
         tidy_below(out)
         command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,14 @@ def check_same_data(runs: Iterable[tuple[SeededRun, Mapping[str, Any]]], split: 
     """
     if not isinstance(data, FolderData):
         return
-    own, now = split_of(data, split), dict[tuple[str, ...], str]()
+    own = split_of(data, split)
+    identity = cache(lambda read: data.identity(own, read))
     for run, changes in runs:
         scored_on = (_json(run.scores(split)) or {}).get("identity")
         names = changes.get("data.modalities") or list(data.inputs)
         replaced = changes.get("data.substitute", data.substitute)
         read = tuple(name for name in names if name not in replaced)
-        if scored_on is not None and scored_on != (now.get(read) or now.setdefault(read, data.identity(own, read))):
+        if scored_on is not None and scored_on != identity(read):
             raise ConfigError(
                 f"{run.folder} was scored on other samples than {data.root} has now in {own!r}: files, or what is "
                 f"said of them, have changed since. {remedy}"

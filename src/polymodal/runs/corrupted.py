@@ -14,7 +14,7 @@ from polymodal.run_folder import corruptions_file
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.tested import Scored, Tested, best_device
-from polymodal.scores import Score, from_plain, known_scores, leading
+from polymodal.scores import Score, leading, scores_in
 
 
 def score_corruptions(tested: Tested, folder: Path, corruptions: Sequence[Corruption]) -> dict[str, Any]:
@@ -53,8 +53,7 @@ def score_corruptions(tested: Tested, folder: Path, corruptions: Sequence[Corrup
 
 def show_corruptions(scores: Mapping[str, Any]) -> None:
     """Print the ensemble's score under every fault, and its share of that without one for every prediction."""
-    known = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))
-    for score in leading(known, scores.get("classes")):
+    for score in leading(scores_in(scores), scores.get("classes")):
         _show(scores, score)
 
 

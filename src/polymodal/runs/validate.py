@@ -18,7 +18,7 @@ from polymodal.runs.evaluation import SUBSTITUTE, score_split
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
 from polymodal.runs.tested import Tested, scores_name, split_of
-from polymodal.scores import from_plain, known_scores, of_some
+from polymodal.scores import of_some, scores_in
 from polymodal.sources import home, local
 from polymodal.tasks.protocol import Protocol
 from polymodal.yaml_documents import MAX_YAML, parse_yaml
@@ -61,35 +61,48 @@ def validate(
     if subsets is not None and corrupt is not None:
         raise ConfigError("--subsets and --corrupt: expected one of them; their scores stand in files of their own.")
     asked, run = run, local(run)
-    model = checkpoint.model_folder(run)
-    settings = {} if root is not None and model == run else data_settings(run)
-    checkpoint.read_config(model)  # where there is no model, a lock would make a folder
+    model, settings = model_and_data(run, root)
     run = home(asked)
     with locked(run):
         data, elsewhere = scenes_of(run, model, settings, split, root, protocol)
-        file = scores_name(split, protocol, elsewhere)
+        faults = [] if corrupt is None else chosen_corruptions(corrupt, data.inputs)
+        chosen = [] if subsets is None else chosen_subsets(subsets, list(data.inputs))
+        tested = Tested(model, data, split, protocol, elsewhere)
+        file = tested.file
         if corrupt is not None:
-            file = corruptions_file(file)
-            faults = chosen_corruptions(corrupt, data.inputs)
-            scores = score_corruptions(Tested(model, data, split, protocol, elsewhere), run, faults)
+            scores, file = score_corruptions(tested, run, faults), corruptions_file(file)
         elif subsets is not None:
-            file = subsets_file(file)
-            chosen = chosen_subsets(subsets, list(data.inputs))
-            scores = score_subsets(Tested(model, data, split, protocol, elsewhere), run, chosen)
+            scores, file = score_subsets(tested, run, chosen), subsets_file(file)
         else:
-            scores = score_split(Tested(model, data, split, protocol, elsewhere), run)
+            scores = score_split(tested, run)
     if corrupt is None:
         _show(scores, protocol)
     else:
         show_corruptions(scores)
     if subsets is not None:
-        score = known_scores(scores["predictions"].values(), from_plain(scores["scores"]))[0]
-        show_entire_missing(scores["entire_missing"], score)
+        show_entire_missing(scores["entire_missing"], scores_in(scores)[0])
     if subsets is not None and settings and not elsewhere and not protocol.name:
         print(f"polymodal report {run} shows them on the run's page")
     if elsewhere:
         print(f"not the scenes that {run} was scored on; its own scores stay, these are in {run / file}")
     return scores
+
+
+def model_and_data(run: Path, root: str | None) -> tuple[Path, dict[str, Any]]:
+    """The model folder of a run, and the settings of its data; none of these for a model folder itself.
+
+    Args:
+        run: The run folder; or a model folder when `root` is given.
+        root: Another data set than the run's.
+
+    Raises:
+        ConfigError: The folder is no run of a folder data set.
+        CheckpointError: There is no model.
+    """
+    model = checkpoint.model_folder(run)
+    settings = {} if root is not None and model == run else data_settings(run)
+    checkpoint.read_config(model)  # where there is no model, a lock would make a folder
+    return model, settings
 
 
 def scenes_of(
@@ -210,7 +223,7 @@ def _described(kind: str, channels: int, span: tuple[float, float] | None) -> st
 
 
 def _show(scores: dict[str, Any], protocol: Protocol) -> None:
-    shown = known_scores(scores["predictions"].values(), from_plain(scores.get("scores")))
+    shown = scores_in(scores)
     unit = f", {shown[0].unit}" if len({score.unit for score in shown}) == 1 else ""
     title = f"{scores['samples']} scenes of {scores['split']}{unit}"
     if shown[0].per_class:
