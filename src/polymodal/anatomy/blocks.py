@@ -1,4 +1,7 @@
-"""The encoder as fusions see it: its stages, their blocks, and in each block the spatial convolution."""
+"""The encoder as fusions see it: its stages, their blocks, and in each block the spatial convolution.
+
+The encoder of a plain network is its child `encoder` or `backbone`; without such a child, the network itself.
+"""
 
 import re
 from collections.abc import Sequence
@@ -49,9 +52,6 @@ def stages(network: nn.Module) -> dict[str, tuple[str, ...]]:
     with every block that strides, since that is what divides the others; no module is such a stage, so it is called by
     its first and last block, `features.4-6`, and its features are what the last one returns.
 
-    Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-
     Returns:
         Dotted names of blocks by the dotted name of their stage; empty when no block is recognised.
     """
@@ -78,9 +78,6 @@ def sites(network: nn.Module) -> list[str]:
     which stand before its attention and before its MLP, or behind them where the network normalises afterwards. Where
     there are no such, they are the norms of whatever blocks there are.
 
-    Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
     """
@@ -91,11 +88,7 @@ def sites(network: nn.Module) -> list[str]:
 
 
 def transformer_blocks(network: nn.Module) -> list[str]:
-    """The blocks of the encoder that hold an attention, or the like, and layer norms beside it, in order.
-
-    Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-    """
+    """The blocks of the encoder that hold an attention, or the like, and layer norms beside it, in order."""
     encoder = _encoder(network)
     return [name for name in _innermost_blocks(encoder) if _mixes(encoder[name])]
 
@@ -130,9 +123,6 @@ def spatial_norms(network: nn.Module) -> list[str]:
     tree of modules does not show its additions. Where no block has a norm between two convolutions, as in the papers'
     generator for image translation or in a ConvNeXt, it is the norm after the spatial convolution of every block.
 
-    Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-
     Returns:
         Dotted names in the network's order; empty when no block is recognised.
     """
@@ -141,11 +131,7 @@ def spatial_norms(network: nn.Module) -> list[str]:
 
 
 def spatial_convolutions(network: nn.Module) -> list[SpatialConvolution]:
-    """The convolutions that `spatial_norms` follow, with what stands around them, in the network's order.
-
-    Args:
-        network: A plain network. When it has a child `encoder` or `backbone`, only that is looked at.
-    """
+    """The convolutions that `spatial_norms` follow, with what stands around them, in the network's order."""
     return [spatial for spatial in _normed_convolutions(network) if spatial.following]
 
 

@@ -104,12 +104,11 @@ class Aggregate(OneMap, ABC):
 
     Args:
         channels: C.
-        roster: The network's modalities.
     """
 
     def __init__(self, channels: int, roster: Roster) -> None:
+        del channels
         super().__init__(roster)
-        self.channels = channels
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

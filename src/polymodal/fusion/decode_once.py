@@ -130,7 +130,6 @@ class Gather(OneMap):
 
     Args:
         channels: C.
-        roster: The network's modalities.
         learned: Whether the weights are learned.
     """
 

@@ -19,8 +19,6 @@ class ChannelExchange(AtSite, ABC):
     """The exchange at one site.
 
     Args:
-        rule: The fusion's settings.
-        roster: The network's modalities.
         scale: The site's γ, `(M, C)`, for its shape and device.
     """
 
@@ -115,8 +113,6 @@ class PeriodicExchange(AtSite):
     """The exchange of every p-th channel or column at one site, whatever the scales.
 
     Args:
-        rule: The fusion's settings.
-        roster: The network's modalities.
         name: Where it stands, for error messages.
         axis: What is exchanged, `"channel"` or `"column"`.
     """

@@ -124,8 +124,6 @@ class TokenMeeting(AtSite):
     """The exchange behind one attention.
 
     Args:
-        rule: The fusion's settings.
-        roster: The network's modalities.
         scorers: One of each modality; other places of the stage hold the same.
         axis: Where the channels of tokens are, -1 or 1.
         name: Where it stands, for error messages.
