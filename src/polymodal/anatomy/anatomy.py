@@ -88,7 +88,7 @@ class Anatomy:
         Raises:
             FusionError: When the network runs on no image that was tried.
         """
-        return mixings(self.network, self.entrance)
+        return mixings(self.network, self.run)
 
     @cached_property
     def misplaced(self) -> tuple[str, tuple[int, ...]] | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
 from typing import Any
 
 import torch
@@ -14,6 +13,29 @@ from polymodal.anatomy.entrance import Entrance
 from polymodal.anatomy.meta import SIZES, watched
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a module: the shapes of its first tensor and of the first that it returned, None for none.
+
+    Attributes:
+        name: The module's dotted name.
+    """
+
+    name: str
+    given: torch.Size | None
+    returned: torch.Size | None
+
+    @property
+    def parent(self) -> str:
+        """The dotted name of the module that holds it."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def layer(self) -> str:
+        """What it is called there."""
+        return self.name.rpartition(".")[2]
+
+
 @dataclass
 class DryRun:
     """One forward pass of a plain network.
@@ -22,6 +44,7 @@ class DryRun:
         image: The image that the network was given; some encoders return it, too.
         entered: The layers that hold no others, and the convolutions, in the order in which they ran, each with what it
             was given.
+        calls: All that ran, in the order in which they finished.
         finished: For every module that ran, by dotted name, the moment at which it last finished.
         outputs: The tensors that a module returned, where it returned one tensor.
         encoder: The name of the encoder; empty when the network has none.
@@ -33,6 +56,7 @@ class DryRun:
     image: Tensor
     encoder: str = ""
     entered: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
     features: list[Tensor] = field(default_factory=list)
@@ -96,10 +120,10 @@ def dry_run(network: nn.Module, way_in: Entrance) -> DryRun:
 def _run(network: nn.Module, image: Tensor) -> DryRun:
     encoder = encoder_of(network)
     found = DryRun(image, encoder)
-    clock = count()
 
-    def after(name: str, output: Any) -> Any:
-        found.finished[name] = next(clock)
+    def after(name: str, given: tuple[Any, ...], output: Any) -> Any:
+        found.finished[name] = len(found.calls)
+        found.calls.append(Call(name, _shape(given), _shape(output)))
         if isinstance(output, Tensor):
             found.outputs[name] = output
         if not name or name != encoder:
@@ -119,3 +143,8 @@ def _run(network: nn.Module, image: Tensor) -> DryRun:
     except Exception as error:  # whatever a network does on such an image
         found.problem = error
     return found
+
+
+def _shape(values: Any) -> torch.Size | None:
+    """That of the first tensor."""
+    return next((value.shape for value in tree_leaves(values) if isinstance(value, Tensor)), None)

@@ -15,8 +15,8 @@ SIZES = (64, 256, 224)
 
 Before = Callable[[str, tuple[Any, ...]], None]
 """Is told the name of a layer before it runs, and its arguments."""
-After = Callable[[str, Any], Any]
-"""Is told the name of a module after it ran, and what it returned; what it returns, if not None, takes its place."""
+After = Callable[[str, tuple[Any, ...], Any], Any]
+"""Is told the name of a module after it ran, its arguments and its result; a value that it returns replaces that."""
 
 
 def ghost(network: nn.Module) -> nn.Module:
@@ -50,7 +50,7 @@ def watched(network: nn.Module, image: Tensor, before: Before, after: After | No
         if isinstance(module, Convolution) or next(module.children(), None) is None:
             handles.append(module.register_forward_pre_hook(lambda _, given, name=name: before(name, given)))
         if after is not None:
-            handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+            handles.append(module.register_forward_hook(lambda _, given, output, name=name: after(name, given, output)))
     try:
         with ByShapes():
             return copied(image)

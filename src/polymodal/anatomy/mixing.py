@@ -5,14 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from polymodal.anatomy.blocks import is_mixer, is_of_one_sample, transformer_blocks
-from polymodal.anatomy.entrance import Entrance
-from polymodal.anatomy.meta import SIZES, ghost
+from polymodal.anatomy.dry_run import Call, DryRun
 from polymodal.anatomy.norms import can_be_private, kind_of
-from polymodal.anatomy.shapes import ByShapes
 from polymodal.errors import FusionError
 
 
@@ -49,30 +46,26 @@ class Mixings:
     obstacles: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a layer: the shapes of its first tensor and of the first that it returned, None for none."""
-
-    layer: str
-    given: torch.Size | None
-    returned: torch.Size | None
-
-
-def mixings(network: nn.Module, way_in: Entrance) -> Mixings:
-    """Find where tokens are mixed, by one pass without any arithmetic at the first size that the network takes.
+def mixings(network: nn.Module, run: DryRun) -> Mixings:
+    """Find where tokens are mixed.
 
     Args:
-        network: A plain network. It is not changed.
-        way_in: Where images enter it.
+        network: A plain network.
+        run: What ran in it.
 
     Raises:
-        FusionError: When it has blocks with an attention and runs on no image that was tried.
+        FusionError: When it has blocks with an attention and ran on no image that was tried.
     """
     found = Mixings()
     blocks = transformer_blocks(network)
-    if not blocks:
-        return found
-    for block, calls in _calls(network, blocks, way_in).items():
+    if blocks and run.problem is not None:
+        problem = str(run.problem).partition("\n")[0]
+        raise FusionError(
+            f"The network {type(network).__name__} ran on no image of {run.image.shape[1]} channels that was tried, so "
+            f"it is not known where its tokens are: {problem}"
+        )
+    for block in blocks:
+        calls = [call for call in run.calls if block in (call.name, call.parent)]
         mixing = _mixing(block, network.get_submodule(block), calls)
         if isinstance(mixing, Mixing):
             found.found[mixing.place] = mixing
@@ -81,43 +74,12 @@ def mixings(network: nn.Module, way_in: Entrance) -> Mixings:
     return found
 
 
-def _calls(network: nn.Module, blocks: list[str], way_in: Entrance) -> dict[str, list[_Call]]:
-    """What blocks and the layers that they hold themselves took and returned, in the order in which they finished."""
-    problem = ""
-    for size in SIZES:
-        copied, calls = ghost(network), {block: [] for block in blocks}  # type: ignore[var-annotated]
-        for block in blocks:
-            module = copied.get_submodule(block)
-            for layer, child in (("", module), *module.named_children()):
-                child.register_forward_hook(
-                    lambda _, given, returned, layer=layer, seen=calls[block]: seen.append(
-                        _Call(layer, _shape(given), _shape(returned))
-                    )
-                )
-        try:
-            with torch.no_grad(), ByShapes():
-                copied(way_in.image(size))
-        except Exception as error:  # whatever a network does on such an image
-            problem = str(error).partition("\n")[0]
-        else:
-            return calls
-    raise FusionError(
-        f"The network {type(network).__name__} ran on no image of {way_in.channels} channels that was tried, so it is "
-        f"not known where its tokens are: {problem}"
-    )
-
-
-def _shape(values: Any) -> torch.Size | None:
-    """That of the first tensor."""
-    return next((value.shape for value in tree_leaves(values) if isinstance(value, Tensor)), None)
-
-
-def _mixing(name: str, block: nn.Module, calls: list[_Call]) -> Mixing | str:
+def _mixing(name: str, block: nn.Module, calls: list[Call]) -> Mixing | str:
     """Where a block mixes its tokens, or why that cannot be told."""
-    own = [call for call in calls if not call.layer]
-    order = [call for call in calls if call.layer]
+    own = [call for call in calls if call.name == name]
+    order = [call for call in calls if call.name != name]
     layers = [call.layer for call in order]
-    mixer = next(i for i, call in enumerate([*order, None]) if call is None or is_mixer(call.layer, block))
+    mixer = next((i for i, layer in enumerate(layers) if is_mixer(layer, block)), len(order))
     if len(own) != 1 or mixer == len(order) or layers.count(layers[mixer]) != 1:
         return f"the block '{name}' does not run once with one attention"
     before = [call for call in order[:mixer] if _is_norm(block, call.layer)]
@@ -137,7 +99,7 @@ def _mixing(name: str, block: nn.Module, calls: list[_Call]) -> Mixing | str:
     return Mixing(name, f"{name}.{reads}".rstrip("."), f"{name}.{place}", int(channels), axis)
 
 
-def _behind(block: nn.Module, calls: list[_Call], pre_norm: bool) -> Iterator[_Call]:
+def _behind(block: nn.Module, calls: list[Call], pre_norm: bool) -> Iterator[Call]:
     """The attention and what runs behind it before its result is added to the tokens, without norms."""
     for call in calls:
         norm = _is_norm(block, call.layer)
