@@ -1,6 +1,7 @@
 """What an exchange puts at its sites: modules that replace channels or columns, see `exchange` for the settings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -164,12 +165,21 @@ class PeriodicExchange(AtSite):
         streams = self.roster.streams(x)
         if not self.columns:
             return functional.refold(functional.exchange(streams, self.keep(x), self.rule.others))
-        if x.dim() < 4:
-            raise FusionError(
-                f"'{self.name}' returns features of shape {tuple(x.shape)}, which have no rows and columns. "
-                'Exchange channels there, axis="channel", or at other sites.'
-            )
+        require_columns(self.name, x.shape)
         return functional.refold(functional.exchange_columns(streams, self.keep(x), self.rule.others))
+
+
+def require_columns(name: str, shape: Sequence[int]) -> None:
+    """Refuse to exchange columns of what a layer returns if it has none.
+
+    Raises:
+        FusionError: With the layer.
+    """
+    if len(shape) < 4:
+        raise FusionError(
+            f"axis: '{name}' returns features of shape {tuple(shape)}, which have no rows and columns. Exchange "
+            "channels there, or choose other sites."
+        )
 
 
 class BehindBlock(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from polymodal.anatomy import Anatomy, blocks
 from polymodal.errors import FusionError
 from polymodal.fusion.base import Sites, describe_candidates, select
-from polymodal.fusion.exchanging import BehindBlock, PeriodicExchange
+from polymodal.fusion.exchanging import BehindBlock, PeriodicExchange, require_columns
 from polymodal.fusion.stages import encoded, last_blocks, layout_at
 from polymodal.nn import Exits, stand_behind
 
@@ -78,11 +78,8 @@ def look(anatomy: Anatomy, sites: Sequence[str], axis: str | Sequence[str]) -> l
         shape = getattr(anatomy.run.outputs.get(name), "shape", None)
         if name not in anatomy.norms:
             shape, channels = layout_at(anatomy, name)
-        if chosen == "column" and shape is not None and len(shape) < 4:
-            raise FusionError(
-                f"axis: '{name}' returns features of shape {tuple(shape)}, which have no rows and columns. Exchange "
-                "channels there, or choose other sites."
-            )
+        if chosen == "column" and shape is not None:
+            require_columns(name, shape)
         found.append(Place(name, (chosen,), channels))
     return found
 

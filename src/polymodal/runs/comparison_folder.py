@@ -61,16 +61,13 @@ def record_of(
             earlier = {name: method["overrides"] for name, method in record["methods"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{file} is damaged ({error!r}); choose another folder with --out.") from error
+        remedy = f"Give what it was begun with ({record.get('command')}), or choose another folder with --out."
         if different:
-            raise ConfigError(
-                f"{out} belongs to another recipe: {'; '.join(different[:3])}{' ...' if different[3:] else ''}. Give "
-                f"what it was begun with ({record['command']}), or choose another folder with --out."
-            )
+            more = " ..." if different[3:] else ""
+            raise ConfigError(f"{out} belongs to another recipe: {'; '.join(different[:3])}{more}. {remedy}")
         if (begun := record.setdefault("equal", "")) != equal:
-            raise ConfigError(
-                f"{out} compares at {begun or 'the cost that each method has'}, not at {equal or 'that'}. Give what it "
-                f"was begun with ({record['command']}), or choose another folder with --out."
-            )
+            cost = begun or "the cost that each method has"
+            raise ConfigError(f"{out} compares at {cost}, not at {equal or 'that'}. {remedy}")
         changed = [name for name, method in added.items() if earlier.get(name) not in (None, _plain(method.overrides))]
         if changed:
             raise ConfigError(

@@ -89,15 +89,10 @@ def validate(
 
 
 def model_and_data(run: Path, root: str | None) -> tuple[Path, dict[str, Any]]:
-    """The model folder of a run, and the settings of its data; none of these for a model folder itself.
-
-    Args:
-        run: The run folder; or a model folder when `root` is given.
-        root: Another data set than the run's.
+    """The model folder of a run, and the settings of its data; a model folder has none, and another data set as root.
 
     Raises:
-        ConfigError: The folder is no run of a folder data set.
-        CheckpointError: There is no model.
+        PolymodalError: There is no model, or the folder is no run of a folder data set.
     """
     model = checkpoint.model_folder(run)
     settings = {} if root is not None and model == run else data_settings(run)
