@@ -10,12 +10,14 @@ from PIL import Image
 
 from polymodal import Predictor
 from polymodal.cli import main
+from polymodal.data import TargetSpec
 from polymodal.data.content import FileSpec
-from polymodal.data.georeference import check_grids, georeference
+from polymodal.data.georeference import beside, check_grids, georeference
 from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import read_content
 from polymodal.errors import DataError
 from polymodal.runs.predict import predict
+from polymodal.tasks.outputs import Images
 from polymodal.tasks.windows import Windows
 from predict_tools import HEIGHT, WIDTH
 
@@ -107,6 +109,12 @@ def test_what_is_assumed_of_a_place_or_lost_is_said(model, tmp_path, capsys):
     predict(model, files, tmp_path / "b" / "out")
     assert "a.tfw: no map keeps this georeference" in capsys.readouterr().err
     assert (tmp_path / "b" / "out" / "a_rgb.png").is_file()
+    write(tmp_path / "c" / "a.png", np.ones((1, 4, 4), np.uint8), driver="PNG")  # GDAL puts the place beside it
+    assert beside(tmp_path / "c" / "a.png") == tmp_path / "c" / "a.png.aux.xml"
+    (tmp_path / "c" / "a.png.aux.xml").write_text("<PAMDataset><PAMRasterBand/></PAMDataset>")
+    assert beside(tmp_path / "c" / "a.png") is None
+    (tmp_path / "c" / "a.PGW").touch()
+    assert beside(tmp_path / "c" / "a.png") == tmp_path / "c" / "a.PGW"
 
 
 def test_control_points_and_points_at_the_centres_of_pixels_are_kept_as_they_are(model, tmp_path):
@@ -121,6 +129,22 @@ def test_control_points_and_points_at_the_centres_of_pixels_are_kept_as_they_are
     with rasterio.open(files["rgb"], "r+") as opened:
         opened.update_tags(AREA_OR_POINT="Point")
     assert check_grids({name: georeference(file) for name, file in files.items()}) == []
+
+
+def test_names_of_a_crs_in_any_letters_are_kept(model, tmp_path):
+    """As of French ones; the parts of such a text are found by their place in its bytes."""
+    own = rasterio.CRS.from_epsg(2154).to_wkt().replace("Lambert-93", "Projeté à l'été").replace('"2154"', '"0"')
+    files = scene(tmp_path, {"crs": own}, {"crs": own})
+    predict(model, files, tmp_path / "out")
+    with rasterio.open(files["rgb"]) as opened, rasterio.open(tmp_path / "out" / "a_rgb.tif") as written:
+        assert "été" in opened.crs.to_wkt()
+        assert written.crs.to_wkt() == opened.crs.to_wkt()
+
+
+@pytest.mark.parametrize(("invalid", "nodata"), [(0.0, 0.0), (-9999.0, None), (float("nan"), None), (0.5, None)])
+def test_an_image_says_no_data_by_what_its_file_can_hold(invalid, nodata):
+    depth = Images(TargetSpec("depth", "depth", scale=0.001, invalid=invalid, range=(0.0, 4.0), channels=1))
+    assert depth.nodata("", np.zeros((2, 2), np.uint16)) == nodata
 
 
 def test_a_georeference_of_turned_pixels_is_refused(tmp_path):

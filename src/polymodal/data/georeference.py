@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import tifffile
-from tifffile import TiffPage
+from tifffile import TiffPage, TiffTag
 
 from polymodal.data.tiff import SIGNATURES
 from polymodal.errors import DataError
@@ -17,7 +17,8 @@ _SCALE, _TIES, _MATRIX = 33550, 33922, 34264
 _TAGS = (_SCALE, _TIES, _MATRIX, 34735, 34736, 34737, 50844)  # with the keys of the CRS, and a camera's coefficients
 _METADATA, _NODATA = 42112, 42113
 _OWN = 32767  # the number of a CRS that has none
-_BESIDE = (".tfw", ".tifw", ".jgw", ".jpgw", ".pgw", ".pngw", ".wld")
+_PLACE = (b"<SRS", b"<GeoTransform", b"<GCPList", b'domain="RPC"')
+"""What GDAL's file beside another one says of its place; most hold statistics alone."""
 
 _TOLERANCE = 0.01
 """Of a pixel: programs round coordinates, and no two grids are so near each other on purpose."""
@@ -60,7 +61,7 @@ def georeference(file: Path) -> Georeference | None:
             size = page.imagelength, page.imagewidth
             keys = page.geotiff_tags or {}
             corners = _corners(page, size, keys)
-            tags = tuple((tag.code, int(tag.dtype), tag.count, tag.value) for tag in found)
+            tags = tuple((tag.code, int(tag.dtype), tag.count, _stored(opened, tag)) for tag in found)
     except Exception as error:  # tifffile's errors have no common class
         raise DataError(f"{file}: its georeference cannot be read ({error}). Write it anew, or remove it.") from error
     if turned:
@@ -72,8 +73,15 @@ def georeference(file: Path) -> Georeference | None:
 
 
 def beside(file: Path) -> Path | None:
-    """A world file, in which a georeference stands that no map keeps."""
-    return next((other for ending in _BESIDE if (other := file.with_suffix(ending)).is_file()), None)
+    """A world file, or GDAL's .aux.xml, in which a georeference stands that no map keeps."""
+    ending = file.suffix[1:].lower()
+    endings = (f"{ending[0]}{ending[-1]}w", f"{ending}w", "wld")
+    worlds = [file.with_suffix(f".{each}") for own in endings for each in (own, own.upper())]
+    found = next((world for world in worlds if world.is_file()), None)
+    told = file.with_name(f"{file.name}.aux.xml")
+    if found is None and told.is_file() and any(word in told.read_bytes() for word in _PLACE):
+        found = told
+    return found
 
 
 def check_grids(references: Mapping[str, Georeference]) -> list[str]:
@@ -154,6 +162,14 @@ def write_geotiff(
         extratags=tags,
         **settings,
     )
+
+
+def _stored(opened: tifffile.TiffFile, tag: TiffTag) -> Any:
+    """The value of a tag; of text the bytes, by whose place its parts are found: not all programs write ASCII."""
+    if not isinstance(tag.value, str):
+        return tag.value
+    opened.filehandle.seek(tag.valueoffset)
+    return opened.filehandle.read(tag.valuebytecount)
 
 
 def _crs(keys: Mapping[str, Any]) -> str:

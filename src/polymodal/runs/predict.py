@@ -194,7 +194,8 @@ def _warn_of_place(scene: Scene, size: Size) -> None:
     if references and not any(reference.size == size for reference in references.values()):
         said.append(f"{', '.join(references)}: no map keeps its georeference, as maps have the size of the other files")
     for file in scene.files.values():
-        if str(file) not in references and (world := beside(file)):
+        own = references.get(str(file))
+        if (own is None or own.corners is None) and (world := beside(file)):
             said.append(f"{world}: no map keeps this georeference; write it into {file.name}, as gdal_translate does")
     for line in said:
         print(f"polymodal: warning: {line}", file=sys.stderr)

@@ -175,9 +175,9 @@ class Output(ABC):
         """
         if pixels.dtype.kind == "f":
             return float("nan")
-        if not self.target.classes:
-            return self.target.invalid
         most = int(np.iinfo(pixels.dtype).max)
+        if not self.target.classes:
+            return self.target.invalid if self.target.invalid in range(most + 1) else None
         number = self.target.ignore if 0 <= self.target.ignore <= most else most
         return number if number >= len(self.target.classes) and not ending else None
 
