@@ -57,6 +57,7 @@ def test_sure_and_unsure_pixels_have_the_certainty_that_the_formulas_say():
     assert torch.allclose(entropy(found), torch.tensor([[0.0, 1.0]]), atol=1e-6)
     other = log_probabilities(torch.stack([sure.roll(1), even], 1)[None])
     assert torch.allclose(disagreement([found, other]), torch.tensor([[1.0, 0.0]]), atol=1e-6)
+    assert torch.equal(entropy(torch.zeros(1, 1, 2)), torch.zeros(1, 2))  # of one class nobody is in doubt
     impossible = torch.tensor([[[0.0], [-math.inf]]])  # as a network says that masks classes
     for value in (confidence(impossible), entropy(impossible), disagreement([impossible, impossible])):
         assert value.isfinite().all()

@@ -284,3 +284,11 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
     check_pictures([Scene("a", {"b_c": tmp_path}), Scene("a_b", {"d": tmp_path})], [], [""])
     with pytest.raises(DataError, match=r"a_b_c\.png"):
         check_pictures([Scene("a", {"b_c": tmp_path}), Scene("a_b", {"c": tmp_path})], [], [""])
+
+
+def test_a_name_too_long_for_a_picture_is_found_before_anything_is_written(model, tmp_path):
+    write_scene(tmp_path, "a")
+    write_scene(tmp_path, "é" * 116)
+    with pytest.raises(DataError, match=r"_depth_overlay\.png, 250 bytes, and up to 246 can be written"):
+        predict(model, folders(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """If these break, a user's camera frames are predicted otherwise than the same files, or are misread without a word."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,7 @@ def test_palettes_are_colours_of_an_image_and_numbers_of_labels():
         (np.zeros((0, 4), np.uint16), DEPTH, "expected numbers"),
         (np.zeros((4, 4, 4), np.uint8), RGB, "some pixels are transparent"),
         (Image.new("CMYK", (4, 4)), RGB, "got CMYK"),
+        (np.ma.masked_equal(np.eye(4, dtype=np.uint16), 1), DEPTH, "its mask hides pixels.* measured, 0:"),
     ],
 )
 def test_what_is_no_frame_is_refused_by_name(frame, spec, message):
@@ -111,6 +113,33 @@ def test_batches_give_what_single_frames_give_in_their_order(model, frames):
     assert [found["labels"].shape for found in together] == [(24, 32)] * 3 + [(16, 32)] * 2 + [(24, 32)]
     for scene, found in zip(scenes, together, strict=True):
         assert torch.allclose(predictor(**scene).scores["ensemble"], found.scores["ensemble"], atol=1e-5)
+
+
+def test_threads_that_ask_at_once_are_each_told_of_their_own_scene(model, frames):
+    """If this breaks, a service predicts one visitor's scene with the modalities of another's."""
+    predictor = Predictor(model)
+    asked = [frames, {"rgb": frames["rgb"]}, {"depth": frames["depth"]}] * 8
+    alone = [predictor(**scene).scores["ensemble"] for scene in asked[:3]] * 8
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda scene: predictor(**scene).scores["ensemble"], asked))
+    assert all(torch.allclose(one, own, atol=1e-5) for one, own in zip(found, alone, strict=True))
+
+
+def test_what_cannot_be_asked_for_is_refused(model, frames):
+    predictor = Predictor(model)
+    for batch in (0, -1, 2.0):
+        with pytest.raises(ConfigError, match="batch: expected a whole number"):
+            next(predictor.many([frames], batch=batch))
+    for found in (predictor(**frames), Predictor(model, window=(16, 16))(**frames)):
+        with pytest.raises(ConfigError, match="no prediction 'thermal' of this frame"):
+            found.shown("thermal")
+
+
+def test_numbers_that_are_none_have_no_class(model, frames):
+    """If this breaks, one pixel of -3.4e38, which nobody declared, makes a whole map of the first class."""
+    predictor = Predictor(model, scales={"depth": 1e30})
+    with pytest.raises(DataError, match="predicts holds NaN or infinite"):
+        predictor(rgb=frames["rgb"], depth=np.where(frames["depth"] > 3000, 3e38, 1).astype(np.float32))
 
 
 class Picky(nn.Module):

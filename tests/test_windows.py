@@ -172,6 +172,7 @@ def test_predicted_images_are_the_mean_of_their_windows(tmp_path):
         (["--window", "8,8", "--stride", "0,8"], "--stride: expected a height and a width above 0"),
         (["--window", "8"], "--window: expected a height and a width"),
         (["--window", "1,1"], "--window 1,1: the network takes no such part"),
+        (["--scale", "depth=0.001,0.01"], "--scale depth: expected one number, got '0.001,0.01'"),
     ],
 )
 def test_windows_that_cannot_work_are_refused_before_anything_is_written(words, message, tmp_path, capsys):

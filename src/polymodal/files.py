@@ -17,6 +17,9 @@ from polymodal.locks import LOCK, locked
 _WORKPLACE = ".partial"
 """How the name of a workplace ends; it begins with a dot."""
 
+LONGEST_NAME = 255 - len(f".{_WORKPLACE}")
+"""Bytes of the name of a file that is written here: most disks take 255, and its workplace is called after it."""
+
 _SCRATCH = "polymodal-"
 """How the names of folders begin that nobody needs after their process."""
 

@@ -203,7 +203,7 @@ def _predict(parsed: argparse.Namespace) -> None:
 
 def _scales(parsed: argparse.Namespace) -> dict[str, float]:
     words = typed.pairs(parsed.scale, "--scale", "MODALITY=NUMBER")
-    return {name: typed.numbers(text, float, f"--scale {name}")[0] for name, text in words.items()}
+    return {name: typed.number(text, f"--scale {name}") for name, text in words.items()}
 
 
 def _app(parsed: argparse.Namespace) -> None:

@@ -19,6 +19,14 @@ def numbers(text: str | None, convert: Callable[[str], Any], option: str) -> tup
         raise ConfigError(f"{option}: expected numbers between commas, got {text!r}.") from error
 
 
+def number(text: str, option: str) -> float:
+    """The one number behind an option."""
+    found: tuple[float, ...] = numbers(text, float, option)
+    if len(found) != 1:
+        raise ConfigError(f"{option}: expected one number, got {text!r}.")
+    return found[0]
+
+
 def values(words: Sequence[str], option: str) -> dict[str, Any]:
     """The words KEY=VALUE behind an option, the values as in YAML."""
     from polymodal.yaml_documents import parse_yaml

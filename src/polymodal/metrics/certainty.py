@@ -42,12 +42,12 @@ def entropy(logarithms: Tensor) -> Tensor:
     """Shannon's entropy of the classes' probabilities as a share of its largest value, log(classes): 0..1.
 
     Args:
-        logarithms: Of the probabilities, `(B, classes, ...)`, of two classes or more.
+        logarithms: Of the probabilities, `(B, classes, ...)`.
 
     Returns:
         `(B, ...)`.
     """
-    return (-_weighted(logarithms).sum(1) / math.log(logarithms.shape[1])).clamp(0, 1)
+    return (-_weighted(logarithms).sum(1) / math.log(max(2, logarithms.shape[1]))).clamp(0, 1)
 
 
 def disagreement(logarithms: Sequence[Tensor]) -> Tensor:

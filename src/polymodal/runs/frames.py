@@ -32,7 +32,7 @@ def as_stored(frame: Any, spec: InputSpec, name: str) -> np.ndarray:
         (C, H, W), in its own type.
 
     Raises:
-        DataError: It is no such frame, is partly transparent, or holds numbers that its kind does not have.
+        DataError: It is no such frame, is partly transparent or masked, or holds numbers that its kind does not have.
     """
     first = isinstance(frame, Tensor)
     if isinstance(frame, Tensor):
@@ -41,6 +41,11 @@ def as_stored(frame: Any, spec: InputSpec, name: str) -> np.ndarray:
     elif isinstance(frame, Image.Image):
         array = _of_pillow(frame, spec, name)
     elif isinstance(frame, np.ndarray):
+        if np.ma.is_masked(frame):
+            raise DataError(
+                f"{name}: its mask hides pixels, which no model looks at. Fill them with what means that nothing was "
+                f"measured, {'NaN among floats' if spec.invalid is None else f'{spec.invalid:g}'}: frame.filled(...)."
+            )
         array = frame
     else:
         raise DataError(

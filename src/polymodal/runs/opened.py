@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,7 @@ class Opened:
         size: Height and width that inputs are resized to; None for their own.
         output: How predictions are shown and written.
         temperatures: Those that their confidence is taken at, by prediction.
+        one_at_a_time: For threads: a network notes which modalities it is given while it runs.
 
     Raises:
         CheckpointError: The model cannot be used.
@@ -56,6 +58,7 @@ class Opened:
                 f"{model}: expected a run folder, a model folder or an exported file that ends in {ONNX}; no other "
                 "file can be predicted with here. Give the folder, or export the run again with --format onnx."
             )
+        self.one_at_a_time = Lock()
         self.session: Session | None = None
         taken = None
         if model.suffix == ONNX:
@@ -116,18 +119,15 @@ class Opened:
             subset: Whether modalities may be absent.
 
         Raises:
-            DataError: The network cannot take the images.
+            DataError: The network cannot take the images, or what it makes of them is no number.
             CheckpointError: It predicts something else than its description says.
         """
         if self.session is not None:
-            found = {
-                name: output_at(torch.from_numpy(output), size if output.ndim == 4 else None)
-                for name, output in self.session(images).items()
-            }
+            found = {name: torch.from_numpy(output) for name, output in self.session(images).items()}
         else:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.one_at_a_time:
                 moved = {name: image.to(best_device()) for name, image in images.items()}
-                found = named_outputs(self.network(moved, subset=subset, per_modality=True), size)
+                found = named_outputs(self.network(moved, subset=subset, per_modality=True))
         for name, prediction in found.items():
             if prediction.ndim != 4 or prediction.shape[1] != self.output.channels:
                 raise CheckpointError(
@@ -135,7 +135,13 @@ class Opened:
                     f"network's {name!r} has the shape {tuple(prediction.shape)}. Restore the model, or save or export "
                     "it again."
                 )
-        return found
+            if not prediction.amax() < math.inf:  # by -inf a network masks a class
+                raise DataError(
+                    f"what {name} predicts holds NaN or infinite numbers, for which no class and no value can be told: "
+                    "inputs hold numbers far beyond those of the training. Where one means that nothing was measured, "
+                    "as -3.4e38 does in many TIFF files, store NaN, or declare it there as the no-data value."
+                )
+        return {name: output_at(prediction, size) for name, prediction in found.items()}
 
 
 def read_model_description(

@@ -64,9 +64,9 @@ class Predicted:
         """A prediction as a picture for people; of several targets, that of one.
 
         Raises:
-            ConfigError: The model has no such target.
+            ConfigError: The model has no such target, or there is no such prediction.
         """
-        own = self._output.split(self.scores[name])[_known(target, self._output)]
+        own = self._output.split(self.scores[_among(self.scores, name)])[_known(target, self._output)]
         part = self._output.parts[target]
         ending, pixels = list(part.pixels(own).items())[-1]
         return part.image(ending, pixels, self.picture, name)
@@ -109,9 +109,9 @@ class Stitched(Predicted):
         """A prediction as a picture for people, of at most 1920 pixels a side beside its legend.
 
         Raises:
-            ConfigError: The model has no such target.
+            ConfigError: As of any prediction.
         """
-        ending, pixels = self._pictures[_known(target, self._output), name]
+        ending, pixels = self._pictures[_known(target, self._output), _among(self.arrays, name)]
         return self._output.parts[target].image(ending, pixels, self.picture, name)
 
 
@@ -119,3 +119,9 @@ def _known(target: str, output: Output | Several) -> str:
     if target not in output.parts:
         raise ConfigError(f"target: expected {' or '.join(output.parts) or 'none'}, got {target!r}.")
     return target
+
+
+def _among(predictions: Mapping[str, object], name: str) -> str:
+    if name not in predictions:
+        raise ConfigError(f"there is no prediction {name!r} of this frame. There are {', '.join(predictions)}.")
+    return name

@@ -154,9 +154,11 @@ class Predictor:
             batch: How many at a time; more than one pays on a GPU.
 
         Raises:
-            ConfigError: As for one.
+            ConfigError: As for one, or the batch is no number of scenes.
             DataError: As for one.
         """
+        if type(batch) is not int or batch < 1:
+            raise ConfigError(f"batch: expected a whole number of scenes above 0, got {batch!r}.")
         waiting: list[_Frames] = []
         for frames in scenes:
             scene = self._inputs(frames)
@@ -246,7 +248,7 @@ class Predictor:
         for near in dict.fromkeys([size, *(_nearest(size, step) for step in STEPS)]):
             images = {name: torch.empty(1, spec.channels, *near, device="meta") for name, spec in specs.items()}
             try:
-                with ByShapes():
+                with ByShapes(), self._opened.one_at_a_time:
                     self._ghost(images, subset=True)
             except NotImplementedError:  # of an operation without values, nothing is known
                 return size

@@ -1,5 +1,6 @@
 """The scenes to predict: files of several modalities that belong together, and the names of their pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from polymodal.data import EXTENSIONS, Store
 from polymodal.data.content import FileSpec
 from polymodal.data.naming import PLAIN, advice, key_of
 from polymodal.errors import ConfigError, DataError
-from polymodal.files import require_empty
+from polymodal.files import LONGEST_NAME, require_empty
 from polymodal.locks import LOCK
 from polymodal.names import on_any_disk
 
@@ -163,7 +164,7 @@ def check_out(out: Path, inputs: Mapping[str, Path]) -> None:
 def check_pictures(
     scenes: Sequence[Scene], predictions: Sequence[str], endings: Sequence[str], *, whole: bool = False
 ) -> None:
-    """Refuse scenes of which two pictures would have one name.
+    """Refuse scenes of which two pictures would have one name, or one that no disk takes.
 
     Args:
         scenes: All of them.
@@ -172,7 +173,7 @@ def check_pictures(
         whole: Whether the network takes no other than complete scenes, as an exported one.
 
     Raises:
-        DataError: With the two scenes and predictions.
+        DataError: With the name, and the two scenes and predictions.
     """
     owners: dict[str, str] = {}
     for scene in scenes:
@@ -180,6 +181,11 @@ def check_pictures(
             for ending in endings:
                 name = picture_name(scene, prediction, ending)
                 owner = f"{prediction} of {scene.stem}"
+                if (length := len(os.fsencode(Path(name).name))) > LONGEST_NAME:
+                    raise DataError(
+                        f"a picture would be called {name}, {length} bytes, and up to {LONGEST_NAME} can be written. "
+                        "Give the scene a shorter name."
+                    )
                 if (known := on_any_disk(name)) in owners:
                     other = "" if whole else ", or predict with one of the modalities at a time (--subset)"
                     raise DataError(
