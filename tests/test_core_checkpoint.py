@@ -168,6 +168,13 @@ def test_saving_again_replaces_both_files(saved):
     assert sorted(content(saved)) == ["config.json", "model.safetensors"]
 
 
+def test_saving_into_a_run_folder_is_refused(tmp_path):
+    """If this breaks, what was saved last is not what is loaded: of a run folder the model within is."""
+    save(rooms(), tmp_path / "run" / "model", network=ROOMS)
+    with pytest.raises(ConfigError, match=r"run is a run folder, of which `load` reads .*model"):
+        save(rooms(fusion=Exchange(0.1)), tmp_path / "run", network=ROOMS)
+
+
 def test_tied_weights_are_saved(tmp_path):
     """If this breaks, networks that use one tensor in two places cannot be saved."""
     plain = plain_segmenter(0)

@@ -63,7 +63,8 @@ def save(
 
     Raises:
         ConfigError: When `net` is none, `network` makes another network, or JSON knows no such type, or a weight is
-            beyond what 16 bits hold; nothing is written.
+            beyond what 16 bits hold, or the folder is that of a run, of which `load` reads the model within; nothing is
+            written.
         OSError: When the folder cannot be written.
     """
     from safetensors import SafetensorError
@@ -75,6 +76,10 @@ def save(
             "the network itself; of what torch.compile made, net._orig_mod, of DistributedDataParallel, net.module."
         )
     folder = Path(folder)
+    if (folder / MODEL).is_dir():
+        raise ConfigError(
+            f"{folder} is a run folder, of which `load` reads {folder / MODEL}: name that one, or another folder."
+        )
     config: dict[str, Any] = {
         "format": _FORMAT,
         "network": network,
