@@ -139,6 +139,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(other, told):
     assert all(before[name].equal(value) for name, value in net.state_dict().items())
 
 
+def test_what_is_to_start_anew_is_there():
+    """If this breaks, a name that is mistyped is taken over with the rest."""
+    with pytest.raises(CheckpointError, match=r"there is no tensor 'head\.wieght' in the network; did you mean head\."):
+        take_over(rooms(), rooms(), anew={"head.wieght": "others"})
+
+
 def test_a_deeper_network_is_not_cut_off():
     """If this breaks, a network silently starts from the first stages of another one."""
     deeper = fuse(create("rooms-unet", **(ROOMS | {"widths": [6, 8, 8]})), CHANNELS)

@@ -56,7 +56,7 @@ def take_over(
 
     Raises:
         CheckpointError: A tensor is missing, left over or of another shape; the message names each. Or a modality
-            starts from none that there is.
+            starts from none that there is, or there is no tensor of a name in `anew`.
         ConfigError: `fuse` has not made one of the networks.
     """
     for network in (net, source):
@@ -64,7 +64,9 @@ def take_over(
     origins = checked_like(net.modalities, source.modalities, like, called)
     anew = anew or {}
     own, given = parts_of(net), parts_of(source)
-    known = {name for name, _ in given}
+    known, needed = ({name for name, _ in parts} for parts in (given, own))
+    if unknown := next((name for name in anew if name not in known | needed), ""):
+        raise CheckpointError(f"anew: there is no tensor {unknown!r} in the network{meant(unknown, needed)}")
     same = tuple(origins.values()) == source.modalities
     plan: dict[Part, Part] = {}
     kept: dict[Part, str] = {}
@@ -81,7 +83,6 @@ def take_over(
             problems.append(misfit(text_of(part), tensor, None if found is None else given[found]))
         else:
             plan[part] = found
-    needed = {name for name, _ in own}
     left = {part: _why_left(part, anew, needed) for part in given.keys() - plan.values()}
     problems += [misfit(text_of(part), None, given[part]) for part, why in left.items() if not why]
     refuse(problems, f"{called} is no model of the same network")
