@@ -265,6 +265,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
         needed = {} if parsed.network == TRANSLATION else {"classes": 2}
         print(inspect(models.create(parsed.network, **needed | typed.values(parsed.arguments, "--arguments"))))
     elif folder.is_dir() or is_address(folder) or is_packaged(folder):
+        if parsed.arguments:
+            raise ConfigError(f"--arguments: {folder} is a model, which has its own. Leave them out.")
         print(inspect(checkpoint.load(folder)))
     else:
         raise ConfigError(
