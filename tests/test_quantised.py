@@ -1,6 +1,7 @@
 """Networks in 8 bits: files that score as the network in float does, or no file at all."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from typing import Any
@@ -193,6 +194,16 @@ def test_calibration_that_cannot_be_is_refused_with_what_is_missing(run, tmp_pat
     assert Calibration(run / "model", Quantisation(str(run / "scenes"))).images == 6
     with pytest.raises(ConfigError, match="classes"):
         Calibration(run, Quantisation("rooms"))  # the embedded set is there, and has other classes
+
+
+def test_val_is_the_split_that_the_run_was_validated_on(run, tmp_path):
+    """If this breaks, ranges are taken from a split that only happens to be called so, or there is none."""
+    shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((run / "config.yaml").read_text())
+    settings["data"]["init_args"]["val_split"] = "train"
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(settings))
+    assert Calibration(run, Quantisation("val")).images == 3
+    assert Calibration(tmp_path / "run", Quantisation("val")).images == 6
 
 
 def test_a_score_in_another_unit_needs_a_drop_in_that_unit(run, monkeypatch):

@@ -112,7 +112,7 @@ class Calibration:
         self.max_drop = MAX_DROP if how.max_drop is None else how.max_drop
         self._samples = FolderDataset(
             self.data.description,
-            how.calibrate if own else "train",
+            self.data.val_split if how.calibrate == "val" else "train",
             list(self.data.inputs),
             inputs=self.data.inputs,
             size=self.data.size,
