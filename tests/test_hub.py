@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub import constants
 import polymodal
 from fixtures_data import make_folder
 from polymodal import Predictor, checkpoint
+from polymodal.checkpoint import annotate
 from polymodal.cli import main
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.runs.publish import CARD, _given, model_card
@@ -220,3 +222,11 @@ def test_a_card_says_what_the_model_takes_and_how_to_use_it(model):
     assert _given(["rgb", "near-ir"]) == '**{"rgb": picture_1, "near-ir": picture_2}', "else the example is no Python"
     assert "| depth | depth | 0.001 m | 1 |" in card
     assert huggingface_hub.ModelCard(card).data.library_name == "polymodal"
+
+
+def test_a_card_says_what_is_a_control_and_a_model_of_the_package_has_one(model, tmp_path):
+    """If this breaks, who finds a control on the Hub takes it for a model of two sensors."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    annotate(folder, substitute={"depth": "noise"})
+    assert "- a control, trained with: noise in the place of depth\n" in model_card(folder, NAME)
+    assert "a control" not in model_card(Path("rooms"), NAME)

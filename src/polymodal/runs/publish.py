@@ -10,10 +10,11 @@ from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.errors import ConfigError
 from polymodal.report.load import load_run
-from polymodal.report.render import fixed
-from polymodal.run_folder import MODEL_CONFIG, MODEL_WEIGHTS
+from polymodal.report.render import fixed, listed
+from polymodal.run_folder import EVERY_SCORES, MODEL_CONFIG, MODEL_WEIGHTS
+from polymodal.runs.evaluation import SUBSTITUTE
 from polymodal.runs.opened import Opened
-from polymodal.sources import is_address
+from polymodal.sources import is_address, local
 
 CARD = "README.md"
 _MARK = "<!-- Written by polymodal.push_to_hub, which replaces it; without this line it stays as it is. -->"
@@ -69,9 +70,10 @@ def model_card(model: Path, name: str) -> str:
     Raises:
         CheckpointError: The model cannot be used.
     """
-    opened = Opened(model)
-    config = checkpoint.read_config(model)
-    training = (config.get("metadata") or {}).get("training") or {}
+    opened, folder = Opened(model), local(model)
+    config = checkpoint.read_config(folder)
+    metadata = config.get("metadata") or {}
+    training, controls = metadata.get("training") or {}, metadata.get(SUBSTITUTE) or {}
     network = (config.get("network") or {}).get("name", "a network of its author's")
     facts = {
         "network": network,
@@ -80,6 +82,7 @@ def model_card(model: Path, name: str) -> str:
         "epochs": training.get("epochs"),
         "seed": training.get("seed"),
         "checkpoint chosen on": training.get("selected_on"),
+        "a control, trained with": listed(f"{of} in the place of {one}" for one, of in controls.items()) or None,
     }
     targets = opened.output.targets
     classes = next(iter(targets.values())).classes
@@ -94,7 +97,7 @@ def model_card(model: Path, name: str) -> str:
         *(f"| {one} | {spec.kind} | {_unit(spec)} | {spec.channels} |" for one, spec in opened.specs.items()),
         *("", *(_predicts(target, several=len(targets) > 1) for target in targets.values()), ""),
         *(f"- {fact}: {value}" for fact, value in facts.items() if value is not None),
-        *(_scores(model) if checkpoint.model_folder(model) != model else ()),
+        *(_scores(folder) if checkpoint.model_folder(folder) != folder and any(folder.glob(EVERY_SCORES)) else ()),
     ]
     return "\n".join(lines) + "\n"
 
