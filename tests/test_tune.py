@@ -159,9 +159,10 @@ def test_a_search_on_data_that_have_changed_is_not_gone_on_with(words, pretend, 
     assert len(order(tmp_path)) == 1
 
 
-def test_a_trial_without_a_value_of_its_score_has_failed(tmp_path):
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_trial_without_a_value_of_its_score_has_failed(value, tmp_path):
     """Else one trial that diverged ends the search, in words of Python."""
-    write_json(tmp_path / "scores.val.json", {"predictions": {"ensemble": {"mean_iou": None}}})
+    write_json(tmp_path / "scores.val.json", {"predictions": {"ensemble": {"mean_iou": value}}})
     with pytest.raises(PolymodalError, match="'trial-000, seed 0' ended without a value of mean_iou"):
         _Search(None, tmp_path, {}, {}, 0, "", "mean_iou")._value(SeededRun("trial-000", 0, tmp_path))
 

@@ -22,6 +22,7 @@ from polymodal.errors import ConfigError, PolymodalError
 from polymodal.files import is_empty, tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.names import ENSEMBLE
+from polymodal.report.render import number
 from polymodal.report.tuning import tuning_page
 from polymodal.run_folder import METRICS, REPORT, score_column
 from polymodal.runs import children
@@ -316,10 +317,10 @@ class _Search:
         file = run.scores("val")
         if not file.is_file():
             raise PolymodalError(f"the training {str(run)!r} ended without scores")
-        value = read_json(file, ConfigError)["predictions"][ENSEMBLE].get(self.score)
+        value = number(read_json(file, ConfigError)["predictions"][ENSEMBLE].get(self.score))
         if value is None:
             raise PolymodalError(f"the training {str(run)!r} ended without a value of {self.score}, see {file}")
-        return float(value)
+        return value
 
     def _tell(self, trial: Any, value: float | None = None, state: str | None = None) -> None:
         from optuna.trial import TrialState
