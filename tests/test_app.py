@@ -68,6 +68,12 @@ def test_examples_are_those_whose_numbers_mean_the_same_to_the_model(tmp_path):
     assert app._examples({"thermal": rooms["rgb"]}, tmp_path) == []
 
 
+@pytest.mark.parametrize(("size", "shown"), [((24, 32), (480, 640)), ((1, 4000), (1, 1334)), ((9000, 30), (1800, 6))])
+def test_pictures_have_a_size_that_a_page_can_show(size, shown):
+    """If this breaks, one strip that a visitor drops fills the server's memory."""
+    assert app._shown(np.zeros((*size, 3), np.uint8)).shape == (*shown, 3)
+
+
 def test_names_of_a_model_are_text_on_the_page():
     assert "<b>" not in app._said(["<b>"])
     assert app._as_dropped("/x/a.png: bad", {"rgb": "/x/a.png"}) == "rgb: a.png: bad"

@@ -1,6 +1,7 @@
 """A page to try a trained model on: pictures in, maps out, with and without a modality or what the fusion does."""
 
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,16 +15,15 @@ import numpy as np
 from markupsafe import Markup
 
 from polymodal.data import DatasetSpec, InputSpec, Store
-from polymodal.errors import ConfigError, PolymodalError
+from polymodal.errors import ConfigError, PolymodalError, first_line
+from polymodal.runs.parts import step_of
 from polymodal.runs.predict import picture_of, read_scene
 from polymodal.runs.predicted import Predicted
 from polymodal.runs.predictor import Predictor
 from polymodal.runs.scenes import Scene
+from polymodal.tasks.overlay import enlarged
 
 EXAMPLES = 4
-SMALLEST = 240
-"""Pixels that the shorter side of a map has at least, so that small scenes can be seen."""
-
 HUES = ("#c2500a", "#0067a8", "#00805c", "#a8457f", "#8a6d00", "#2c8fc4")
 CSS = """
 .model { overflow-wrap: anywhere; }
@@ -144,9 +144,12 @@ def _page(predictor: Predictor, model: Path, examples: Sequence[Mapping[str, Pat
             try:
                 found, warned = _predict(predictor, there, meets=meeting)
                 seen = {name: _seen({name: path}, specs) for name, path in there.items()}
-            except PolymodalError as error:  # nothing that was predicted before may stay beside it
-                return _said([_as_dropped(str(error), there)]), None, None, shown
-            return _said([_as_dropped(one, there) for one in warned]), found.shown(), _details(found, seen), shown
+                pictures: tuple[Any, Any] = found.shown(), _details(found, seen)
+            except Exception as error:  # nothing that was predicted before may stay beside it
+                if not isinstance(error, PolymodalError):  # such as too little memory
+                    traceback.print_exc()
+                warned, pictures = [first_line(error)], (None, None)
+            return _said([_as_dropped(one, there) for one in warned]), *pictures, shown
 
         def take(event: gradio.SelectData) -> list[Any]:
             scene = examples[event.index]
@@ -194,17 +197,19 @@ def _details(found: Predicted, seen: Mapping[str, np.ndarray]) -> list[tuple[np.
     for name, arrays in found.arrays.items():
         if name in seen:
             shown.append((seen[name], name))
-        shown.append((_large(arrays["colors"]), f"predicted, {name}"))
+        shown.append((_shown(arrays["colors"]), f"predicted, {name}"))
         for what in ("confidence", "disagreement"):
             if what in arrays:
                 heat = matplotlib.colormaps["viridis"](arrays[what], bytes=True)[..., :3]
-                shown.append((_large(heat), f"{100 * float(arrays[what].mean()):.0f} % {what}, {name}"))
+                shown.append((_shown(heat), f"{100 * float(arrays[what].mean()):.0f} % {what}, {name}"))
     return shown
 
 
-def _large(picture: np.ndarray) -> np.ndarray:
-    factor = -(-SMALLEST // min(picture.shape[:2]))
-    return picture.repeat(factor, 0).repeat(factor, 1)
+def _shown(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) with sides that a page can show: a browser takes no more than some thousands of pixels."""
+    height, width = picture.shape[:2]
+    step = step_of((height, width))
+    return enlarged(picture[::step, ::step])
 
 
 def _heading(predictor: Predictor, model: Path) -> Markup:
@@ -272,4 +277,4 @@ def _examples(specs: Mapping[str, InputSpec], folder: Path) -> list[dict[str, Pa
 def _seen(files: Mapping[str, str | Path], specs: Mapping[str, InputSpec]) -> np.ndarray:
     """What people see of a scene's files."""
     scene = Scene("", {name: Path(file) for name, file in files.items()})
-    return _large(picture_of(*read_scene(scene, {name: specs[name] for name in files})))
+    return _shown(picture_of(*read_scene(scene, {name: specs[name] for name in files})))

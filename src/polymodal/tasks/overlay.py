@@ -38,11 +38,10 @@ def overlay(
         The picture, enlarged by a whole factor when it is small, and the legend: the largest class first, with its
         share of the pixels.
     """
-    factor = max(1, min(-(-SMALLEST // min(labels.shape)), LARGEST // max(labels.shape)))
-    height, width = (factor * side for side in labels.shape)
+    large = enlarged(labels)
+    height, width = large.shape
     scene = Image.fromarray(picture).convert("L").resize((width, height), Image.Resampling.BICUBIC)
     grey = np.asarray(scene, np.float32)[..., None]
-    large = labels.repeat(factor, 0).repeat(factor, 1)
     painted = np.array(colors, np.float32)[large]
     # In grey the scene keeps its shapes, and every hue in the picture is one of the legend.
     mixed = (1 - OPACITY) * grey + OPACITY * painted
@@ -54,6 +53,13 @@ def overlay(
     canvas.paste(shown, (0, 0))
     canvas.paste(legend, (width, 0))
     return canvas
+
+
+def enlarged(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, ...), each as often as it takes for the shorter side to be seen and the longer one to be shown."""
+    height, width = pixels.shape[:2]
+    factor = max(1, min(-(-SMALLEST // min(height, width)), LARGEST // max(height, width)))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
 
 
 def _outlines(labels: np.ndarray) -> np.ndarray:
