@@ -43,10 +43,9 @@ def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[
     return names
 
 
-def checked_channels(
-    modalities: Sequence[str] | Mapping[str, int | None], names: Sequence[str]
-) -> dict[str, int | None]:
-    """The channels of each modality; None where they were not said."""
+def checked_channels(modalities: Sequence[str] | Mapping[str, int | None]) -> dict[str, int | None]:
+    """The channels of each modality, whose names are as of `checked_names`; None where they were not said."""
+    names = checked_names(modalities)
     if not isinstance(modalities, Mapping):
         return dict.fromkeys(names)
     for name, count in modalities.items():

@@ -75,14 +75,13 @@ def fuse(
     """
     method = fusion if isinstance(fusion, Fusion) else make_fusion(fusion or "none")
     method.as_config()  # refused now if it cannot be saved, not after a training
-    names = preconditions.checked_names(modalities)
+    channels = preconditions.checked_channels(modalities)
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
     anatomy = Anatomy(model)
     preconditions.check_norms(anatomy)
     frozen = preconditions.frozen_norms(anatomy, statistics)
     width = anatomy.entrance.channels
-    channels = preconditions.checked_channels(modalities, names)
     private_stems = preconditions.private_modalities(stems, channels, anatomy)
     preconditions.check_rows(anatomy)
     if private_stems or any(channels.values()):
@@ -92,7 +91,7 @@ def fuse(
     plan = method.plan(anatomy, places)
     if isinstance(convolutions, Mapping):
         convolutions = preconditions.low_rank_sites(anatomy, convolutions, plan.merged, bool(private_stems))
-    ways = {name: "private" if name in private_stems else "repeat" for name in names}
+    ways = {name: "private" if name in private_stems else "repeat" for name in channels}
     settings = FuseSettings(channels, method, places, ways, norms, convolutions, frozen or "batch")
     if method.needs_private_norms and norms == "shared":
         raise FusionError(

@@ -69,6 +69,11 @@ class DryRun:
         """Height and width of the image."""
         return self.image.shape[-1]
 
+    def shape_of(self, name: str) -> torch.Size | None:
+        """Of what a module returned; None where it was not one tensor, or the module did not run."""
+        made = self.outputs.get(name)
+        return None if made is None else made.shape
+
     def origins(self, tensor: Tensor) -> list[str]:
         """The modules that returned this very tensor, innermost first; none when it came from elsewhere."""
         return [name for name, output in self.outputs.items() if output is tensor]

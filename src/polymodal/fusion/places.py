@@ -74,10 +74,8 @@ def look(anatomy: Anatomy, sites: Sequence[str], axis: str | Sequence[str]) -> l
         return [Place(sites[0], _axes_of_maps(anatomy, axis), 1)]
     found = []
     for name in sites:
-        chosen, channels = _axis_at(anatomy, name, axis), None
-        shape = getattr(anatomy.run.outputs.get(name), "shape", None)
-        if name not in anatomy.norms:
-            shape, channels = layout_at(anatomy, name)
+        chosen, is_norm = _axis_at(anatomy, name, axis), name in anatomy.norms
+        shape, channels = (anatomy.run.shape_of(name), None) if is_norm else layout_at(anatomy, name)
         if chosen == "column" and shape is not None:
             require_columns(name, shape)
         found.append(Place(name, (chosen,), channels))

@@ -77,11 +77,10 @@ def layout_at(anatomy: Anatomy, block: str) -> tuple[torch.Size | None, int]:
         FusionError: When it returns something else than one tensor, or does not run.
     """
     seen = anatomy.run
-    made = seen.outputs.get(block)
-    if seen.problem is None and made is None:
+    shape = seen.shape_of(block)
+    if seen.problem is None and shape is None:
         does = "returns something else than one tensor" if block in seen.finished else "does not run with the network"
         raise FusionError(f"sites: '{block}' {does}, so modalities cannot meet behind it. Choose other sites.")
-    shape = None if made is None else made.shape
     return shape, blocks.channel_axis(anatomy.network, block, shape)
 
 
