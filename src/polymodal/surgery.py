@@ -16,7 +16,7 @@ from polymodal.fusion import Fusion, Plan, Sites, make_fusion
 from polymodal.multimodal import Multimodal
 from polymodal.nn import LowRankConv2d, PrivateConv, PrivateLayer, Roster, Stem
 from polymodal.nn.make_private import make_private
-from polymodal.nn.slot import replace
+from polymodal.nn.slot import replace_modules
 from polymodal.settings import FuseSettings
 from polymodal.ties import COPIES, check_ties
 
@@ -141,7 +141,7 @@ class _Surgery:
         for conv in map(network.get_submodule, thin):
             assert isinstance(conv, nn.Conv2d)
             replaced[id(conv)] = LowRankConv2d(conv, roster, rank)
-        network = replace(network, replaced)
+        network = replace_modules(network, replaced)
         _layer_by_layer(network)
         self.plan.install(network, roster)
         return Multimodal(network, stem, settings)

@@ -73,8 +73,7 @@ class Ensemble(nn.Module):
             return self._of_gaps(output)
         weights = self.roster.select(self.alpha).softmax(0)
         mean = map_tensors(lambda x: ensemble(self.roster.streams(x), weights.to(x.dtype)), output)
-        own = _apart(output, len(self.roster.present))
-        return Prediction(dict(zip(self.roster.here, own, strict=True)), mean, weights)
+        return Prediction(self.roster.by_name(_apart(output, len(self.roster.present))), mean, weights)
 
     def _of_gaps(self, output: Any) -> Prediction:
         """As `forward`, where samples differ in their modalities."""
@@ -87,8 +86,8 @@ class Ensemble(nn.Module):
             return (torch.where(there.view(form), streams, 0) * weights.to(x.dtype).view(form)).sum(1)
 
         spread = map_tensors(self.roster.spread, output)
-        own = _apart(spread, there.shape[1])
-        return Prediction(dict(zip(self.roster.here, own, strict=True)), map_tensors(weighted, spread), weights)
+        own = self.roster.by_name(_apart(spread, there.shape[1]))
+        return Prediction(own, map_tensors(weighted, spread), weights)
 
 
 class OneStream(nn.Module):
@@ -115,7 +114,7 @@ class OneStream(nn.Module):
         if self.roster.patterns:
             output = map_tensors(self._spread, output)
         main, *own = _apart(output, 1 + len(self.roster.present))
-        return Prediction(dict(zip(self.roster.here, own, strict=True)), main, torch.empty(0))
+        return Prediction(self.roster.by_name(own), main, torch.empty(0))
 
     def _rows(self) -> int | None:
         """How many rows the output of the last forward pass is to have; None before the first."""

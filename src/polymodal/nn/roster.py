@@ -74,10 +74,9 @@ class Roster:
         """Whether two modalities or more are there to meet."""
         return self.fusing and len(self.present) > 1
 
-    @property
-    def here(self) -> list[str]:
-        """The names of those that are present."""
-        return [self.names[m] for m in self.present]
+    def by_name(self, each: Sequence[Any]) -> dict[str, Any]:
+        """What the present modalities have, in their order, each by its name."""
+        return dict(zip((self.names[m] for m in self.present), each, strict=True))
 
     def select(self, per_modality: Tensor) -> Tensor:
         """The rows of a tensor `(M, ...)` that belong to the K present modalities, `(K, ...)`; no copy when all are."""

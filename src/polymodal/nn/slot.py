@@ -30,10 +30,10 @@ def stand_behind(network: nn.Module, name: str, operation: nn.Module) -> None:
         layer.fusion = operation
     else:
         check_listed(network, [name])
-        replace(network, {id(layer): Attached(layer, operation)})
+        replace_modules(network, {id(layer): Attached(layer, operation)})
 
 
-def replace(network: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
+def replace_modules(network: nn.Module, replaced: Mapping[int, nn.Module]) -> nn.Module:
     """Put new modules where old ones stand, under every name that these have, as they run by each.
 
     Args:
