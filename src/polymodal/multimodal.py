@@ -111,9 +111,13 @@ class Multimodal(nn.Module):
         Raises:
             DataError: When a modality is unknown or missing, an image does not fit, or a sample has no modality; the
                 message names it.
-            FusionError: When the samples differ in their modalities and the fusion cannot do with that.
+            FusionError: When the fusion cannot do without a modality that is absent, or with samples that differ in
+                theirs.
         """
         given = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
+        if len(given) < len(self.modalities) and self.fusion.needs_all:
+            absent = ", ".join(name for name in self.modalities if name not in inputs)
+            raise FusionError(f"Missing modality {absent}: {self.fusion.needs_all}. Give an image for each.")
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
         patterns = () if present is None else self._patterns(inputs, given, present)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from polymodal.anatomy import Anatomy, DryRun
 from polymodal.errors import FusionError
-from polymodal.functional import unfold
 from polymodal.fusion.base import Plan
 from polymodal.fusion.stages import OneMap, StageFusion, encoded, layers_after, layout_at
 from polymodal.nn import Exits, Roster, stand_behind
@@ -115,18 +114,8 @@ class Aggregate(OneMap, ABC):
         """`(B*K, C, H, W)` of the K present modalities to `(B, C, H, W)`."""
 
     def side_by_side(self, x: Tensor) -> Tensor:
-        """`(B*M, C, H, W)` seen as `(B, M*C, H, W)`.
-
-        Raises:
-            FusionError: When a modality is absent.
-        """
-        if not self.roster.complete:
-            absent = [name for m, name in enumerate(self.roster.names) if m not in self.roster.present]
-            raise FusionError(
-                f"Missing modality {', '.join(absent)}: an aggregation that weighs channels needs every modality. Only "
-                'operation="average" works on some of them.'
-            )
-        return unfold(x, len(self.roster.names)).flatten(1, 2)
+        """`(B*M, C, H, W)` seen as `(B, M*C, H, W)`."""
+        return self.roster.streams(x).flatten(1, 2)
 
 
 class Average(Aggregate):

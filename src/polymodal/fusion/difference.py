@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from polymodal.errors import FusionError
-from polymodal.functional import unfold
 from polymodal.fusion.decode_once import DecodeOnce
 from polymodal.fusion.stages import OneMap
 from polymodal.nn import Roster
@@ -58,12 +57,6 @@ class Subtract(OneMap):
     """The difference of the maps of two dates."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B*2, C, H, W)` to |a - b|, `(B, C, H, W)`.
-
-        Raises:
-            FusionError: When one date is absent.
-        """
-        if not self.roster.complete:
-            raise FusionError("A difference is of two dates, and one is absent: give both.")
-        first, second = unfold(x, 2).unbind(1)
+        """`(B*2, C, H, W)` to |a - b|, `(B, C, H, W)`."""
+        first, second = self.roster.streams(x).unbind(1)
         return (first - second).abs()
