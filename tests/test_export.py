@@ -288,6 +288,19 @@ def test_a_name_that_two_values_of_a_file_would_have_is_refused(names, fusion, w
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_no_reader_of_the_file_takes_is_refused_by_name(tmp_path):
+    """If this breaks, the file is called damaged, and the size of the images is blamed."""
+    with pytest.raises(ExportError, match="modality 'near ir': expected a name of up to 200 letters"):
+        formats.Onnx().write(None, tmp_path / "net.onnx", {"modalities": {"near ir": 3}, "outputs": ["ensemble"]})
+
+
+def test_metadata_that_json_does_not_know_are_refused_before_any_work(tmp_path, monkeypatch):
+    """If this breaks, minutes pass, and then the size of the images is blamed."""
+    monkeypatch.setattr(formats, "captured", None)
+    with pytest.raises(ExportError, match="metadata: expected types that JSON knows, and Object of type object"):
+        export.save(tiny(), tmp_path / "net.onnx", metadata={"classes": object()})
+
+
 def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path):
     """If this breaks, a training that exports now and then cannot be repeated."""
     net = tiny().train()

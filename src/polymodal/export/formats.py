@@ -33,7 +33,7 @@ from polymodal.export.trials import Size, Trial, checked_size, said
 from polymodal.files import publish, workplace
 from polymodal.locks import LOCK
 from polymodal.multimodal import Multimodal
-from polymodal.names import ENSEMBLE, register
+from polymodal.names import ENSEMBLE, one_part, register
 from polymodal.nn.ensemble import main_output
 
 TOLERANCE = 1e-4
@@ -74,7 +74,8 @@ def save(
         ConfigError: Neither `fuse` nor `absorb` has made the network.
         ExportError: The format, the ending or the type of the weights is unknown or not for the format, a package is
             missing, the network cannot be exported, a modality's name is that of an output, the size is not the one
-            that it was absorbed for, or the file does not predict what the network does. Nothing is written then.
+            that it was absorbed for, JSON does not know the metadata, or the file does not predict what the network
+            does. Nothing is written then.
         OSError: The file cannot be written.
     """
     path = Path(path)
@@ -87,6 +88,10 @@ def save(
         check_axes(net)
     _check_names(net)
     size = _size(net, size)
+    try:
+        json.dumps(metadata and dict(metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ExportError(f"metadata: expected types that JSON knows, and {error}.") from error
     like = next(p for p in [*net.parameters(), *net.buffers()] if p.is_floating_point())
     if like.dtype != torch.float32:
         raise ExportError(f"expected a network in float32, got {like.dtype}: convert it with net.float() first.")
@@ -185,6 +190,14 @@ class Onnx(Format):
 
     def write(self, program: ExportedProgram, file: Path, description: Mapping[str, Any]) -> Run:
         """See `Format`."""
+        for name in description["modalities"]:
+            try:
+                one_part(name)  # as whoever predicts with the file calls its pictures
+            except ValueError as error:
+                raise ExportError(
+                    f"modality {name!r}: expected {error}. Build the network with such a name, polymodal.fuse(network, "
+                    "modalities), or export it as pt2."
+                ) from error
         with warnings.catch_warnings(), shapes_at_once():
             warnings.simplefilter("ignore")
             try:
