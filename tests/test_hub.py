@@ -74,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = unquote(urlparse(self.path).path)
         self.server.asked.append(path)
+        if path == f"/api/models/{NAME}":
+            return self.send({"id": NAME, "modelId": NAME, "private": False})
         kind, _, rest = path.removeprefix(f"/api/models/{NAME}/").partition("/")
         if path.startswith(f"/{NAME}/resolve/"):
             asked, _, file = path.removeprefix(f"/{NAME}/resolve/").partition("/")
@@ -195,6 +197,12 @@ def test_what_is_no_model_there_is_refused_by_its_address(address, message, hub)
     hub.commit({"config.json": b"{}"})
     with pytest.raises(CheckpointError, match=message):
         polymodal.load(address)
+
+
+def test_what_is_to_be_private_is_not_published_where_everybody_sees_it(model, hub):
+    with pytest.raises(ConfigError, match="is there already, and everybody sees it"):
+        polymodal.push_to_hub(model, NAME, private=True)
+    assert not hub.commits
 
 
 def test_a_card_that_a_person_wrote_stays(model, hub):

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from fixtures_data import edit, make_archive, make_folder
-from polymodal import fuse, models
+from polymodal import Predictor, fuse, models
 from polymodal.checkpoint import annotate
 from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError
@@ -183,6 +183,8 @@ def test_a_control_that_was_trained_on_noise_is_scored_on_noise_as_a_model_folde
     score_split(Tested(tmp_path / "model", data, "val"), tmp_path)
     scored = json.loads((tmp_path / "scores.val.json").read_text())
     assert validate(tmp_path / "model", "val", str(root))["predictions"] == scored["predictions"]
+    with pytest.raises(ConfigError, match="depth: the model is a control, which has seen noise"):
+        Predictor(tmp_path / "model")(rgb=np.zeros((16, 16, 3), np.uint8), depth=np.zeros((16, 16), np.uint16))
     annotate(tmp_path / "model", substitute=[1])
-    with pytest.raises(CheckpointError, match=r"substitute: expected keys and values, got \[1\]"):
+    with pytest.raises(CheckpointError, match=r"substitute: expected a text for each modality, got \[1\]"):
         validate(tmp_path / "model", "val", str(root))

@@ -15,7 +15,7 @@ from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.content import MAX_PIXELS
 from polymodal.data.parts import TARGET
 from polymodal.documents import read_json
-from polymodal.errors import naming
+from polymodal.errors import CheckpointError, naming
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE, one_part
 from polymodal.run_folder import (
@@ -160,6 +160,22 @@ def described(metadata: Mapping[str, Any]) -> tuple[dict[str, InputSpec], dict[s
     plain = metadata["targets"] if "targets" in metadata else {TARGET: metadata["target"]}
     targets = {name: replace(TargetSpec.from_dict(values), name=one_part(name)) for name, values in plain.items()}
     return inputs, targets, _size(metadata["size"])
+
+
+def controls_of(metadata: Mapping[str, Any], source: Path) -> dict[str, str]:
+    """What stood in the place of modalities in a model's training; none where it does not say.
+
+    Args:
+        metadata: What the model says of itself.
+        source: Where that stands.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    found = metadata.get(SUBSTITUTE) or {}
+    if not isinstance(found, Mapping) or not all(isinstance(one, str) for one in found.values()):
+        raise CheckpointError(f"{source}: {SUBSTITUTE}: expected a text for each modality, got {str(found)[:60]}.")
+    return dict(found)
 
 
 def _size(value: Any) -> Size | None:

@@ -14,10 +14,11 @@ from torch import Tensor
 from polymodal import checkpoint
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.inputs import UNITS
+from polymodal.data.substitute import NOISE
 from polymodal.errors import CheckpointError, ConfigError, DataError
 from polymodal.multimodal import Multimodal
 from polymodal.names import one_part
-from polymodal.runs.evaluation import described
+from polymodal.runs.evaluation import controls_of, described
 from polymodal.runs.tested import best_device, temperatures_of, trained
 from polymodal.sources import local
 from polymodal.tasks.base import named_outputs, output_at
@@ -78,6 +79,7 @@ class Opened:
         self.specs = rescaled(specs, scales or {})
         self.output = output_of(targets, metadata.get("training") or {})
         self.temperatures = temperatures_of(metadata, self.source)
+        self._controls = controls_of(metadata, self.source)
 
     @cached_property
     def network(self) -> Multimodal:
@@ -93,12 +95,17 @@ class Opened:
             how_absent: How a user lets them be absent, a sentence.
 
         Raises:
-            ConfigError: With the modalities of the model.
+            ConfigError: With the modalities of the model; or with one that it has never seen.
         """
         given = list(given)
         for name in given:
             if name not in self.specs:
                 raise ConfigError(f"the model has no modality {name!r}; it has {', '.join(self.specs)}.")
+            if self._controls.get(name) == NOISE:
+                raise ConfigError(
+                    f"{name}: the model is a control, which has seen noise in its place and knows of no real one. "
+                    "Leave it out, as any modality that is absent; polymodal validate scores the model on noise."
+                )
         missing = [name for name in self.specs if name not in given]
         if not missing or (given and subset and self.session is None):
             return

@@ -12,7 +12,7 @@ from polymodal.errors import ConfigError
 from polymodal.report.load import load_run
 from polymodal.report.render import fixed, listed
 from polymodal.run_folder import EVERY_SCORES, MODEL_CONFIG, MODEL_WEIGHTS
-from polymodal.runs.evaluation import SUBSTITUTE
+from polymodal.runs.evaluation import controls_of
 from polymodal.runs.opened import Opened
 from polymodal.sources import is_address, local
 
@@ -29,7 +29,7 @@ def push_to_hub(model: str | os.PathLike[str], name: str, *, private: bool = Fal
     Args:
         model: A run folder or a model folder.
         name: `user/name`; made if it is not there.
-        private: Whether a new one is seen by its owner alone.
+        private: Whether it is seen by its owner alone; one that is there already must be so, too.
 
     Returns:
         Its address with the revision, for `polymodal.load`, `Predictor`, and the commands that take a model.
@@ -51,6 +51,10 @@ def push_to_hub(model: str | os.PathLike[str], name: str, *, private: bool = Fal
     api = HfApi(library_name="polymodal")
     try:
         api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise ConfigError(
+                f"hf://{name}: is there already, and everybody sees it. Give another name, or hide it there."
+            )
         if not api.file_exists(name, CARD) or _MARK in Path(api.hf_hub_download(name, CARD)).read_text("utf-8"):
             files[CARD] = card.encode()
         changes = [CommitOperationAdd(file, content) for file, content in files.items()]
@@ -73,7 +77,7 @@ def model_card(model: Path, name: str) -> str:
     opened, folder = Opened(model), local(model)
     config = checkpoint.read_config(folder)
     metadata = config.get("metadata") or {}
-    training, controls = metadata.get("training") or {}, metadata.get(SUBSTITUTE) or {}
+    training, controls = metadata.get("training") or {}, controls_of(metadata, folder)
     network = (config.get("network") or {}).get("name", "a network of its author's")
     facts = {
         "network": network,

@@ -9,12 +9,12 @@ from polymodal import checkpoint
 from polymodal.data import FolderData, InputSpec, TargetSpec
 from polymodal.data.corruptions import chosen_corruptions
 from polymodal.documents import read_bytes, read_json
-from polymodal.errors import CheckpointError, ConfigError
+from polymodal.errors import ConfigError
 from polymodal.locks import locked
 from polymodal.run_folder import CONFIG, corruptions_file, subsets_file
 from polymodal.runs.console import print_table
 from polymodal.runs.corrupted import score_corruptions, show_corruptions
-from polymodal.runs.evaluation import SUBSTITUTE, score_split
+from polymodal.runs.evaluation import SUBSTITUTE, controls_of, score_split
 from polymodal.runs.opened import read_model_description
 from polymodal.runs.subsets import chosen_subsets, score_subsets, show_entire_missing
 from polymodal.runs.tested import Tested, scores_name, split_of
@@ -119,13 +119,10 @@ def scenes_of(
     """
     metadata: Any = checkpoint.read_config(model).get("metadata")
     inputs, targets, size = read_model_description(metadata, model)
-    keys = ("eval_batch_size", "workers", "val_split", "test_split", "target", SUBSTITUTE)
+    keys = ("eval_batch_size", "workers", "val_split", "test_split", "target")
     several = {"target": list(targets)} if len(targets) > 1 else {}
     kept = several | {key: settings[key] for key in keys if key in settings}
-    if SUBSTITUTE in metadata:  # else of an earlier version, or none
-        kept[SUBSTITUTE] = metadata[SUBSTITUTE]
-        if not isinstance(kept[SUBSTITUTE], dict):
-            raise CheckpointError(f"{model}: {SUBSTITUTE}: expected keys and values, got {str(kept[SUBSTITUTE])[:60]}.")
+    kept[SUBSTITUTE] = controls_of(metadata, model) or settings.get(SUBSTITUTE)  # in models of earlier versions
     data = FolderData(root or settings["root"], modalities=list(inputs), size=size, **kept)
     data.setup()
     for here, target in zip(data.targets.values(), targets.values(), strict=True):
