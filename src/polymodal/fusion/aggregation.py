@@ -4,8 +4,7 @@ Sources: concatenation and average are those that CEN compares with (NeurIPS 202
     block of Valada et al., "Self-Supervised Model Adaptation for Multimodal Semantic Segmentation", IJCV 2020, sec. 4.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -76,7 +75,7 @@ class Aggregation(StageFusion):
         def install(network: nn.Module, roster: Roster) -> None:
             like = next(network.parameters())
 
-            def make(operation: str, channels: int) -> Aggregate:
+            def make(operation: str, channels: int) -> OneMap:
                 return _OPERATIONS[operation](channels, roster).to(like)
 
             ways = [None if operation is None else make(operation, channels) for operation, channels in exits]
@@ -98,27 +97,7 @@ class Aggregation(StageFusion):
                 )
 
 
-class Aggregate(OneMap, ABC):
-    """Folded features `(B*M, C, H, W)` to one map `(B, C, H, W)`.
-
-    Args:
-        channels: C.
-    """
-
-    def __init__(self, channels: int, roster: Roster) -> None:
-        del channels
-        super().__init__(roster)
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B*K, C, H, W)` of the K present modalities to `(B, C, H, W)`."""
-
-    def side_by_side(self, x: Tensor) -> Tensor:
-        """`(B*M, C, H, W)` seen as `(B, M*C, H, W)`."""
-        return self.roster.streams(x).flatten(1, 2)
-
-
-class Average(Aggregate):
+class Average(OneMap):
     """The mean over the modalities that are present."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,14 +105,14 @@ class Average(Aggregate):
         return self.roster.merged(lambda part: self.roster.streams(part).mean(1), x)
 
 
-class Concat(Aggregate):
+class Concat(OneMap):
     """A 1×1 convolution of all modalities' channels side by side, which starts as their average.
 
     So a pretrained network goes on from features like those that it knows.
     """
 
     def __init__(self, channels: int, roster: Roster) -> None:
-        super().__init__(channels, roster)
+        super().__init__(roster)
         modalities = len(roster.names)
         self.conv = nn.Conv2d(modalities * channels, channels, 1)
         with torch.no_grad():
@@ -142,17 +121,17 @@ class Concat(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*M, C, H, W)` to `(B, C, H, W)`."""
-        return self.conv(self.side_by_side(x))
+        return self.conv(self.roster.streams(x).flatten(1, 2))
 
 
-class Attention(Aggregate):
+class Attention(OneMap):
     """The SSMA block: a bottleneck of 3×3 convolutions weighs every channel at every place, then a 3×3 convolution.
 
     Valada et al., IJCV 2020, sec. 4.1 and fig. 5, for M modalities; the bottleneck has M*C / 16 channels, at least 4.
     """
 
     def __init__(self, channels: int, roster: Roster) -> None:
-        super().__init__(channels, roster)
+        super().__init__(roster)
         width = len(roster.names) * channels
         inner = max(4, width // 16)
         self.squeeze = nn.Conv2d(width, inner, 3, padding=1)
@@ -162,12 +141,17 @@ class Attention(Aggregate):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B*M, C, H, W)` to `(B, C, H, W)`."""
-        wide = self.side_by_side(x)
+        wide = self.roster.streams(x).flatten(1, 2)
         weights = self.excite(self.squeeze(wide).relu()).sigmoid()
         return self.norm(self.fuse(wide * weights))
 
 
-_OPERATIONS: dict[str, type[Aggregate]] = {"concat": Concat, "average": Average, "attention": Attention}
+_OPERATIONS: dict[str, Callable[[int, Roster], OneMap]] = {
+    "concat": Concat,
+    "average": lambda _, roster: Average(roster),
+    "attention": Attention,
+}
+"""What makes one map of all modalities', by the channels of the map and the roster."""
 
 
 class Mix(nn.Module):
@@ -178,7 +162,7 @@ class Mix(nn.Module):
         roster: The network's modalities.
     """
 
-    def __init__(self, aggregate: Aggregate, roster: Roster) -> None:
+    def __init__(self, aggregate: OneMap, roster: Roster) -> None:
         super().__init__()
         self.aggregate = aggregate
         self.roster = roster
