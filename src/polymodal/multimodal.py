@@ -117,7 +117,10 @@ class Multimodal(nn.Module):
         given = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
         if len(given) < len(self.modalities) and self.fusion.needs_all:
             absent = ", ".join(name for name in self.modalities if name not in inputs)
-            raise FusionError(f"Missing modality {absent}: {self.fusion.needs_all}. Give an image for each.")
+            raise FusionError(
+                f"Missing modality {absent}: the fusion {self.fusion.name!r} needs every modality, as "
+                f"{self.fusion.needs_all}. Give an image for each."
+            )
         if not torch.compiler.is_compiling():
             check_tensors(inputs, self.network)
         patterns = () if present is None else self._patterns(inputs, given, present)
