@@ -120,13 +120,20 @@ def test_runs_of_different_targets_stand_in_tables_of_their_own(tmp_path):
     assert "FID[lite0]: how far" in text
 
 
-@pytest.mark.parametrize("change", [{"truth": "b" * 32}, {"samples": 20, "split_samples": 150}])
+@pytest.mark.parametrize(
+    "change", [{"truth": "b" * 32}, {"samples": 20, "split_samples": 150}, {"truth_size": [48, 64]}]
+)
 def test_runs_scored_on_other_scenes_or_truth_stand_in_tables_of_their_own(change, tmp_path):
-    """If this breaks, a run on easier scenes is the better one, by a difference that the page itself computes."""
+    """If this breaks, a run on easier scenes is the better one, by a difference that the page itself computes.
+
+    Images are scored at the size of the inputs, where what is coarse is predicted more easily.
+    """
     runs = [write_run(tmp_path / name, splits=("val",)) for name in ("here", "there", "elsewhere")]
     for run, more in zip(runs, ({}, {}, change), strict=True):
         file = run / "scores.val.json"
-        content = json.loads(file.read_text()) | {"scored_on": "rooms/val", "truth": "a" * 32} | more
+        content = (
+            json.loads(file.read_text()) | {"scored_on": "rooms/val", "truth": "a" * 32, "truth_size": [96, 128]} | more
+        )
         file.write_text(json.dumps(content))
     text = write_report(runs, tmp_path / "report.html").read_text()
     first, second = re.findall(r"<table>.*?</table>", text.partition('id="run-1"')[0], re.DOTALL)
@@ -134,7 +141,7 @@ def test_runs_scored_on_other_scenes_or_truth_stand_in_tables_of_their_own(chang
         ["here", "there"],
         ["elsewhere"],
     ]
-    assert "150 scenes of rooms/val (aaaaaaaa)</h3>" in text.partition(first)[0]
+    assert "150 scenes of rooms/val at 128x96 (aaaaaaaa)</h3>" in text.partition(first)[0]
     assert "rows of different tables are not comparable" in text
     assert "here − there" in first
 

@@ -38,7 +38,8 @@ class Scores:
 
     `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
     very scenes that it is scored on. `scored_on`: the data set and its split. `truth`: what tells their keys and truth
-    from any others. `lacking`: how many scenes are without a modality, in words; empty if none is.
+    from any others. `at`: how large the first of these was. `lacking`: how many scenes are without a modality, in
+    words; empty if none is.
     """
 
     split: str
@@ -57,6 +58,7 @@ class Scores:
     selected_here: bool
     scored_on: str | None
     truth: str | None
+    at: str
     described: tuple[Score, ...]
     reliability: dict[str, Trust]
     lacking: str
@@ -154,6 +156,7 @@ def _json(file: Path) -> dict[str, Any]:
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "modalities": list,
     "classes": (list, dict),
+    "truth_size": list,
     **dict.fromkeys(("weights", "exchanged", "lacking", RELIABILITY), dict),
     **dict.fromkeys(("samples", "split_samples", "parameters", "epochs", "seed"), int),
     **dict.fromkeys(("network", "fusion", "scored_on", "truth"), str),
@@ -215,6 +218,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         exchanged=content.get("exchanged") or {},
         **{key: content.get(key) for key in ("parameters", "seconds", "epochs", "seed", "network", "fusion")},
         **{key: content.get(key) for key in ("scored_on", "truth")},
+        at="x".join(map(str, reversed(content.get("truth_size") or []))),
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
         described=described,
         reliability=reliability,

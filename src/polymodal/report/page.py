@@ -293,10 +293,11 @@ def _by_scenes(runs: Sequence[Run]) -> list[tuple[list[Run], list[Scores]]]:
     """Runs apart by the scenes and the truth of their scores, on a split that all share where there is one."""
     shared = next((split for split in SPLITS if all(split in run.scores for run in runs)), None)
     scored = [run.scores[shared] if shared else run.main for run in runs]
-    told = all(of.truth for of in scored)  # not in files of earlier versions
+    told = all(of.truth and of.at for of in scored)  # not in files of earlier versions
     groups: dict[object, tuple[list[Run], list[Scores]]] = {}
     for run, of in zip(runs, scored, strict=True):
-        same = groups.setdefault((of.truth if told else of.scored_on, of.split, of.scenes), ([], []))
+        key = (of.truth, of.at) if told else of.scored_on
+        same = groups.setdefault((key, of.split, of.scenes), ([], []))
         same[0].append(run)
         same[1].append(of)
     return [*groups.values()]

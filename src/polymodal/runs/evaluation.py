@@ -32,7 +32,7 @@ from polymodal.run_folder import (
 )
 from polymodal.runs.files import write_arrays, write_json
 from polymodal.runs.recorder import exchanged_shares
-from polymodal.runs.tested import Scored, Tested, best_device
+from polymodal.runs.tested import Scored, Tested, best_device, size_of_truth
 from polymodal.scores import of_target
 from polymodal.tasks.base import named_outputs
 from polymodal.tasks.images import viewable
@@ -70,10 +70,10 @@ def score_split(tested: Tested, folder: Path, limit: int | float = 1.0, lines: b
     counts = tested.scores([*tested.net.branches, ENSEMBLE])
     counts.keep_samples()
     reliability = None if tested.gaps else tested.reliability(counts.names)
-    sizes: list[Sequence[int]] = []
+    sizes: list[tuple[Sequence[int], Sequence[int]]] = []
 
     def score(batch: Scored) -> None:
-        sizes.append(next(iter(batch.inputs.values())).shape[-2:])
+        sizes.append((next(iter(batch.inputs.values())).shape[-2:], size_of_truth(batch.truth)))
         predictions = tested.predict(batch.inputs, batch)
         for name in counts.names:
             counts.update(name, *batch.counted(name, predictions, tested.output))
@@ -86,7 +86,8 @@ def score_split(tested: Tested, folder: Path, limit: int | float = 1.0, lines: b
         **tested.facts(keys, counts),
         "weights": net.weights(),
         "exchanged": exchanged_shares(net.exchange_state(), net.modalities),
-        **asdict(cost(net, sizes[0])),
+        **asdict(cost(net, sizes[0][0])),
+        "truth_size": list(sizes[0][1]),
     }
     if reliability is not None:
         facts[RELIABILITY] = reliability.compute()
