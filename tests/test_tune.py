@@ -159,6 +159,13 @@ def test_a_search_on_data_that_have_changed_is_not_gone_on_with(words, pretend, 
     assert len(order(tmp_path)) == 1
 
 
+def test_sizes_at_which_images_are_scored_are_not_searched(tmp_path):
+    """Else the smallest images win, whose errors are the smallest."""
+    (tmp_path / "space.yaml").write_text("data.size: {choices: [[48, 64], [96, 128]]}")
+    with pytest.raises(ConfigError, match=r"data\.size: images are scored at the size of the inputs"):
+        tune(recipe("rooms-translation"), tmp_path / "space.yaml", 1, tmp_path / "out")
+
+
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_trial_without_a_value_of_its_score_has_failed(value, tmp_path):
     """Else one trial that diverged ends the search, in words of Python."""

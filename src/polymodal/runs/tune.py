@@ -86,6 +86,11 @@ def tune(
     prepared.datamodule.setup()
     if "val" not in scored_splits(prepared.datamodule, prepared.trainer):
         raise ConfigError("--trainer.limit_val_batches 0: a search needs the scores of the validation split.")
+    if "data.size" in space and any(target.kind != "label" for target in prepared.datamodule.targets.values()):
+        raise ConfigError(
+            f"--space: {space_file}: data.size: images are scored at the size of the inputs, so that trials of other "
+            "sizes do not compare. Leave it out."
+        )
     task = prepared.model
     with locked(out):
         tidy_below(out)
