@@ -10,14 +10,14 @@ from PIL import Image
 
 from polymodal import Predictor
 from polymodal.cli import main
-from polymodal.data import TargetSpec
+from polymodal.data import TargetSpec, palette
 from polymodal.data.content import FileSpec
 from polymodal.data.georeference import beside, check_grids, georeference
 from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import read_content
 from polymodal.errors import DataError
 from polymodal.runs.predict import predict
-from polymodal.tasks.outputs import Images
+from polymodal.tasks.outputs import Images, Labels
 from polymodal.tasks.windows import Windows
 from predict_tools import HEIGHT, WIDTH
 
@@ -145,6 +145,13 @@ def test_names_of_a_crs_in_any_letters_are_kept(model, tmp_path):
 def test_an_image_says_no_data_by_what_its_file_can_hold(invalid, nodata):
     depth = Images(TargetSpec("depth", "depth", scale=0.001, invalid=invalid, range=(0.0, 4.0), channels=1))
     assert depth.nodata("", np.zeros((2, 2), np.uint16)) == nodata
+
+
+@pytest.mark.parametrize(("ignore", "nodata"), [(200, 200), (-100, 255), (0, 255), (300, 255)])
+def test_labels_say_no_data_by_a_number_of_no_class(ignore, nodata):
+    names = ("unlabelled", "road")
+    labels = Labels(TargetSpec("label", "label", ignore, palette(2), classes=names))
+    assert labels.nodata("", np.zeros((2, 2), np.uint8)) == nodata
 
 
 def test_a_georeference_of_turned_pixels_is_refused(tmp_path):

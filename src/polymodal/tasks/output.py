@@ -148,7 +148,10 @@ class Output(ABC):
             ConfigError: If not overridden.
         """
         del scores
-        raise ConfigError(f"--window: predictions of {self.name} are written as a whole alone; leave the option out.")
+        raise ConfigError(
+            f"predictions of {self.name} cannot be written: {type(self).__name__} lacks the method `pixels`, of which "
+            "files are made. Add it, or take the arrays of polymodal.Predictor."
+        )
 
     def image(self, ending: str, pixels: np.ndarray, picture: np.ndarray, title: str) -> Image.Image:
         """A file of one prediction, these pixels themselves if not overridden.
@@ -178,8 +181,9 @@ class Output(ABC):
         most = int(np.iinfo(pixels.dtype).max)
         if not self.target.classes:
             return self.target.invalid if self.target.invalid in range(most + 1) else None
-        number = self.target.ignore if 0 <= self.target.ignore <= most else most
-        return number if number >= len(self.target.classes) and not ending else None
+        classes = len(self.target.classes)
+        number = self.target.ignore if classes <= self.target.ignore <= most else most
+        return number if number >= classes and not ending else None
 
     def legend_of(self, ending: str) -> tuple[Sequence[Any], Sequence[str]]:
         """Colours and names of the classes that a file holds; none where it is a map of something else."""
