@@ -115,6 +115,21 @@ def test_batches_give_what_single_frames_give_in_their_order(model, frames):
         assert torch.allclose(predictor(**scene).scores["ensemble"], found.scores["ensemble"], atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_camera_that_fills_the_same_memory_again_is_predicted_frame_by_frame(batch, model, frames):
+    """If this breaks, a stream has the map of each frame beside the next one."""
+    predictor = Predictor(model)
+    shown, buffer = [np.roll(frames["depth"], 5 * i, 0) for i in range(3)], frames["depth"].copy()
+
+    def camera():
+        for frame in shown:
+            buffer[:] = frame
+            yield {"depth": buffer}
+
+    for frame, found in zip(shown, predictor.many(camera(), batch=batch), strict=True):
+        assert torch.allclose(predictor(depth=frame).scores["depth"], found.scores["depth"], atol=1e-5)
+
+
 def test_threads_that_ask_at_once_are_each_told_of_their_own_scene(model, frames):
     """If this breaks, a service predicts one visitor's scene with the modalities of another's."""
     predictor = Predictor(model)

@@ -57,7 +57,8 @@ def as_stored(frame: Any, spec: InputSpec, name: str) -> np.ndarray:
             f"{name}: expected numbers of the shape (H, W), (H, W, C) or (C, H, W), got {array.dtype} of "
             f"{array.shape}. Give one frame a call, without a batch axis."
         )
-    raw = np.ascontiguousarray(array[None] if array.ndim == 2 else _channels_first(array, spec, name, first=first))
+    ordered = array[None] if array.ndim == 2 else _channels_first(array, spec, name, first=first)
+    raw = np.array(ordered, order="C")  # a copy: a camera may fill the same memory with its next frame
     raw = Content(raw, alpha=len(raw) == 4 and _channels(spec) == (3,)).channels(3, name)
     if raw.dtype.kind == "f" and spec.kind in _WHOLE:
         low, high = _WHOLE[spec.kind]

@@ -162,10 +162,13 @@ class Predictor:
         waiting: list[_Frames] = []
         for frames in scenes:
             scene = self._inputs(frames)
-            if waiting and (len(waiting) == batch or scene.shapes != waiting[0].shapes):
+            if waiting and scene.shapes != waiting[0].shapes:
                 yield from self._predicted(waiting)
                 waiting = []
             waiting.append(scene)
+            if len(waiting) == batch:
+                yield from self._predicted(waiting)
+                waiting = []
         yield from self._predicted(waiting)
 
     def _inputs(self, frames: Mapping[str, Any]) -> _Frames:
