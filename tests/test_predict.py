@@ -286,6 +286,15 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
         check_pictures([Scene("a", {"b_c": tmp_path}), Scene("a_b", {"c": tmp_path})], [], [""])
 
 
+def test_pictures_of_a_format_that_is_not_read_are_named(model, tmp_path, capsys):
+    """If this breaks, half of a folder is predicted, and nobody says which half."""
+    write_scene(tmp_path, "a")
+    for name in ("b.bmp", "c.JP2", "notes.txt", "._a.bmp"):
+        (tmp_path / "rgb" / name).touch()
+    predict(model, folders(tmp_path), tmp_path / "out")
+    assert "rgb: 2 file(s) such as b.bmp are left out, as no .png" in capsys.readouterr().err
+
+
 def test_a_name_too_long_for_a_picture_is_found_before_anything_is_written(model, tmp_path):
     write_scene(tmp_path, "a")
     write_scene(tmp_path, "é" * 116)

@@ -25,7 +25,7 @@ from polymodal.names import ENSEMBLE
 from polymodal.runs.maps import Canvas, write_maps
 from polymodal.runs.opened import Opened
 from polymodal.runs.parts import predicted_parts, size_of, step_of
-from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, picture_name
+from polymodal.runs.scenes import SHOWN_STEMS, Scene, check_out, check_pictures, find_scenes, not_read, picture_name
 from polymodal.tasks.images import viewable
 from polymodal.tasks.windows import Part, Size, Windows, listed
 
@@ -92,6 +92,8 @@ def predict(
         )
     maps = [f"_{what}" for what in opened.output.maps if certainty]
     check_pictures(scenes, [ENSEMBLE], [*opened.output.endings, *maps], whole=whole)
+    for line in not_read(inputs):
+        print(f"polymodal: warning: {line}", file=sys.stderr)
     for scene in track(scenes, "checking"):
         _check(opened, scene, specs, windows)
 

@@ -51,7 +51,7 @@ class Predictor:
 
     Frames are normalised as the training's files were. They are aligned and of one size, whichever it is: where the
     network cannot take it, they are resized to the nearest that it can, and predictions back. Colours are red, green,
-    blue: of OpenCV's frames give `frame[..., ::-1]`.
+    blue: of OpenCV's frames give `frame[..., ::-1]`. Threads may share a predictor: they take turns in the network.
 
     Args:
         model: A run folder, a model folder, the name of a model that comes with the package, such as "nyudv2-39", a
