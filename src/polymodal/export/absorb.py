@@ -21,7 +21,6 @@ from polymodal.export.inputs import check_axes, check_images
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial, checked_size
 from polymodal.multimodal import Multimodal, check_tensors
-from polymodal.names import ENSEMBLE
 from polymodal.nn import LowRankConv2d, Prediction, PrivateNorm
 
 TOLERANCE = 1e-3
@@ -120,7 +119,7 @@ def _named(prediction: Prediction) -> dict[str, Tensor]:
     """The tensors of a prediction by their names."""
     return {
         f"{name} {i}".removesuffix(" 0"): tensor
-        for name, output in {**prediction.per_modality, ENSEMBLE: prediction.ensemble}.items()
+        for name, output in prediction.named().items()
         for i, tensor in enumerate(tree_leaves(output))
         if isinstance(tensor, Tensor)
     }

@@ -285,8 +285,7 @@ class _Named(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Images by modality to predictions by name."""
-        prediction = self.net(inputs)
-        named = {**prediction.per_modality, ENSEMBLE: prediction.ensemble}
+        named = self.net(inputs).named()
         return {output_name(name): main_output(output) for name, output in named.items()}
 
     def _get_name(self) -> str:
