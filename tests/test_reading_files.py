@@ -18,6 +18,7 @@ from fixtures_data import edit, make_folder
 from polymodal.data import DatasetSpec, FolderDataset, InputSpec, TargetSpec, check, content, read_array
 from polymodal.data.content import FileSpec
 from polymodal.data.inputs import settled, to_values
+from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import decode
 from polymodal.data.statistics import compute
 from polymodal.errors import DataError
@@ -402,3 +403,33 @@ def test_a_jpeg_that_was_cut_off_is_refused():
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(DataError, match=r"a.jpg: cannot be read as JPEG \(.*(cut off|its pixels)"):
             decode(data[: int(len(data) * share)], "a.jpg", FileSpec("image"))
+
+
+def test_a_mask_beside_a_file_is_refused(tmp_path):
+    """If this breaks, pixels that GDAL's mask hides are trained on and predicted from as if they had been measured."""
+    root = make_folder(tmp_path / "data", modalities=("rgb",))
+    (file,) = (root / "rgb").glob("0002.*")
+    mask = file.with_name(f"{file.name}.msk")
+    mask.write_bytes(pages((SMALL, {})))
+    spec = DatasetSpec.load(root)
+    with pytest.raises(DataError, match=rf"{mask.name}: this mask of {file.name}, as GDAL writes them, is not read"):
+        spec.file(spec.modalities["rgb"], "0002")
+    assert any("this mask" in defect.problem for defect in check(root))
+    with pytest.raises(DataError, match="gdalwarp -dstnodata"):
+        read_array(file)
+    alone = tmp_path / "a.tif"
+    alone.write_bytes(pages((LARGE, {})))
+    assert large_tiff(alone, FileSpec("raw")) is not None
+    (tmp_path / "a.tif.msk").touch()
+    assert large_tiff(alone, FileSpec("raw")) is None
+
+
+def test_a_no_data_value_beside_a_file_is_named(tmp_path):
+    """If this breaks, a user who declared holes by GDAL trains on them as measured, and data check finds nothing."""
+    root = make_folder(tmp_path / "data", modalities=("rgb",))
+    (file,) = (root / "rgb").glob("0002.*")
+    beside = file.with_name(f"{file.name}.aux.xml")
+    beside.write_text("<PAMDataset><PAMRasterBand><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>")
+    assert any("declares a no-data value, which is not read" in defect.problem for defect in check(root) if defect.note)
+    beside.write_text("<PAMDataset><PAMRasterBand><Metadata/></PAMRasterBand></PAMDataset>")
+    assert not any("no-data" in defect.problem for defect in check(root))

@@ -163,6 +163,10 @@ class Seen:
                 yield Defect(file, f"{remark}.")
             else:
                 self.notes[part.folder, remark].append(file)
+        beside = f"{file}.aux.xml"
+        if self.spec.store.exists(beside) and b"<NoDataValue" in self.spec.store.read(beside):
+            said = f"GDAL's .aux.xml beside it declares a no-data value, which is not read: what {FILE} says counts"
+            self.notes[part.folder, said].append(file)
         if not name and part.kind == "label":
             labels, ignore = class_numbers(raw, part.code, file), self.spec.target.ignore
             for split in counted:

@@ -27,6 +27,9 @@ _UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
 
+MASK = ".msk"
+"""What GDAL adds to a file's name for a mask of its own beside it."""
+
 
 class Store:
     """The files below one root, be it a folder or a zip archive of the same layout.
@@ -52,6 +55,7 @@ class Store:
         self._process = -1
         self._names = self._members() if self.is_archive else frozenset()
         self._listings: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._masks: set[str] = set()
         self._twins: dict[str, frozenset[str]] = {}
         self._checksums: dict[tuple[str, tuple[int, ...]], int] = {}
 
@@ -123,6 +127,8 @@ class Store:
                 below = name.relative_to(folder)
                 if name.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in below.parts):
                     found.setdefault(str(below.with_suffix("")), []).append(file)
+                elif name.suffix == MASK:
+                    self._masks.add(file)
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
 
@@ -135,7 +141,7 @@ class Store:
             part: The prefix and suffix of the files' names.
 
         Raises:
-            DataError: When there is none, or more than one.
+            DataError: When there is none, or more than one, or it has a mask beside it.
         """
         key, wanted = name_of(key, part), key
         files = self.keys(folder).get(key, ())
@@ -150,6 +156,8 @@ class Store:
                 f"{self.where(folder)}: no file for the key {key!r} "
                 f"(looked for {key} with the endings {', '.join(EXTENSIONS)}). {hint}"
             )
+        if files[0] + MASK in self._masks:
+            raise masked(self.where(files[0]))
         return files[0]
 
     def has(self, folder: str, key: str, part: FileSpec = PLAIN) -> bool:
@@ -207,6 +215,14 @@ class Store:
             yield from (name for name in self._names if name.startswith(prefix) and not name.endswith("/"))
             return
         yield from _files(self.path, self.path / folder, ())
+
+
+def masked(file: str) -> DataError:
+    """The refusal of a file that has a mask beside it: pixels that it hides would count as any others."""
+    return DataError(
+        f"{file}{MASK}: this mask of {PurePosixPath(file).name}, as GDAL writes them, is not read. Give the pixels that "
+        "it hides a no-data value, as gdalwarp -dstnodata does, and remove it."
+    )
 
 
 def _files(root: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[str]:

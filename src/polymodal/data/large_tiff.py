@@ -9,6 +9,7 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
 from polymodal.data.content import Content, FileSpec
+from polymodal.data.files import MASK
 from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, chunk_of, full_pages, holds_more, nodata_of
 from polymodal.errors import DataError
 
@@ -100,6 +101,8 @@ def large_tiff(file: Path, reading: FileSpec) -> Content | None:
         know what it means: one with several pages, a mask, alpha, a palette, another orientation, odd bits, or packed
         in another way or in strips that are too large; or one that cannot be read, which the reader of wholes names.
     """
+    if file.with_name(file.name + MASK).exists():
+        return None
     try:
         with file.open("rb") as stream:
             if not stream.read(4).startswith(SIGNATURES):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from polymodal.data.content import Content, FileSpec, RefusedError, check_pixels
-from polymodal.data.files import EXTENSIONS
+from polymodal.data.files import EXTENSIONS, MASK, masked
 from polymodal.data.pictures import JPEG_SIGNATURE, PNG_SIGNATURE, decode_jpeg, decode_png
 from polymodal.data.tiff import SIGNATURES, decode_tiff
 from polymodal.documents import MAX_FILE, read_bytes
@@ -71,8 +71,10 @@ def stored_bytes(path: Path) -> bytes:
     """The bytes of a file as `decode` takes them.
 
     Raises:
-        DataError: It is no file, or cannot be read.
+        DataError: It is no file, or cannot be read, or has a mask beside it.
     """
+    if path.with_name(path.name + MASK).exists():
+        raise masked(str(path))
     try:
         return read_bytes(path, MAX_FILE)
     except OSError as error:
