@@ -220,7 +220,7 @@ class Store:
 def masked(file: str) -> DataError:
     """The refusal of a file that has a mask beside it: pixels that it hides would count as any others."""
     return DataError(
-        f"{file}{MASK}: this mask of {PurePosixPath(file).name}, as GDAL writes them, is not read. Give the pixels that "
+        f"{file}{MASK}: this mask of {PurePosixPath(file).name}, as GDAL writes them, is not read. Give pixels that "
         "it hides a no-data value, as gdalwarp -dstnodata does, and remove it."
     )
 
