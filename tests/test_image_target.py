@@ -158,8 +158,42 @@ def test_a_hole_of_a_target_is_no_value_of_it(root):
     assert known_of(sample)[0, 2:].all()
 
 
+@pytest.mark.parametrize("augment", [None, STILL])
+@pytest.mark.parametrize("name", ["depth", "rgb"])
+def test_a_later_file_in_another_form_is_no_truth(root, name, augment):
+    """Metres among millimetres become zeros, and levels up to 255 all white: learned, and scored, as truth."""
+    for file in (ranged(root) / name).iterdir():
+        array = np.moveaxis(read_array(file), 0, 2)
+        if name == "rgb":
+            file.unlink()
+            np.save(file.with_suffix(".npy"), (array / (1 if file.stem == "0004" else 255)).astype(np.float32))
+        elif file.stem == "0004":
+            file.unlink()
+            np.save(file.with_suffix(".npy"), (array[..., 0] / 1000).astype(np.float32))
+    data = FolderDataset(root, "train", target=name, augment=augment)
+    assert known_of(data[0]).any()
+    with pytest.raises(DataError, match=r"0004.npy: (expected integer numbers|its values reach)"):
+        data[4]
+
+
+def test_a_range_that_no_file_lies_in_is_refused(root):
+    """Else all truth is one value, which is learned at once, with splendid scores."""
+
+    def refused(name: str, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            FolderDataset(root, "train", target=name)
+
+    edit(ranged(root), lambda d: d["modalities"]["depth"].update(scale=1.0))
+    refused("depth", r"no value of the files .* within the target's range, 0 to 4, .* `scale`")
+    assert [defect for defect in check(root) if "pixels lie beyond the target's range, 0 to 4" in defect.problem]
+    edit(root, lambda d: d["modalities"]["depth"].update(scale=0.001, range=[0, 5000]))
+    refused("depth", r"reaches 5000, and values in uint16 files 65.535 at most")
+    edit(root, lambda d: d["modalities"]["rgb"].update(range=[0, 255]))
+    refused("rgb", "reaches 255, .* shares of full scale, 0 to 1")
+
+
 def test_a_file_of_another_scale_is_named_by_check(root):
-    """The first file alone is looked at before a training; what others hold beyond full scale is cut off."""
+    """What a file holds beyond full scale is no truth; here all files are looked at at once."""
     edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "image"}))
     edit(root, lambda d: d.update(target="bands"))
     for file in (root / "bands").iterdir():
@@ -189,7 +223,7 @@ def test_a_target_that_predictions_cannot_hold_is_refused_before_training(root):
     assert FolderDataset(root, "train", target="bands").target.channels == 4
     edit(root, lambda d: d["modalities"].update(bands={"folder": "bands", "kind": "raw", "range": [0, 10]}))
     for file in (root / "bands").iterdir():
-        np.save(file, np.full((24, 32, 3), 900, np.uint16))
+        np.save(file, np.full((24, 32, 3), 9, np.uint16))
     assert FolderDataset(root, "train", target="bands").target.channels == 3
     edit(root, lambda d: d["modalities"]["bands"].update(range=[0, 1000]))
     refused(r"bands/0000.npy: .* Expected 1 channel\(s\) or fewer with 16 bits, got 3")

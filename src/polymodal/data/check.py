@@ -192,8 +192,8 @@ def _image_problems(
     channels = {**CHANNELS, "label": len(modality.classes)}.get(modality.kind, len(first))
     spec = InputSpec.of(modality, channels)
     invalid = modality.invalid
-    ends = (modality.range or ENDS.get(modality.kind)) if isinstance(modality, TargetSpec) else None
-    low, high = ends or (-math.inf, math.inf)
+    low, high = modality.range or ENDS.get(modality.kind, (-math.inf, math.inf))
+    whose = "the target's range" if modality.range or isinstance(modality, TargetSpec) else "full scale"
     slack = 0.01 * (high - low)  # of rounding
     measured = beyond = holes = 0
     for band in bands(raw):
@@ -214,7 +214,7 @@ def _image_problems(
         yield f"constant: every value is {raw[0, 0, 0]}."
     elif beyond > 0.5 * measured:
         share = beyond / measured
-        yield f"{share:.0%} of the pixels lie beyond the target's range, {low:g} to {high:g}: is the scale right?"
+        yield f"{share:.0%} of the pixels lie beyond {whose}, {low:g} to {high:g}: is the scale right?"
 
 
 def _other_units(ranges: dict[str, dict[str, Range]]) -> Iterator[Defect]:

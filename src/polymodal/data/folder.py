@@ -21,7 +21,7 @@ from polymodal.data.sizes import header_size
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.statistics import input_specs
 from polymodal.data.substitute import check_substitute, substituted, substituted_specs
-from polymodal.data.target import Truth, nothing_of, settle_targets
+from polymodal.data.target import Truth, check_ends, nothing_of, settle_targets
 from polymodal.data.transforms import Augment, Size, resize_inputs
 from polymodal.errors import DataError
 
@@ -243,7 +243,9 @@ class FolderDataset(Dataset[Sample]):
         content = self._read(target, file)
         if target.kind == "label":
             return Truth(content.channels(1, where), target, where)
-        return Truth(content.channels(target.channels, where), honouring(target, content), where)
+        truth = Truth(content.channels(target.channels, where), honouring(target, content), where)
+        check_ends(truth.raw, truth.meaning, where)
+        return truth
 
     @cached_property
     def sizes(self) -> dict[Size, str]:

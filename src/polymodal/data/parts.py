@@ -135,6 +135,7 @@ class TargetSpec(MayLack, FileSpec):
         colors: Red, green and blue of each class, 0 to 255; a fixed palette when none is declared.
         range: Of an image, the values, in `unit`, that become -1 and 1; None until `settle_target` has found them.
         channels: Of an image's files; 0 until `settle_target` has looked at one.
+        stored: As of an `InputSpec`, of depth and raw values; empty until `settle_target` has looked at a file.
         labels: How label files store classes, which a saved model need not know; None for their numbers and `ignore`.
         name: What samples and batches call it: that of `targets` in dataset.yaml, or of a modality; `TARGET` where it
             is the only one and has no other.
@@ -146,6 +147,7 @@ class TargetSpec(MayLack, FileSpec):
     colors: tuple[Color, ...] = ()
     range: tuple[float, float] | None = None
     channels: int = 0
+    stored: str = field(default="", compare=False)
     labels: LabelCode | None = field(default=None, compare=False)
     name: str = field(default=TARGET, compare=False)
     optional: bool | tuple[str, ...] = field(default=False, compare=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polymodal.data.content import honouring
-from polymodal.data.inputs import InputSpec, prepare_input, where_measured
+from polymodal.data.inputs import UNITS, InputSpec, prepare_input, stored, where_measured
 from polymodal.data.parts import CHANNELS, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.errors import DataError
@@ -21,6 +21,9 @@ ENDS = {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}
 
 _ROUNDING = 0.01
 """So far beyond it may floating-point values lie."""
+
+_LOOKED_AT = 8
+"""So many files at most are searched for a value within the range; the first has one in most data sets."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def nothing_of(target: TargetSpec, size: tuple[int, int]) -> Truth:
     if target.kind == "label":
         return Truth(np.full((1, *size), target.ignore), target, f"no {target.name}")
     raw = np.full((target.channels, *size), np.nan, np.float32)
-    return Truth(raw, replace(target, bits=None, invalid=None), f"no {target.name}")
+    return Truth(raw, replace(target, bits=None, invalid=None, stored=""), f"no {target.name}")
 
 
 def settle_targets(spec: DatasetSpec) -> dict[str, TargetSpec]:
@@ -99,8 +102,7 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
             f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
             "`scale` declares, such as 0.001."
         )
-    if target.kind in ENDS and raw.dtype.kind == "f":
-        _check_ends(raw, honouring(target, content), where)
+    check_ends(raw, honouring(target, content), where)
     span = target.range or ENDS.get(target.kind)
     if span is None:
         if raw.dtype != np.uint8:
@@ -109,19 +111,48 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
                 f"a range, such as `range: [0, 10]`{f' in {target.unit}' if target.unit else ''}: it is scaled by it."
             )
         span = (0.0, 255 * target.scale)
-    settled = replace(target, channels=channels, range=span)
+    most = {"bool": 1, "uint8": 255}.get(raw.dtype.name, 65535) * target.scale if target.kind in UNITS else 1.0
+    if span[1] > 2 * most:
+        raise DataError(
+            f"{spec.store.where(FILE)}: {target.folder}: the range reaches {span[1]:g}, and values in {raw.dtype} "
+            f"files {most:g} at most, so all truth would lie near one end. State it in "
+            f"{'the unit that `scale` leads to' if target.kind in UNITS else 'shares of full scale, 0 to 1'}."
+        )
+    settled = replace(target, channels=channels, range=span, stored=stored(raw) if target.kind in UNITS else "")
     bits = stored_bits(settled)
-    most = 1 if bits == 16 else 4
-    if settled.channels > most:
+    channels = 1 if bits == 16 else 4
+    if settled.channels > channels:
         raise DataError(
             f"{where}: predictions are written as PNG files, which have up to four channels of 8 bits "
-            f"or one of 16. Expected {most} channel(s) or fewer with {bits} bits, got {settled.channels}."
+            f"or one of 16. Expected {channels} channel(s) or fewer with {bits} bits, got {settled.channels}."
+        )
+    if settled.kind in UNITS and all(_beyond(spec, settled, key) for key in _some(spec, settled)):
+        raise DataError(
+            f"{spec.store.where(FILE)}: {target.folder}: no value of the files that were looked at lies within the "
+            f"target's range, {span[0]:g} to {span[1]:g}, so all truth would be one value. Mend `scale` or `range`."
         )
     return settled
 
 
-def _check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
+def _some(spec: DatasetSpec, target: TargetSpec) -> list[str]:
+    """A few of the samples that have a target."""
+    keys = [key for key in spec.all_keys if not spec.lacks(target, key)]
+    return keys[:: -(-len(keys) // _LOOKED_AT)]
+
+
+def _beyond(spec: DatasetSpec, target: TargetSpec, key: str) -> bool:
+    """Whether something was measured in a file, and all of that lies beyond the target's range."""
+    file = spec.file(target, key)
+    content, where = spec.content(target, file), spec.store.where(file)
+    scaling = target_scaling(honouring(target, content))
+    values, valid = prepare_input(content.channels(target.channels, where), scaling, where)
+    return bool(valid.any()) and bool((values.abs() > 1 + _ROUNDING)[valid.expand_as(values)].all())
+
+
+def check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
     """Refuse floating-point values that would be cut off at an end of full scale, and half a truth with them."""
+    if target.kind not in ENDS or raw.dtype.kind != "f":
+        return
     known = where_measured(raw, InputSpec.of(target, len(raw)))
     values = raw if known is None else raw[:, known[0]]
     least, most = values.min(initial=0), values.max(initial=0)
@@ -162,6 +193,7 @@ def target_scaling(target: TargetSpec) -> InputSpec:
         InputSpec.of(target, target.channels),
         mean=((low + high) / 2,) * target.channels,
         std=((high - low) / 2,) * target.channels,
+        stored=target.stored,
     )
 
 
