@@ -183,3 +183,6 @@ def test_a_training_goes_on_with_the_order_and_the_targets_that_it_was_begun_wit
     edit(root, lambda d: d["modalities"]["depth"].update(range=[0, 20]))
     with pytest.raises(ConfigError, match=r"depth: the checkpoint was trained with range \[0.0, 10.0\] \(now"):
         opened("rgb", target="depth").load_state_dict(images)
+    edit(root, lambda d: d["modalities"]["depth"].update(range=[0, 10], invalid=65535))
+    with pytest.raises(ConfigError, match=r"depth: the checkpoint was trained with invalid 0.0 \(now 65535.0\)"):
+        opened("rgb", target="depth").load_state_dict(images)

@@ -7,8 +7,8 @@ from polymodal.data.inputs import InputSpec
 from polymodal.data.parts import TargetSpec
 from polymodal.errors import ConfigError
 
-_OF_TARGET = ("kind", "classes", "scale", "range", "channels")
-"""What the last layer predicts by; where the files lie, and how classes are shown, may change."""
+_OF_TARGET = ("kind", "classes", "scale", "invalid", "range", "channels")
+"""What the last layer predicts by, and what of it counts; where files lie, and how classes are shown, may change."""
 
 _SETTINGS = {"inputs": "data.modalities", "targets": "data.target"}
 
