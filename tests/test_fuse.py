@@ -292,3 +292,59 @@ def test_a_wrapper_that_hands_on_its_attributes_is_as_good_as_the_network():
     net = fuse(plain_segmenter(0), ["rgb", "depth"])
     assert cost(Wrapped(net), (32, 32)) == cost(net, (32, 32))
     assert take_over(Wrapped(net), Wrapped(net)).taken
+
+
+class Windowed(nn.Module):
+    """A linear layer between two convolutions, on the windows of the image, or on places before samples."""
+
+    def __init__(self, *, windows: bool) -> None:
+        super().__init__()
+        self.windows = windows
+        self.first, self.norm, self.mix = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4)
+        self.window, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(x))
+        b, c, h, w = x.shape
+        if not self.windows:
+            return self.last(self.mix(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).view(b, c, h, w))
+        y = x.unflatten(2, (2, -1)).unflatten(4, (2, -1)).permute(0, 2, 4, 3, 5, 1).flatten(0, 2)
+        y = self.window(self.mix(y).permute(0, 3, 1, 2))
+        y = y.unflatten(0, (b, 2, 2)).permute(0, 3, 1, 4, 2, 5)
+        return self.last(y.reshape(b, c, h, w))
+
+
+@pytest.mark.parametrize("convolutions", ["private", {"rank": 2}])
+def test_private_layers_on_windows_are_those_of_the_image(convolutions):
+    """If this breaks, the windows of one modality go through the layers of another, without a word."""
+    net = fuse(Windowed(windows=True).double(), NAMES[:3], None, convolutions=convolutions).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+    inputs = images(NAMES[:3], 2, 3, 4, 8)
+    together = net(inputs).per_modality
+    for name in NAMES[:3]:
+        alone = net({name: inputs[name]}, subset=True).per_modality
+        assert_equal(together[name], alone[name], 1e-12)
+
+
+def test_a_private_layer_that_is_given_places_before_samples_is_refused():
+    """If this breaks, half of the places of all modalities go through one modality's layer."""
+    with pytest.raises(FusionError, match=r"The layer 'mix' \(Linear\).*samples are not one after the other"):
+        fuse(Windowed(windows=False), NAMES[:2], None, convolutions="private")
+    fuse(Windowed(windows=False), NAMES[:2], None)
+
+
+def test_a_forward_that_is_a_function_is_refused_where_it_would_be_copied():
+    """If this breaks, the plain network runs behind the fused one's back: no modality has norms, and none meets."""
+    plain = Windowed(windows=True).double().eval()
+    forward = plain.forward
+    plain.forward = lambda x: forward(x)
+    with pytest.raises(FusionError, match=r"forward of '' \(Windowed\).*inplace=True"):
+        fuse(plain, NAMES[:2], None)
+    net = fuse(plain, NAMES[:2], None, inplace=True)
+    inputs = images(NAMES[:2], 2, 3, 4, 4)
+    before = net(inputs).ensemble
+    with torch.no_grad():
+        net.network.norm.bias.add_(1)
+    assert (net(inputs).ensemble != before).any()

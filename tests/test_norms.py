@@ -402,3 +402,39 @@ def test_pytorch_s_own_transformer_calls_its_norms_when_it_predicts(norm_first, 
     assert_equal(found, expected, 1e-12)
     assert fusion is None or sum(net.exchanged()["encoder.layers.0.norm1"].values()) > 0
     assert (difference(found["rgb"], alone) < 1e-12) == (fusion is None)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("case", ["batch sizes", "subset", "fusion", "gaps"])
+def test_layers_that_run_again_for_another_pass_are_refused(case, reentrant):
+    """If this breaks, gradient checkpointing takes the rows of one modality for another's, and gradients are wrong."""
+    from torch.utils.checkpoint import checkpoint as run_again
+
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, C, 1), nn.BatchNorm2d(C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return run_again(self.norm, self.conv(x), use_reentrant=reentrant)
+
+    net = fuse(Again().double(), NAMES[:2], Exchange(THRESHOLD), sites="norm")
+    four, two = (images(NAMES[:2], size, 3, 5, 5) for size in (4, 2))
+
+    def loss(*arguments, **settings) -> Tensor:
+        return sum(x.nan_to_num().square().sum() for x in net(*arguments, **settings).per_modality.values())
+
+    for batch in (four, two):
+        loss(batch).backward()  # one after the other they are as they were
+    if case == "batch sizes":
+        total = loss(four) + loss(two)
+    elif case == "subset":
+        total = loss({"rgb": four["rgb"]}, subset=True)
+    elif case == "gaps":
+        total = loss(four, present={"depth": torch.tensor([True, False, True, False])})
+    else:
+        with net.fusion_disabled():
+            total = loss(four)
+            total.backward(retain_graph=True)
+    with pytest.raises(FusionError, match="Gradient checkpointing runs layers again"):
+        total.backward()

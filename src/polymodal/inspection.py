@@ -103,7 +103,7 @@ def inspect(network: nn.Module) -> Inspection:
     anatomy, refusal = Anatomy(network), None
     try:
         check_norms(anatomy)
-        check_rows(anatomy)
+        check_rows(anatomy, anatomy.norms)
     except FusionError as error:
         refusal = str(error)
     candidates: dict[str, Any] = dict(anatomy.scaled_norms)

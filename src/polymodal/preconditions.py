@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -115,15 +116,28 @@ def _why_not_private(module: nn.Module) -> str:
     return ""
 
 
-def check_rows(anatomy: Anatomy) -> None:
-    """Refuse a network in which a norm does not normalise one sample, and so one modality, after the other."""
-    if anatomy.misplaced is not None:
-        name, shape = anatomy.misplaced
-        kind = type(anatomy.norms[name]).__name__
+def check_copies(model: nn.Module) -> None:
+    """Refuse a network of which a copy would still run the network itself.
+
+    A function put in the place of `forward` holds on to what it was made with, and is not copied.
+    """
+    for name, module in model.named_modules():
+        if isinstance(vars(module).get("forward"), FunctionType):
+            raise FusionError(
+                f"The forward of '{name}' ({type(module).__name__}) was replaced by a function, which in a copy would "
+                "go on running the network that was copied. Use inplace=True, or a module of your own around it."
+            )
+
+
+def check_rows(anatomy: Anatomy, layers: Mapping[str, nn.Module]) -> None:
+    """Refuse a network in which a private layer is not given one sample, and so one modality, after the other."""
+    if (found := anatomy.misplaced(layers)) is not None:
+        name, shape = found
+        what = "norm" if name in anatomy.norms else "layer"
         raise FusionError(
-            f"The norm '{name}' ({kind}) is given features of shape {shape} in whose first axis the samples are not "
-            "one after the other, or are mixed with each other, so each modality cannot have its own. Keep the batch "
-            "in front and its samples apart."
+            f"The {what} '{name}' ({type(layers[name]).__name__}) is given features of shape {shape} in whose first "
+            "axis the samples are not one after the other, or are mixed with each other, so each modality "
+            "cannot have its own. Keep the batch in front and its samples apart."
         )
 
 

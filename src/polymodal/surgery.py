@@ -78,12 +78,14 @@ def fuse(
     channels = preconditions.checked_channels(modalities)
     if not isinstance(model, nn.Module):
         raise FusionError(f"model: expected a network, an nn.Module, got a {type(model).__name__}.")
+    if not inplace:
+        preconditions.check_copies(model)
     anatomy = Anatomy(model)
     preconditions.check_norms(anatomy)
     frozen = preconditions.frozen_norms(anatomy, statistics)
     width = anatomy.entrance.channels
     private_stems = preconditions.private_modalities(stems, channels, anatomy)
-    preconditions.check_rows(anatomy)
+    preconditions.check_rows(anatomy, anatomy.norms)
     if private_stems or any(channels.values()):
         # Beside a modality with other channels the network cannot say any more what it takes.
         channels = {name: count or width for name, count in channels.items()}
@@ -101,7 +103,10 @@ def fuse(
     if convolutions == "private":
         preconditions.check_layers(anatomy)
     surgery = _Surgery(anatomy, settings, plan)
-    check_listed(model, surgery.replaced_layers())
+    private = surgery.replaced_layers()
+    check_listed(model, private)
+    if convolutions != "shared":
+        preconditions.check_rows(anatomy, {name: model.get_submodule(name) for name in private})
     check_ties(model, surgery.kinds())
     surgery.rehearse()
     if inplace:

@@ -1,5 +1,6 @@
 """A plain network as `fuse` sees it: every question is answered once, when it is first asked."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from torch import nn
@@ -90,7 +91,6 @@ class Anatomy:
         """
         return mixings(self.network, self.run)
 
-    @cached_property
-    def misplaced(self) -> tuple[str, tuple[int, ...]] | None:
-        """A norm whose input has other rows than samples in their order, and its shape; see `rows.misplaced`."""
-        return misplaced(self.network, self.entrance, self.norms)
+    def misplaced(self, layers: Mapping[str, nn.Module]) -> tuple[str, tuple[int, ...]] | None:
+        """A layer whose input has other rows than samples in their order, and its shape; see `rows.misplaced`."""
+        return misplaced(self.network, self.entrance, layers)

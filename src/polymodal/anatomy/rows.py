@@ -1,7 +1,7 @@
-"""Whether the rows of what a norm is given belong to the samples of the batch, in their order, each by itself."""
+"""Whether the rows of what a layer is given belong to the samples of the batch, in their order, each by itself."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,8 +19,10 @@ _BATCH = 11
 _Seen = list[tuple[str, Tensor]]
 
 
-def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module]) -> tuple[str, tuple[int, ...]] | None:
-    """A norm that is given other rows than those of one sample after the other, and the shape of what it is given.
+def misplaced(
+    network: nn.Module, way_in: Entrance, layers: Mapping[str, nn.Module]
+) -> tuple[str, tuple[int, ...]] | None:
+    """A layer that is given other rows than those of one sample after the other, and the shape of what it is given.
 
     A pass on tensors without values shows shapes. A second one shows whose the rows are, be they the windows of images
     or what an attention made of all samples: of two samples one is not a number, and whatever is made of it is none
@@ -29,17 +31,17 @@ def misplaced(network: nn.Module, way_in: Entrance, norms: dict[str, nn.Module])
     Args:
         network: A plain network. It is not changed.
         way_in: Where images enter it.
-        norms: Its norms that may be private, by dotted name.
+        layers: Its layers that may be private, by dotted name.
 
     Returns:
-        The first such norm; None where there is none, or nothing could be seen.
+        The first such layer; None where there is none, or nothing could be seen.
     """
-    seen = _first(lambda size: _given(ghost(network), way_in.image(size, batch=_BATCH), norms))
+    seen = _first(lambda size: _given(ghost(network), way_in.image(size, batch=_BATCH), layers))
     for name, x in seen or []:
         if x.dim() < 2 or x.shape[0] % _BATCH:
             return name, tuple(x.shape)
     several = {name for name, x in seen or [] if x.shape[0] > _BATCH}
-    unsure = {name: norm for name, norm in norms.items() if name in several or axes_of(norm) != (4,)}
+    unsure = {name: layer for name, layer in layers.items() if name in several or not _takes_maps_alone(layer)}
     if not unsure or way_in.conv.weight.is_meta:
         return None
     traced = _first(lambda size: _given(copy.deepcopy(network).eval(), _half_not_a_number(way_in, size), unsure))
@@ -57,10 +59,14 @@ def _first(attempt: Callable[[int], _Seen]) -> _Seen | None:
     return None
 
 
-def _given(network: nn.Module, images: Tensor, norms: dict[str, nn.Module]) -> _Seen:
-    """What a network gives its norms, call by call."""
+def _takes_maps_alone(layer: nn.Module) -> bool:
+    return axes_of(layer) == (4,) or isinstance(layer, nn.Conv2d)
+
+
+def _given(network: nn.Module, images: Tensor, layers: Mapping[str, nn.Module]) -> _Seen:
+    """What a network gives its layers, call by call."""
     seen: _Seen = []
-    for name in norms:
+    for name in layers:
         network.get_submodule(name).register_forward_pre_hook(
             lambda _, given, name=name: seen.append((name, given[0].detach()))
         )

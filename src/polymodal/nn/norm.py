@@ -88,7 +88,7 @@ class PrivateNorm(nn.Module, ABC):
                 f"The norm '{self.name}' takes features of {wanted} axes, batch and channels among them, and was given "
                 f"the shape {tuple(x.shape)}. Give the network images of the form that it was made for."
             )
-        inner = self._inner(x)
+        inner = 1 if self.roster is None else self.roster.inner(x, f"The norm '{self.name}'")
         modalities = 1 if self.roster is None else len(self.roster.present)
         if self.roster is not None and self.roster.patterns:
             y = self.normalise_apart(x, self.roster)
@@ -137,23 +137,6 @@ class PrivateNorm(nn.Module, ABC):
 
     def _present(self, per_modality: Tensor | None) -> Tensor | None:
         return per_modality if per_modality is None or self.roster is None else self.roster.select(per_modality)
-
-    def _inner(self, x: Tensor) -> int:
-        """How many rows of the batch belong to one sample of one modality.
-
-        Raises:
-            FusionError: When rows are left over, so that it is not known whose they are.
-        """
-        if self.roster is None:
-            return 1
-        images = self.roster.rows or len(self.roster.present)
-        if x.shape[0] % images:
-            raise FusionError(
-                f"The norm '{self.name}' was given {x.shape[0]} rows, which are no multiple of the {images} images in "
-                "the batch, so it is not known which modality each belongs to. Let the network keep the batch in the "
-                'first axis there, or fuse it with norms="shared".'
-            )
-        return x.shape[0] // images if self.roster.rows else 1  # not known yet, or a batch without samples
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """As any module, without what PyTorch's norms add to states from before they counted batches."""

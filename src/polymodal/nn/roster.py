@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymodal.errors import FusionError
 from polymodal.functional import fold, unfold
 
 
@@ -54,15 +55,21 @@ class Roster:
         self.fusing = True
         self.branching = False
         self.rows: int | None = None
+        self._passes: list[tuple[int, Any]] = []  # where the last passes with a gradient began, and who was there
+        self._backward = -1  # the backward pass in which the network itself ran last
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the size of a batch, which may be a symbol of a graph."""
-        return {**vars(self), "rows": None}
+        return {**vars(self), "rows": None, "_passes": []}
 
     def count(self, _: nn.Module, images: tuple[Any, ...]) -> None:
         """Note how many images a network is given, before it runs."""
         if images and isinstance(images[0], Tensor):
             self.rows = images[0].shape[0]
+        if torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self._backward = torch._C._current_graph_task_id()
+            if not self._passes or self._passes[-1][1] != self._who():
+                self._passes = [*self._passes[-15:], (torch._C._autograd._get_sequence_nr(), self._who())]
 
     @property
     def complete(self) -> bool:
@@ -90,14 +97,42 @@ class Roster:
         """The rows of each of the K present modalities, from folded features `(B*K, ...)`."""
         if not self.patterns:
             # Not one index after the other: the backward pass of each would fill a whole folded tensor with zeros.
-            return self.streams(x).unbind(1)
+            if (inner := self.inner(x)) == 1:
+                return self.streams(x).unbind(1)
+            return [y.flatten(0, 1) for y in x.unflatten(0, (-1, len(self.present), inner)).unbind(1)]
         samples = [self.count_of(m) for m in self.present]
         inner = x.shape[0] // sum(samples)  # rows of an image, such as its windows
         return x.split([count * inner for count in samples])
 
     def together(self, streams: Sequence[Tensor]) -> Tensor:
         """The reverse of `apart`: folded features from the rows of each of the K present modalities."""
-        return torch.cat(tuple(streams)) if self.patterns else fold(streams)
+        if self.patterns:
+            return torch.cat(tuple(streams))
+        samples = self.rows // len(streams) if self.rows else len(streams[0])
+        if len(streams[0]) == samples:
+            return fold(streams)
+        return fold([y.unflatten(0, (samples, -1)) for y in streams]).flatten(0, 1)
+
+    def inner(self, x: Tensor, reader: str = "A layer") -> int:
+        """How many rows of the batch belong to one sample of one modality, such as its windows.
+
+        Args:
+            x: Folded features.
+            reader: What was given them, for error messages.
+
+        Raises:
+            FusionError: When rows are left over, so that it is not known whose they are; or when layers run again for
+                the gradient of a pass that had others.
+        """
+        self._require_pass()
+        images = self.rows or len(self.present)
+        if x.shape[0] % images:
+            raise FusionError(
+                f"{reader} was given {x.shape[0]} rows, which are no multiple of the {images} images in the batch, so "
+                "it is not known which modality each belongs to. Let the network keep the batch in the first axis "
+                'there, or fuse it with norms="shared" and convolutions="shared".'
+            )
+        return x.shape[0] // images if self.rows else 1  # not known yet, or a batch without samples
 
     def each(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply an operation to folded features, the samples of one pattern after the other.
@@ -186,6 +221,28 @@ class Roster:
             yield
         finally:
             self.fusing = before
+
+    def _who(self) -> tuple[Any, ...]:
+        """What layers that run again must find as it was."""
+        return self.present, self.fusing, bool(self.patterns), self.rows
+
+    def _require_pass(self) -> None:
+        """Refuse to run layers again, as gradient checkpointing does, when others are there than in their pass.
+
+        Raises:
+            FusionError: With the remedy.
+        """
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() in (-1, self._backward):
+            return
+        # Operations are numbered as they run forward, so that the one whose gradient is computed tells its pass.
+        number = torch._C._current_autograd_node()._sequence_nr()
+        who = next((who for start, who in reversed(self._passes) if start <= number), None)
+        if who is not None and who != self._who():
+            raise FusionError(
+                "Gradient checkpointing runs layers again, and since their pass the network was given another batch "
+                "size or other modalities, or its fusion was switched. Call backward() after each pass, within "
+                "fusion_disabled() where that was on, and train on some of the modalities without checkpointing."
+            )
 
     def _by_pattern(self, x: Tensor) -> Iterator[tuple[Pattern, Tensor]]:
         """The folded features of the samples of each pattern."""
