@@ -34,7 +34,8 @@ def cost(net: Multimodal, size: Sequence[int]) -> Cost:
         ConfigError: `fuse` has not made the network.
         PolymodalError, RuntimeError: When it cannot take images of this size, as its layers say it.
     """
-    require_fused(net)
+    if not isinstance(getattr(net, "channels", None), Mapping):  # an absorbed network has them, too
+        require_fused(net)
     dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
     return count(net, {n: torch.empty(1, c or net.stem.width, *size, dtype=dtype) for n, c in net.channels.items()})
 
