@@ -234,7 +234,8 @@ class Roster:
         """
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() in (-1, self._backward):
             return
-        # Operations are numbered as they run forward, so that the one whose gradient is computed tells its pass.
+        # Operations are numbered as they run forward, so that the one whose gradient is computed tells its pass. These
+        # functions of torch are private, and have been there since 2.6 at least.
         number = torch._C._current_autograd_node()._sequence_nr()
         who = next((who for start, who in reversed(self._passes) if start <= number), None)
         if who is not None and who != self._who():
