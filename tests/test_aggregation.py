@@ -394,8 +394,13 @@ def test_what_does_not_return_one_map_is_no_place_to_meet():
     for fusion in (Aggregation("average"), Alignment(), Exchange(every=2)):
         with pytest.raises(FusionError, match=r"'encoder\.1\.0' returns something else than one tensor"):
             fuse(Takes(), NAMES[:2], fusion, sites="late")
+
+    class First(nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
     unused = OfAxes(2)
-    unused.encoder.forward = lambda x, encoder=unused.encoder: encoder[0](x)
+    unused.encoder = First(*unused.encoder)
     with pytest.raises(FusionError, match=r"'encoder\.1\.0' does not run"):
         fuse(unused, NAMES[:2], Aggregation("average"))
 
