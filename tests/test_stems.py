@@ -94,3 +94,14 @@ def test_one_modality_reports_no_exchange():
     net = fuse(plain_segmenter(0), {"rgb": 3}, Exchange(2.0, penalty=1e-3))
     assert all(share == 0 for site in net.exchanged().values() for share in site.values())
     assert all(state.keep.all() for state in net.exchange_state().values())
+
+
+def test_a_private_stem_exports_for_batches_of_any_size():
+    """If this breaks, a network of colour and depth, the usual one, cannot be exported."""
+    channels = {"rgb": 3, "depth": 1}
+    net = fuse(plain_segmenter(0).float(), channels, None, stems="private").eval()
+    batch = torch.export.Dim("batch", min=1)
+    inputs = {name: torch.randn(3, count, 32, 32) for name, count in channels.items()}
+    program = torch.export.export(net, (inputs,), dynamic_shapes=(dict.fromkeys(channels, {0: batch}),))
+    inputs = {name: torch.randn(5, count, 32, 32) for name, count in channels.items()}
+    assert torch.allclose(program.module()(inputs).ensemble, net(inputs).ensemble, atol=1e-5)

@@ -66,7 +66,9 @@ class Roster:
         """Note how many images a network is given, before it runs."""
         if images and isinstance(images[0], Tensor):
             self.rows = images[0].shape[0]
-        if torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        # A graph is made for rows of any number, which to compare would settle.
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(self.rows, int)
+        if torch.is_grad_enabled() and not traced:
             self._backward = torch._C._current_graph_task_id()
             if not self._passes or self._passes[-1][1] != self._who():
                 self._passes = [*self._passes[-15:], (torch._C._autograd._get_sequence_nr(), self._who())]
@@ -108,8 +110,9 @@ class Roster:
         """The reverse of `apart`: folded features from the rows of each of the K present modalities."""
         if self.patterns:
             return torch.cat(tuple(streams))
-        samples = self.rows // len(streams) if self.rows else len(streams[0])
-        if len(streams[0]) == samples:
+        rows = streams[0].shape[0]  # a symbol where a graph is made, of which len() would make a number
+        samples = self.rows // len(streams) if self.rows else rows
+        if rows == samples:
             return fold(streams)
         return fold([y.unflatten(0, (samples, -1)) for y in streams]).flatten(0, 1)
 
