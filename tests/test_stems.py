@@ -102,6 +102,6 @@ def test_a_private_stem_exports_for_batches_of_any_size():
     net = fuse(plain_segmenter(0).float(), channels, None, stems="private").eval()
     batch = torch.export.Dim("batch", min=1)
     inputs = {name: torch.randn(3, count, 32, 32) for name, count in channels.items()}
-    program = torch.export.export(net, (inputs,), dynamic_shapes=(dict.fromkeys(channels, {0: batch}),))
+    program = torch.export.export(net, (inputs,), dynamic_shapes=({name: {0: batch} for name in channels},))
     inputs = {name: torch.randn(5, count, 32, 32) for name, count in channels.items()}
     assert torch.allclose(program.module()(inputs).ensemble, net(inputs).ensemble, atol=1e-5)
