@@ -120,11 +120,11 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
         )
     settled = replace(target, channels=channels, range=span, stored=stored(raw) if target.kind in UNITS else "")
     bits = stored_bits(settled)
-    channels = 1 if bits == 16 else 4
-    if settled.channels > channels:
+    room = 1 if bits == 16 else 4
+    if channels > room:
         raise DataError(
             f"{where}: predictions are written as PNG files, which have up to four channels of 8 bits "
-            f"or one of 16. Expected {channels} channel(s) or fewer with {bits} bits, got {settled.channels}."
+            f"or one of 16. Expected {room} channel(s) or fewer with {bits} bits, got {channels}."
         )
     if settled.kind in UNITS and all(_beyond(spec, settled, key) for key in _some(spec, settled)):
         raise DataError(
