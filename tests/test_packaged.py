@@ -42,8 +42,9 @@ def test_a_name_stands_wherever_a_model_does(model, packaged, tmp_path, capsys):
 
 
 def test_what_lies_at_a_path_goes_before_a_name(packaged):
+    """And the message says so: a data set that `data rooms rooms` unpacked has the name of a model, too."""
     Path(NAME).mkdir()
-    with pytest.raises(CheckpointError, match=f"{NAME} is no model folder"):
+    with pytest.raises(CheckpointError, match=f"{NAME} is no model folder: .* hides the model .* rename it"):
         polymodal.load(NAME)
 
 
