@@ -1,5 +1,6 @@
 """The loss is the papers' formula, and what is logged is what it says."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from polymodal.fusion import Exchange, SiteState
 from polymodal.metrics import SegmentationScores
 from polymodal.models import create
 from polymodal.nn import Prediction
-from polymodal.runs.recorder import exchanged_shares, warn_of_useless_exchange
+from polymodal.runs.recorder import exchanged_shares
 from polymodal.runs.trainer_settings import check_chosen
 from polymodal.scores import OF_LABELS, Score
 from polymodal.tasks import Segmentation
@@ -173,8 +174,7 @@ def test_a_useless_exchange_is_said_with_what_to_do(value, text):
     with torch.no_grad():
         for scale in net.scales().values():
             scale.fill_(value)
-    with pytest.warns(UserWarning, match=text):
-        warn_of_useless_exchange(net)
+    assert re.search(text, net.fusion.remark(net.exchange_state()))
 
 
 def test_a_single_class_is_refused_before_anything_trains():

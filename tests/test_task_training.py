@@ -77,9 +77,16 @@ def test_last_is_the_last_epoch_even_when_an_earlier_one_was_better(finished):
 
 
 def test_epochs_that_no_validation_saw_are_told(data, tmp_path, capsys):
-    """A training that steps or time end keeps an earlier model; else nobody learns that the rest is lost."""
+    """A training that steps or time end keeps an earlier model; else nobody learns that the rest is lost.
+
+    Nor is the line of such an epoch to say the scores of an earlier one.
+    """
     train(data, tmp_path / "run", 3, "--trainer.check_val_every_n_epoch=2", "--trainer.max_steps=5")
-    assert "ended 1 epoch(s) after its last validation" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "ended 1 epoch(s) after its last validation" in said.out
+    lines = [line for line in said.out.splitlines() if line.startswith("epoch ")]
+    assert ["ensemble" in line for line in lines] == [False, True, False]
+    assert "\npolymodal: warning: no channel is exchanged: " in f"\n{said.err}"
 
 
 def test_a_training_without_an_end_is_refused(data, tmp_path):

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from polymodal.run_folder import EXCHANGED, TRAIN_LOSS, score_column
+from polymodal.runs.recorder import Recorder
 
 
 class LastEpochValidated(Callback):
@@ -21,7 +22,14 @@ class LastEpochValidated(Callback):
 
 
 class EpochLines(Callback):
-    """One line of text for every epoch, where no progress bar can be drawn."""
+    """One line of text for every epoch, where no progress bar can be drawn.
+
+    Args:
+        recorder: Knows the epoch's own scores: Lightning goes on reporting those of the last validation.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's losses and scores."""
@@ -29,8 +37,8 @@ class EpochLines(Callback):
             return
         scores = score_column(str(pl_module.chosen_by), "")
         shown = {
-            name.removeprefix(scores): float(value)
-            for name, value in trainer.callback_metrics.items()
+            name.removeprefix(scores): value
+            for name, value in self.recorder.rows[-1].items()
             if name == TRAIN_LOSS or name.startswith((scores, EXCHANGED))
         }
         texts = [f"{name} {value:.3g}" for name, value in shown.items()]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from polymodal.files import complete_file
 from polymodal.fusion import SiteState
@@ -90,9 +89,10 @@ class Recorder(Callback):
             self.write_scales(net)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what the fusion remarks of itself."""
-        del trainer
-        warn_of_useless_exchange(pl_module.fused)  # type: ignore[arg-type]
+        """Say what the fusion remarks of itself, such as that it exchanges nothing."""
+        net: Multimodal = pl_module.fused  # type: ignore[assignment]
+        if trainer.is_global_zero and (remark := net.fusion.remark(net.exchange_state())):
+            print(f"polymodal: warning: {remark}", file=sys.stderr)
 
     def epochs_since_validation(self) -> int:
         """How many epochs were trained after the last one that was validated; all of them if none was."""
@@ -134,12 +134,6 @@ def exchanged_shares(states: Mapping[str, SiteState], modalities: tuple[str, ...
     exchanged = torch.stack([(~state.keep).sum(1) for state in states.values()]).sum(0)
     allowed = torch.stack([state.allowed.sum(1) for state in states.values()]).sum(0)
     return dict(zip(modalities, (exchanged / allowed.clamp(min=1)).tolist(), strict=True))
-
-
-def warn_of_useless_exchange(net: Multimodal) -> None:
-    """Warn of what the fusion remarks, such as that it exchanges nothing."""
-    if remark := net.fusion.remark(net.exchange_state()):
-        rank_zero_warn(remark)
 
 
 def environment(device: torch.device) -> dict[str, str]:

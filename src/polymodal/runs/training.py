@@ -145,7 +145,7 @@ class RecipeCLI(LightningCLI):
         bar = any(isinstance(callback, ProgressBar) for callback in given)
         if settings["enable_progress_bar"] is not False:
             if not sys.stdout.isatty():
-                callbacks.append(EpochLines())
+                callbacks.append(EpochLines(self.recorder))
                 kwargs["enable_progress_bar"] = bar
             elif not bar:
                 callbacks.append(RichProgressBar())
