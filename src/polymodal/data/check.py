@@ -12,7 +12,7 @@ import numpy as np
 from polymodal.data.bands import bands
 from polymodal.data.content import honouring
 from polymodal.data.histogram import Counted, Histogram, empty
-from polymodal.data.inputs import UNITS, InputSpec, check_sizes, reached, stored, to_values
+from polymodal.data.inputs import ENDS, UNITS, InputSpec, check_sizes, reached, stored, to_values
 from polymodal.data.labels import class_numbers
 from polymodal.data.naming import name_of
 from polymodal.data.parts import CHANNELS, ModalitySpec, TargetSpec
@@ -20,8 +20,8 @@ from polymodal.data.ranges import Range, strangers
 from polymodal.data.remarks import remarks
 from polymodal.data.resizing import check_ratio
 from polymodal.data.spec import FILE, DatasetSpec
-from polymodal.data.target import ENDS
 from polymodal.data.track import track
+from polymodal.data.undeclared import undeclared
 from polymodal.errors import DataError
 
 
@@ -109,7 +109,7 @@ class Seen:
         first: A pixel of the first file of each modality, and of the target under no name.
         ranges: Between which values each file lies, likewise.
         shapes: The size of each sample's target.
-        notes: The files by their folder and by what they say of themselves.
+        notes: The files by their folder and by what is said of each that harms nothing.
     """
 
     spec: DatasetSpec
@@ -158,15 +158,11 @@ class Seen:
         content = self.spec.content(part, file)
         known = len(self.first[name]) if name in self.first else None
         raw = content.channels({**CHANNELS, "label": 1}.get(part.kind, known), file)
-        for remark, wrong in remarks(content, raw, part):
-            if wrong:
-                yield Defect(file, f"{remark}.")
-            else:
-                self.notes[part.folder, remark].append(file)
+        told = [*remarks(content, raw, part)]
         beside = f"{file}.aux.xml"
         if self.spec.store.exists(beside) and b"<NoDataValue" in self.spec.store.read(beside):
             said = f"GDAL's .aux.xml beside it declares a no-data value, which is not read: what {FILE} says counts"
-            self.notes[part.folder, said].append(file)
+            told.append((said, False))
         if not name and part.kind == "label":
             labels, ignore = class_numbers(raw, part.code, file), self.spec.target.ignore
             for split in counted:
@@ -174,7 +170,15 @@ class Seen:
             problems = iter(["every pixel is labelled as ignored."] if (labels == ignore).all() else [])
         else:
             corner = self.first.setdefault(name, raw[:, :1, :1].copy())
-            problems = _image_problems(raw, honouring(part, content), corner, file, self.ranges[name])
+            meant = honouring(part, content)
+            if doubt := undeclared(raw, InputSpec.of(meant, len(raw))):
+                told.append((doubt.remedy, doubt.sure))
+            problems = _image_problems(raw, meant, corner, file, self.ranges[name])
+        for said, wrong in told:
+            if wrong:
+                yield Defect(file, f"{said}.")
+            else:
+                self.notes[part.folder, said].append(file)
         yield from (Defect(file, problem) for problem in problems)
         return raw.shape[1], raw.shape[2]
 

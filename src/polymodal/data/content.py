@@ -75,6 +75,7 @@ class Content:
         orientation: As Exif counts it, of an array that is not upright yet.
         palette: The colours (n, 3), 8 bits, of the indices that the array holds; None of an array that holds none.
         lossy: How it was compressed, if its numbers may only be near those that were saved.
+        scaling: The scale and the offset that it declares for its numbers, in words; empty where these are neutral.
     """
 
     array: np.ndarray
@@ -84,6 +85,7 @@ class Content:
     orientation: int = 1
     palette: np.ndarray | None = None
     lossy: str = ""
+    scaling: str = ""
 
     def channels(self, expected: int | None, file: str) -> np.ndarray:
         """The array without an alpha channel that hides nothing.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -30,6 +30,12 @@ EXACT = ("depth", "label")
 _ROWS = 256
 """So many rows at a time are searched for a measurement, as those of a large file are unpacked when they are taken."""
 
+ENDS = {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}
+"""Full scale of the kinds that have one."""
+
+ROUNDING = 0.01
+"""So far beyond it may floating-point values lie."""
+
 STORED = ("1-bit", "8-bit", "integer", "floating-point")
 """Forms of stored numbers; `integer` are those of 16 bits and more."""
 
@@ -55,6 +61,8 @@ class InputSpec(FileSpec):
         colors: Of each class, by which files of three channels are read (label).
         resize: How many times as high and as wide as its files the others of a sample are, to whose size it is brought;
             None where it must have that size.
+        scaling: What files declare that their numbers are to be scaled by, as of a `Content`; None where that does not
+            matter.
     """
 
     channels: int
@@ -65,6 +73,7 @@ class InputSpec(FileSpec):
     map: tuple[tuple[int, int], ...] = ()
     colors: tuple[Color, ...] = ()
     resize: tuple[float, float] | None = None
+    scaling: str | None = ""
 
     def __post_init__(self) -> None:
         # Without statistics the values stay what they are.
@@ -88,7 +97,7 @@ class InputSpec(FileSpec):
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = {name: plain(value) for name, value in asdict(self).items()}
-        coded = {name: values.pop(name) for name in ("map", "colors")}
+        coded = {name: values.pop(name) for name in ("map", "colors", "scaling")}
         return values | {name: value for name, value in coded.items() if value}
 
     @classmethod
@@ -115,6 +124,7 @@ class InputSpec(FileSpec):
                 and len(spec.mean) == len(spec.std) == spec.channels
                 and all(not text or affix(text) for text in (spec.prefix, spec.suffix))
                 and isinstance(spec.unit, str)
+                and isinstance(spec.scaling, str)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
                 and {number for _, number in spec.map} <= set(range(len(spec.classes)))
                 and len(spec.colors) in (0, len(spec.classes))
@@ -145,12 +155,32 @@ def settled(content: Content, spec: InputSpec, file: str) -> tuple[np.ndarray, I
         is declared.
 
     Raises:
-        DataError: When pixels are transparent that must not be, or labels are stored as they cannot be.
+        DataError: When pixels are transparent that must not be, or labels are stored as they cannot be, or pictures
+            have another full scale.
     """
-    if spec.kind != "label":
-        return content.channels(spec.channels, file), honouring(spec, content)
-    LabelFiles(spec.code).check(content, file)
-    return content.channels(1, file), honouring(spec, content)
+    own = replace(honouring(spec, content), scaling=content.scaling)
+    if spec.kind == "label":
+        LabelFiles(spec.code).check(content, file)
+        return content.channels(1, file), own
+    raw = content.channels(spec.channels, file)
+    _check_full_scale(raw, own, file)
+    return raw, own
+
+
+def _check_full_scale(raw: np.ndarray, spec: InputSpec, file: str) -> None:
+    """Refuse floating-point pictures of 0 to 255, and the like, which beside others would be 255 times as bright."""
+    if spec.kind not in ENDS or raw.dtype.kind != "f":
+        return
+    low, high = ENDS[spec.kind]
+    some = thinned(raw)
+    measured = where_measured(some, spec)
+    beyond = (some != some.clip(low - ROUNDING, high + ROUNDING)).any(0, keepdims=True)
+    counted = beyond if measured is None else beyond[measured]
+    if counted.sum() > 0.5 * counted.size:
+        raise DataError(
+            f"{file}: most of its values lie beyond {low:g} to {high:g}, the full scale of kind {spec.kind} in "
+            f"{raw.dtype}. Scale them to that, store them with 8 or 16 bits, or declare kind raw, which has none."
+        )
 
 
 def prepare_input(raw: np.ndarray, spec: InputSpec, file: str) -> tuple[Tensor, Tensor]:

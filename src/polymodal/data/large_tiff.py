@@ -10,7 +10,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
 
 from polymodal.data.content import Content, FileSpec
 from polymodal.data.files import MASK
-from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, chunk_of, full_pages, holds_more, nodata_of
+from polymodal.data.tiff import ALPHA, SIGNATURES, all_pages, chunk_of, full_pages, holds_more, nodata_of, scaling_of
 from polymodal.errors import DataError
 
 _PACKED = (
@@ -116,7 +116,8 @@ def large_tiff(file: Path, reading: FileSpec) -> Content | None:
             if not _plain(page, reading):
                 return None
             image = LargeTiff(file, page)
-            return Content(image, nodata=nodata_of(pages, image.dtype))  # type: ignore[arg-type]
+            nodata = nodata_of(pages, image.dtype)
+            return Content(image, nodata=nodata, scaling=scaling_of(page))  # type: ignore[arg-type]
     except Exception:  # of a damaged file
         return None
 

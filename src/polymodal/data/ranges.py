@@ -40,6 +40,10 @@ class Range:
         ours, theirs = zip(self.low, self.high, strict=True), zip(other.low, other.high, strict=True)
         return any(_apart(*sorted(pair)) for pair in zip(ours, theirs, strict=True))
 
+    def holds(self, value: float) -> bool:
+        """Whether a value lies within that of any channel."""
+        return any(low <= value <= high for low, high in zip(self.low, self.high, strict=True))
+
     def __str__(self) -> str:
         """As messages show it."""
         return "; ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(self.low, self.high, strict=True))

@@ -16,10 +16,11 @@ from polymodal.data.content import Content
 from polymodal.data.files import Store
 from polymodal.data.fingerprint import differences, fingerprint
 from polymodal.data.inputs import UNITS, InputSpec, reached, settled, stored, to_values
-from polymodal.data.parts import CHANNELS, ModalitySpec
+from polymodal.data.parts import CHANNELS
 from polymodal.data.ranges import Range, joined
 from polymodal.data.spec import FILE, DatasetSpec
 from polymodal.data.track import track
+from polymodal.data.undeclared import warn_of_undeclared
 from polymodal.data.values import numbers, positives
 from polymodal.documents import MAX_JSON, parse_json
 from polymodal.errors import DataError
@@ -153,7 +154,7 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
     modality = spec.modalities[name]
     if modality.kind == "label":
         return InputSpec.of(modality, len(modality.classes))
-    file, raw = _first(spec, name)
+    file, raw, plain = _first(spec, name)
     channels = raw.shape[0]
     needed = CHANNELS.get(modality.kind, channels)
     if channels != needed:
@@ -161,7 +162,6 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
             f"{file}: expected {needed} channel(s) for kind {modality.kind}, got {channels}. "
             f"Other images of several channels are of kind image, other arrays of kind raw."
         )
-    plain = _plain(modality, raw)
     keys = _training_keys(spec, name)
     some = keys[:: -(-len(keys) // SETUP_SAMPLES)]
     where = f"{spec.store.where(FILE)}: modalities.{name}"
@@ -190,16 +190,12 @@ def _input_spec(spec: DatasetSpec, name: str, kept: dict[str, Moments]) -> Input
     return replace(plain, mean=mean, std=std, seen=seen)
 
 
-def _plain(modality: ModalitySpec, raw: np.ndarray) -> InputSpec:
-    """What files mean before anything is measured; `raw` is one of them."""
-    plain = InputSpec.of(modality, raw.shape[0])
-    return replace(plain, stored=stored(raw)) if modality.kind in UNITS else plain
-
-
 def _stored(spec: DatasetSpec, name: str, plain: InputSpec, key: str) -> tuple[np.ndarray, InputSpec, str]:
-    """What `to_values` takes of a file."""
+    """What `to_values` takes of a file; warns of a value that seems to be none, once for all files of a modality."""
     where, content = _content(spec, name, key)
-    return *settled(content, plain, where), where
+    raw, meaning = settled(content, plain, where)
+    warn_of_undeclared(raw, meaning, spec.store.where(spec.modalities[name].folder))
+    return raw, meaning, where
 
 
 def _content(spec: DatasetSpec, name: str, key: str) -> tuple[str, Content]:
@@ -211,7 +207,7 @@ def _content(spec: DatasetSpec, name: str, key: str) -> tuple[str, Content]:
 def _measure(spec: DatasetSpec, name: str, keys: Iterable[str]) -> Moments:
     """Sums in float64: in float32 the millions of pixels of a data set lose the digits that the variance needs."""
     modality = spec.modalities[name]
-    plain = _plain(modality, _first(spec, name)[1])
+    plain = _first(spec, name)[2]
     pixels, total, squares = 0, *torch.zeros(2, plain.channels, dtype=torch.float64)
     seen: Range | None = None
     for key in keys:
@@ -248,10 +244,13 @@ def _reached(spec: DatasetSpec, name: str, plain: InputSpec, keys: Iterable[str]
     return found
 
 
-def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray]:
-    """The name of the first file, and a pixel of it, which has its channels and its type."""
+def _first(spec: DatasetSpec, name: str) -> tuple[str, np.ndarray, InputSpec]:
+    """The first file's name, a pixel with its channels and its type, and what files mean before any is measured."""
     where, content = _content(spec, name, _training_keys(spec, name)[0])
-    return where, content.channels(None, where)[:, :1, :1].copy()
+    raw = content.channels(None, where)[:, :1, :1].copy()
+    modality = spec.modalities[name]
+    form = stored(raw) if modality.kind in UNITS else ""
+    return where, raw, replace(InputSpec.of(modality, raw.shape[0]), stored=form, scaling=content.scaling)
 
 
 def _training_keys(spec: DatasetSpec, name: str) -> tuple[str, ...]:

@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from polymodal.data.content import honouring
-from polymodal.data.inputs import UNITS, InputSpec, prepare_input, stored, where_measured
+from polymodal.data.inputs import ENDS, ROUNDING, UNITS, InputSpec, prepare_input, stored, where_measured
 from polymodal.data.parts import CHANNELS, TargetSpec
 from polymodal.data.spec import FILE, DatasetSpec
+from polymodal.data.undeclared import warn_of_undeclared
 from polymodal.errors import DataError
-
-ENDS = {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}
-"""Full scale of the kinds that have one."""
-
-_ROUNDING = 0.01
-"""So far beyond it may floating-point values lie."""
 
 _LOOKED_AT = 8
 """So many files at most are searched for a value within the range; the first has one in most data sets."""
@@ -102,7 +97,9 @@ def settle_target(spec: DatasetSpec, target: TargetSpec) -> TargetSpec:
             f"{target.kind} in {raw.dtype}. Store it with 8 or 16 bits, unsigned; depth and raw values in steps that "
             "`scale` declares, such as 0.001."
         )
-    check_ends(raw, honouring(target, content), where)
+    meant = honouring(target, content)
+    check_ends(raw, meant, where)
+    warn_of_undeclared(raw, InputSpec.of(meant, channels), spec.store.where(target.folder))
     span = target.range or ENDS.get(target.kind)
     if span is None:
         if raw.dtype != np.uint8:
@@ -146,7 +143,7 @@ def _beyond(spec: DatasetSpec, target: TargetSpec, key: str) -> bool:
     content, where = spec.content(target, file), spec.store.where(file)
     scaling = target_scaling(honouring(target, content))
     values, valid = prepare_input(content.channels(target.channels, where), scaling, where)
-    return bool(valid.any()) and bool((values.abs() > 1 + _ROUNDING)[valid.expand_as(values)].all())
+    return bool(valid.any()) and bool((values.abs() > 1 + ROUNDING)[valid.expand_as(values)].all())
 
 
 def check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
@@ -157,8 +154,8 @@ def check_ends(raw: np.ndarray, target: TargetSpec, where: str) -> None:
     values = raw if known is None else raw[:, known[0]]
     least, most = values.min(initial=0), values.max(initial=0)
     low, high = ENDS[target.kind]
-    above = most > high + _ROUNDING
-    if above or least < low - _ROUNDING:
+    above = most > high + ROUNDING
+    if above or least < low - ROUNDING:
         reach = f"reach {most:g}" if above else f"fall to {least:g}"
         raise DataError(
             f"{where}: its values {reach}, and {target.kind}s in {raw.dtype} count from {low:g} to {high:g}. Scale "

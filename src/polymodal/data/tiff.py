@@ -67,10 +67,11 @@ def _content(file: tifffile.TiffFile, data: bytes, reading: FileSpec) -> Content
     orientation = page.tags.valueof("Orientation", default=1)
     indices = page.photometric == PHOTOMETRIC.PALETTE and not seen(reading)
     palette = _palette(page.colormap).T if indices and page.colormap is not None else None
-    notes = (*_scaled_note(page), *notes)
+    if scaling := scaling_of(page):
+        notes = (f"declares {scaling}, which dataset.yaml alone can apply", *notes)
     packed = COMPRESSION(page.compression)
     lossy = "" if packed in _LOSSLESS else packed.name
-    return Content(colors, alpha, nodata, notes, int(orientation), palette, lossy)
+    return Content(colors, alpha, nodata, notes, int(orientation), palette, lossy, scaling)
 
 
 def _check_page(page: TiffPage, data: bytes) -> None:
@@ -297,14 +298,13 @@ def nodata_of(pages: Iterable[TiffPage], dtype: np.dtype) -> float | None:
     return float(np.array(min(max(value, lowest), highest)).astype(dtype))
 
 
-def _scaled_note(page: TiffPage) -> tuple[str, ...]:
+def scaling_of(page: TiffPage) -> str:
     """What GDAL declares that the stored numbers are to be multiplied by, and added to; `scale` is what counts."""
     try:
         text = str(page.tags.valueof("GDAL_METADATA", default="<none/>")).strip(" \0\n")
         items = ElementTree.fromstring(text).iter("Item")
         told = [(role, float(item.text)) for item in items if (role := item.get("role")) in _NEUTRAL and item.text]
     except (ElementTree.ParseError, ValueError):
-        return ()
+        return ""
     # Of every band there may be one of each.
-    found = dict.fromkeys(f"the {role} {value:g}" for role, value in told if value != _NEUTRAL[role])
-    return (f"declares {' and '.join(found)}, which dataset.yaml alone can apply",) if found else ()
+    return " and ".join(dict.fromkeys(f"the {role} {value:g}" for role, value in told if value != _NEUTRAL[role]))

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from polymodal.data import InputSpec
 from polymodal.data.content import Content
+from polymodal.data.inputs import ENDS
 from polymodal.errors import DataError
-
-_WHOLE = {"image": (0.0, 1.0), "normal": (-1.0, 1.0)}
-"""Between which values floating-point frames of a kind lie, as files of it do."""
 
 _ROUNDING = 1e-3
 
@@ -60,8 +58,8 @@ def as_stored(frame: Any, spec: InputSpec, name: str) -> np.ndarray:
     ordered = array[None] if array.ndim == 2 else _channels_first(array, spec, name, first=first)
     raw = np.array(ordered, order="C")  # a copy: a camera may fill the same memory with its next frame
     raw = Content(raw, alpha=len(raw) == 4 and _channels(spec) == (3,)).channels(3, name)
-    if raw.dtype.kind == "f" and spec.kind in _WHOLE:
-        low, high = _WHOLE[spec.kind]
+    if raw.dtype.kind == "f" and spec.kind in ENDS:
+        low, high = ENDS[spec.kind]
         known = raw[np.isfinite(raw)]
         if known.size and (known.min() < low - _ROUNDING or known.max() > high + _ROUNDING):
             raise DataError(

@@ -203,5 +203,5 @@ def rescaled(specs: Mapping[str, InputSpec], scales: Mapping[str, float]) -> dic
             )
         if type(scale) not in (int, float) or not 0 < scale < math.inf:
             raise ConfigError(f"scale: {name}: expected a number above 0, got {scale!r}.")
-        changed[name] = replace(specs[name], scale=float(scale), stored="", bits=None)
+        changed[name] = replace(specs[name], scale=float(scale), stored="", bits=None, scaling=None)
     return changed

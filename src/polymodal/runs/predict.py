@@ -13,12 +13,13 @@ from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
 from polymodal.data.georeference import Georeference, beside, check_grids, georeference
-from polymodal.data.inputs import check_sizes, measures_nothing, reached, settled, where_measured
+from polymodal.data.inputs import UNITS, check_sizes, measures_nothing, reached, settled, where_measured
 from polymodal.data.large_tiff import large_tiff
 from polymodal.data.reading import decode, stored_bytes
 from polymodal.data.resizing import aligned
 from polymodal.data.sizes import header_size
 from polymodal.data.track import track
+from polymodal.data.undeclared import undeclared
 from polymodal.errors import ConfigError, PolymodalError, naming
 from polymodal.files import new_folder
 from polymodal.names import ENSEMBLE
@@ -117,7 +118,11 @@ def predict(
 
 def _check(opened: Opened, scene: Scene, specs: Mapping[str, InputSpec], windows: Windows | None) -> None:
     """Refuse values that mean nothing, and sizes that the network cannot take, before anything is written."""
+    trained = specs
     raw, specs = read_scene(scene, specs, by_rows=windows is not None)
+    for name, path in scene.files.items():
+        if doubt := doubt_of_scaling(specs[name], trained[name], str(path)):
+            print(f"polymodal: warning: {doubt}", file=sys.stderr)
     warn_of_values(raw, scene, specs)
     _warn_of_place(scene, size_of(raw))
     height, width = windows.size if windows else size_of(raw)
@@ -255,19 +260,35 @@ def warn_of_values(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[s
 
 
 def doubt_of(raw: np.ndarray, spec: InputSpec, file: str) -> str:
-    """What to warn of where nothing is measured, or numbers lie far from those of the training; else nothing."""
+    """What to warn of where nothing is measured, or a number seems to say so, or all lie far from the training's."""
     if measures_nothing(raw, spec):
         return (
             f"{file}: no pixel holds a measurement, which misleads a model more than a modality that is absent: if it "
             "can do without, leave the file or frame out (predict --subset)."
         )
     found = spec.seen and reached(raw, spec, file)
-    if not (spec.seen and found and found.apart(spec.seen)):
+    if spec.seen and found and found.apart(spec.seen):
+        unit = f"{spec.unit} " if spec.unit else ""
+        return (
+            f"{file}: its values are {found}, far from the {spec.seen} {unit}that the model was trained with: is it in "
+            "another unit?"
+        )
+    if (doubt := undeclared(raw, spec)) and not (spec.seen and spec.seen.holds(float(doubt.value) * spec.scale)):
+        remedy = "declare it in the file as the no-data value, as TIFF can"
+        if spec.invalid is not None or raw.dtype.kind == "f":
+            remedy = f"store {'NaN' if spec.invalid is None else f'{spec.invalid:.9g}'}"
+        return f"{file}: {doubt.value} {doubt.why}, and counts as measured. Where it means that nothing was, {remedy}."
+    return ""
+
+
+def doubt_of_scaling(own: InputSpec, trained: InputSpec, file: str) -> str:
+    """What to warn of where a file declares its numbers to be scaled otherwise than the training's files."""
+    if own.kind == "label" or trained.scaling in (None, own.scaling):
         return ""
-    unit = f"{spec.unit} " if spec.unit else ""
+    remedy = ", or give what one step is in the model's unit by --scale" if own.kind in UNITS else ""
     return (
-        f"{file}: its values are {found}, far from the {spec.seen} {unit}that the model was trained with: is it in "
-        "another unit?"
+        f"{file}: declares {own.scaling or 'no scale'} of its numbers, which are taken as they are stored, and the "
+        f"files that the model was trained with {trained.scaling or 'none'}. Store numbers as in those{remedy}."
     )
 
 

@@ -20,7 +20,7 @@ from polymodal.multimodal import Multimodal
 from polymodal.runs.frames import as_stored
 from polymodal.runs.opened import Opened
 from polymodal.runs.parts import Thinned, predicted_parts, size_of, step_of
-from polymodal.runs.predict import doubt_of, picture_of, read_scene
+from polymodal.runs.predict import doubt_of, doubt_of_scaling, picture_of, read_scene
 from polymodal.runs.predicted import Predicted, Stitched
 from polymodal.runs.scenes import Scene
 from polymodal.tasks.windows import Size, windows_of
@@ -142,8 +142,9 @@ class Predictor:
             raw = {name: array[:, :, :] for name, array in raw.items()}  # unpacked, all of it
         named = {name: str(files[name]) for name in given}
         for name, file in named.items():
-            if doubt := doubt_of(raw[name], specs[name], file):
-                warnings.warn(doubt, stacklevel=2)
+            for doubt in (doubt_of_scaling(specs[name], given[name], file), doubt_of(raw[name], specs[name], file)):
+                if doubt:
+                    warnings.warn(doubt, stacklevel=2)
         return next(self._predicted([_Frames(raw, specs, named)]))
 
     def many(self, scenes: Iterable[Mapping[str, Any]], *, batch: int = 1) -> Iterator[Predicted]:
