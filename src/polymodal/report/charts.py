@@ -16,6 +16,7 @@ TITLE = HEIGHT - 3  # of the axis, below its labels
 PLOT = 150  # the least width of what is drawn between the labels
 LETTER = 6.8  # about as wide as letters of the charts' size are
 BINS_PER_DECADE = 6
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Series:
     color: str
     points: Mapping[int, float]
     dash: str = ""
+
+
+def dash(index: int) -> str:
+    """The dash pattern of the n-th of several lines."""
+    return DASHES[index % len(DASHES)]
 
 
 def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, digits: int = 1) -> Markup | None:

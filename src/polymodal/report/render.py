@@ -2,12 +2,22 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeGuard
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 HUES = 6  # modality colours in style.css
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One group of bars (name, CSS colour, per cent or None), with a colour swatch before its label or none."""
+
+    label: str
+    swatch: str | None
+    bars: list[tuple[str, str, float | None]]
 
 
 def render(template: str, **values: Any) -> str:
