@@ -1,6 +1,5 @@
 """A model is a folder of `model.safetensors` and `config.json`, never a pickle."""
 
-import hashlib
 import json
 import math
 import os
@@ -11,24 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polymodal.adaptation import adapted, check_classes
 from polymodal.budget import budget
 from polymodal.documents import DocumentError, parse_json, read_json
 from polymodal.errors import CheckpointError, ConfigError, PolymodalError
 from polymodal.files import publish, workplace, write_file
+from polymodal.model_weights import misfits, read_values, values_of, write_values
 from polymodal.models import create
 from polymodal.multimodal import Multimodal
-from polymodal.nn import PrivateNorm
 from polymodal.run_folder import MODEL
 from polymodal.run_folder import MODEL_CONFIG as _CONFIG
 from polymodal.run_folder import MODEL_WEIGHTS as _WEIGHTS
 from polymodal.settings import FuseSettings
 from polymodal.sources import local, packaged, require_own
 from polymodal.surgery import fuse
-from polymodal.transfer import require_values
-from polymodal.weight_files import read_tensors, safetensors_of
+from polymodal.weight_files import safetensors_of
 
 _FORMAT = 1
 _KEYS = ("format", "network", "fuse", "metadata", "weights", "half")
@@ -67,9 +65,6 @@ def save(
             written.
         OSError: When the folder cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     if not isinstance(net, Multimodal):
         raise ConfigError(
             f"net: expected what `fuse` returned, got a {type(net).__name__}, of which `load` could make nothing. Give "
@@ -90,22 +85,11 @@ def save(
     plain = _parsed(_json(config))
     if network is not None:
         _check_network(net, plain["network"])
-    if spoilt := _not_finite(net.state_dict()):
-        raise ConfigError(f"net: {spoilt} holds values that are NaN or infinite, so nothing was saved. Train it anew.")
-    # Tied weights and views share memory, which the format refuses: every key gets memory of its own.
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
-    if half:
-        tensors = {key: value.half() if value.dtype == torch.float32 else value for key, value in tensors.items()}
-        if beyond := _not_finite(tensors):
-            raise ConfigError(f"net: {beyond} has values that 16 bits do not hold (fp16). Save it without half=True.")
+    tensors = values_of(net, half=half)
     existed = folder.exists()
     try:
         with workplace(folder / _WEIGHTS) as place:
-            try:
-                save_file(tensors, place / _WEIGHTS, metadata={"format": "pt"})
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(f"{folder / _WEIGHTS}: cannot be written: {error}") from error
-            config["weights"] = _digest(place / _WEIGHTS)
+            config["weights"] = write_values(tensors, place / _WEIGHTS)
             (place / _CONFIG).write_text(_json(config), encoding="utf-8")
             publish(place, _WEIGHTS, _CONFIG)
     except BaseException:
@@ -163,7 +147,7 @@ def load(
         raise CheckpointError(
             f"{folder / _CONFIG} does not fit the network {type(network).__name__}: {error}"
         ) from error
-    _load_tensors(net, folder / _WEIGHTS, config.get("weights"), half=config.get("half", False))
+    read_values(net, folder / _WEIGHTS, config.get("weights"), half=config.get("half", False))
     if classes is not None or modalities is not None:
         net = adapted(net, network, config.get("network"), classes, modalities, str(folder))
     return net.eval()
@@ -266,7 +250,7 @@ def _check_network(net: Multimodal, spec: Any) -> None:
             made = fuse(create(spec["name"], **spec["arguments"]), **vars(net.settings), inplace=True)
     except (PolymodalError, TypeError) as error:
         raise ConfigError(f"network: {spec['name']!r} cannot be made into this network again: {error}") from error
-    if problems := _misfits(net.state_dict(), made):
+    if problems := misfits(net.state_dict(), made):
         raise ConfigError(f"network: {spec['name']!r} with {spec['arguments']} is another network: {problems}.")
 
 
@@ -286,65 +270,3 @@ def _create(folder: Path, spec: Mapping[str, Any] | None, settings: FuseSettings
         raise CheckpointError(
             f"{folder / _CONFIG}: the network cannot be made: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
-
-
-def _private(tensors: Mapping[str, Tensor], net: Multimodal) -> dict[str, Tensor]:
-    """The tensors, with those of norms that earlier versions shared, such as layer norms, for every modality."""
-    own = {
-        f"{name}.{key}": value.shape
-        for name, norm in net.named_modules()
-        if isinstance(norm, PrivateNorm) and norm.kind.per_sample
-        for key, value in norm.named_parameters(recurse=False)
-    }
-    return {
-        key: value.expand(own[key]).clone() if key in own and own[key][1:] == value.shape else value
-        for key, value in tensors.items()
-    }
-
-
-def _misfits(tensors: Mapping[str, Tensor], net: Multimodal) -> str:
-    """Which tensors are not those of a network; empty if they all are."""
-    expected = net.state_dict()
-    problems = [
-        *(f"missing {key}" for key in expected.keys() - tensors.keys()),
-        *(f"unexpected {key}" for key in tensors.keys() - expected.keys()),
-        *(
-            f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-            for key in expected.keys() & tensors.keys()
-            if tensors[key].shape != expected[key].shape
-        ),
-    ]
-    return "; ".join(sorted(problems)[:6]) + (f"; ... ({len(problems)} in all)" if len(problems) > 6 else "")
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """The first tensor that no training would keep; empty if there is none."""
-    return next((key for key, value in tensors.items() if not value.isfinite().all()), "")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _load_tensors(net: Multimodal, path: Path, digest: str | None, *, half: bool) -> None:
-    """Read the weights; `digest` is what they must add up to, None in models of earlier versions."""
-    tensors = _private(read_tensors(path), net)
-    if half:
-        tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
-    if problems := _misfits(tensors, net):
-        raise CheckpointError(f"{path} belongs to another network: {problems}.")
-    if spoilt := _not_finite(tensors):
-        raise CheckpointError(
-            f"{path}: {spoilt} holds values that are NaN or infinite. Restore the file, or train anew."
-        )
-    if digest is not None and _digest(path) != digest:
-        raise CheckpointError(
-            f"{path} is not what {_CONFIG} beside it was written with: saving was interrupted between the two, or one "
-            "was replaced or damaged. Save the model again, or take both files from one source."
-        )
-    own = net.state_dict(keep_vars=True)
-    require_values(own.items())
-    for key, value in own.items():
-        value.data = value.data.to(tensors[key].dtype)  # each as it was saved, which may be in several precisions
-    net.load_state_dict(tensors)
