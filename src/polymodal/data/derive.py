@@ -29,7 +29,8 @@ from polymodal.data.geometry import (
 from polymodal.data.inputs import InputSpec, check_sizes, settled, to_values
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.pictures import encode_png
-from polymodal.data.spec import FILE, DatasetSpec, description, split_file
+from polymodal.data.spec import FILE, DatasetSpec, description
+from polymodal.data.splits import split_file
 from polymodal.data.statistics import STATISTICS_FILE
 from polymodal.data.track import track
 from polymodal.documents import read_json

@@ -16,7 +16,8 @@ from polymodal.data.content import Content, FileSpec
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
 from polymodal.data.propose_labels import describe_labels
 from polymodal.data.reading import read_array, read_content
-from polymodal.data.spec import FILE, description, split_file
+from polymodal.data.spec import FILE, description
+from polymodal.data.splits import split_file
 from polymodal.errors import DataError
 from polymodal.files import tidy, write_file
 

@@ -52,11 +52,10 @@ from polymodal.data.parts import (
     only,
 )
 from polymodal.data.reading import decode
-from polymodal.data.section import QUOTED, Section, decoded, parse
+from polymodal.data.section import QUOTED, Section, parse
 from polymodal.data.sizes import header_size
-from polymodal.documents import MAX_LIST
+from polymodal.data.splits import read_splits
 from polymodal.errors import DataError
-from polymodal.names import path_below
 from polymodal.near import meant
 from polymodal.yaml_documents import MAX_YAML
 
@@ -114,7 +113,7 @@ class DatasetSpec:
             store=store,
             modalities={name: modality_of(modalities, name) for name in modalities.file_names()},
             targets={} if named else declared_targets(top),
-            splits=_splits(top.section("splits"), store),
+            splits=read_splits(top.section("splits"), store),
         )
         spec._check_optional()
         return spec.with_targets(top.values["target"]) if named else spec
@@ -318,30 +317,3 @@ def description(content: dict[str, Any]) -> bytes:
     """A dataset.yaml that says this."""
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
     return text.encode()
-
-
-def split_file(keys: Iterable[str]) -> bytes:
-    """The file of a split that lists these keys."""
-    return "".join(f"{key}\n" for key in keys).encode()
-
-
-def _splits(section: Section, store: Store) -> dict[str, tuple[str, ...]]:
-    splits = {}
-    for name in section.file_names():
-        file = section.get(name, path_below)
-        where = store.where(file)
-        if not store.exists(file):
-            raise DataError(f"{section.at(name)}: there is no file {where}. It lists one key a line.")
-        keys = []
-        for number, line in enumerate(decoded(store.read(file, MAX_LIST), where).split("\n"), 1):
-            if key := line.strip():
-                try:
-                    keys.append(path_below(key))
-                except ValueError as error:
-                    raise DataError(f"{where}, line {number}: expected {error}, got {key[:80]!r}.") from None
-        if not keys:
-            raise DataError(f"{where}: the split {name!r} is empty. List one key a line, or remove it from {FILE}.")
-        splits[name] = tuple(keys)
-    if not splits:
-        raise DataError(f"{section.file}: splits: expected at least one split, got none.")
-    return splits

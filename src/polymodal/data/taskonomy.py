@@ -14,7 +14,8 @@ from typing import Any
 
 from polymodal.data.files import Store
 from polymodal.data.section import decoded
-from polymodal.data.spec import FILE, description, split_file
+from polymodal.data.spec import FILE, description
+from polymodal.data.splits import split_file
 from polymodal.errors import DataError
 from polymodal.files import tidy, workplace, write_file
 

@@ -18,7 +18,8 @@ from polymodal.data.check import Defect, check
 from polymodal.data.inputs import check_sizes
 from polymodal.data.pictures import encode_png
 from polymodal.data.reading import read_array
-from polymodal.data.spec import FILE, description, split_file
+from polymodal.data.spec import FILE, description
+from polymodal.data.splits import split_file
 from polymodal.data.track import track
 from polymodal.documents import read_json
 from polymodal.errors import DataError
