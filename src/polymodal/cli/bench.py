@@ -17,8 +17,10 @@ def add(commands: Any) -> None:
     for parser in (bench, scaling):
         parser.add_argument("--network", default="refinenet", metavar="NAME", help="name of a network (%(default)s)")
         parser.add_argument("--network-args", nargs="+", default=[], metavar="KEY=VALUE", help="its arguments")
-        parser.add_argument("--classes", type=int, default=40, metavar="N", help="(%(default)s)")
-        parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="(480 640)")
+        parser.add_argument("--classes", type=int, default=40, metavar="N", help="that are predicted (%(default)s)")
+        parser.add_argument(
+            "--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of images (480 640)"
+        )
         parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (%(default)s)")
         parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
         parser.add_argument(
@@ -34,10 +36,10 @@ def add(commands: Any) -> None:
         parser.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before (%(default)s)")
         parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
         parser.set_defaults(run=_bench)
-    bench.add_argument("--modalities", type=int, default=2, metavar="M", help="(%(default)s)")
+    bench.add_argument("--modalities", type=int, default=2, metavar="M", help="how many (%(default)s)")
     bench.add_argument("--variants", metavar="NAME,NAME", help="the first is what the others are compared with")
     scaling.add_argument("--modalities", type=int, default=6, metavar="M", help="the most of them (%(default)s)")
-    scaling.add_argument("--variant", default="exchange", metavar="NAME", help="(%(default)s)")
+    scaling.add_argument("--variant", default="exchange", metavar="NAME", help="what is measured (%(default)s)")
     data = tools.add_parser(
         "data",
         usage="polymodal bench data --config RECIPE.yaml [--SETTING VALUE ...]",

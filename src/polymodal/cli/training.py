@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     )
     compare.add_argument("--list-methods", action=ListMethods, nargs=0, help="what can be compared, a line each")
     compare.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="what all methods share")
-    compare.add_argument("--methods", required=True, metavar="NAMES", help="ablation, baselines, all, or names")
+    compare.add_argument("--methods", required=True, metavar="NAMES", help="names or groups, see --list-methods")
     compare.add_argument("--seeds", default="0,1,2", metavar="S,S", help="each method runs with each (%(default)s)")
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of it all (%(default)s)")
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at a time; one on each GPU if not given")
