@@ -143,3 +143,38 @@ def test_wrong_description_is_an_error_not_a_defect(root):
     edit(root, lambda d: d.pop("target"))
     with pytest.raises(DataError, match="target: missing"):
         check(root)
+
+
+def test_copies_of_training_samples_in_the_validation_split(root):
+    """A network is praised for what it has seen; frames that were exported twice have other names."""
+    for file in sorted(root.rglob("0007.*")):
+        shutil.copy(file.with_name(f"0002{file.suffix}"), file)
+    only(root, "0007", "the same files as 0002 of the split 'train'", "is in 'val': scores would not count")
+
+
+def test_copies_within_a_split_are_a_note_and_one_equal_file_is_nothing(root):
+    for file in sorted(root.rglob("0004.*")):
+        shutil.copy(file.with_name(f"0002{file.suffix}"), file)
+    assert [(defect.file, defect.note) for defect in check(root)] == [("0004", True)]
+    shutil.copy(root / "depth/0001.png", root / "depth/0004.png")
+    assert check(root) == []
+
+
+def test_files_of_a_format_that_is_not_read_are_told_of_where_samples_may_lack_them(root):
+    """Depth as EXR was taken for absent: a training on colour alone."""
+    edit(root, lambda d: d["modalities"]["depth"].update(optional=True))
+    for number in (3, 4):
+        (root / f"depth/{number:04d}.png").rename(root / f"depth/{number:04d}.exr")
+    assert Defect(
+        "depth", "2 file(s) such as 0003.exr are left out, as no .png, .jpg, .jpeg, .tif, .tiff, .npy.", True
+    ) in (check(root))
+
+
+def test_pictures_of_8_and_of_16_bits_in_one_modality_are_noted(root):
+    """12 bits in a file of 16 are a sixteenth of the light of all others."""
+    (file,) = (root / "grey").glob("0004.*")
+    array = np.array(Image.open(file))
+    Image.fromarray((array.astype(np.uint16) >> (8 * (array.dtype.itemsize - 1))).astype(np.uint8)).save(file)
+    (note,) = check(root)
+    assert (note.file, note.note) == (f"grey/{file.name}", True)
+    assert "uint8, where the first file has uint16" in note.problem

@@ -54,8 +54,9 @@ def check(root: str | Path) -> Findings:
     """Every defect of a data set, with a progress bar.
 
     Finds missing, doubled and unreadable files, sizes and channels that differ, labels that are no class or all
-    ignored, NaN, constant images, files without a measurement, files in another unit than the others, and keys that are
-    listed twice, and that all is of one class. Notes are files of no split, classes that occur nowhere or not in every
+    ignored, NaN, constant images, files without a measurement, files in another unit than the others, values that seem
+    to be no measurement, keys that are listed twice, samples of one split that are copies of another's, and that all is
+    of one class. Notes are files of no split or of no format that is read, classes that occur nowhere or not in every
     split, and what was done about things that files say of themselves.
 
     Raises:
@@ -87,6 +88,7 @@ def _check(spec: DatasetSpec) -> Findings:
     for key in track(keys, "checking"):
         counted = [classes.splits[split] for split, listed in members.items() if key in listed]
         defects += seen.sample(key, counted)
+        defects += seen.copies(key)
     defects += [*_sizes(spec, seen.shapes), *_other_units(seen.ranges)]
     for (_, note), (file, *more) in seen.notes.items():
         defects.append(Defect(file, f"{note} ({len(more)} more like it)." if more else f"{note}.", note=True))
@@ -110,6 +112,7 @@ class Seen:
         ranges: Between which values each file lies, likewise.
         shapes: The size of each sample's target.
         notes: The files by their folder and by what is said of each that harms nothing.
+        contents: The first key by what its files hold.
     """
 
     spec: DatasetSpec
@@ -117,6 +120,7 @@ class Seen:
     ranges: dict[str, dict[str, Range]] = field(default_factory=lambda: defaultdict(dict))
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    contents: dict[tuple[tuple[str, int], ...], str] = field(default_factory=dict)
 
     def sample(self, key: str, counted: list[Counted]) -> Iterator[Defect]:
         """The defects of one sample's files; its labels are added to what is counted of its splits."""
@@ -151,6 +155,20 @@ class Seen:
             except DataError as error:
                 yield Defect(file, _problem(error, file))
 
+    def copies(self, key: str) -> Iterator[Defect]:
+        """Whether all files of a sample, which were just read, are those of an earlier one under another name."""
+        spec = self.spec
+        parts = [(name, part) for name, part in _parts(spec) if not spec.lacks(part, key)]
+        try:
+            content = tuple((name, spec.store.checksum(spec.file(part, key))) for name, part in parts)
+        except DataError:  # a file that is missing was told of
+            return
+        if (twin := self.contents.setdefault(content, key)) == key:
+            return
+        own, other = (next(split for split, keys in spec.splits.items() if one in keys) for one in (key, twin))
+        across = f"of the split {other!r}, and is in {own!r}: scores would not count" if own != other else "once more"
+        yield Defect(key, f"holds the same files as {twin} {across}.", note=own == other)
+
     def _file(
         self, name: str, part: ModalitySpec | TargetSpec, file: str, counted: list[Counted]
     ) -> Generator[Defect, None, tuple[int, int]]:
@@ -170,6 +188,9 @@ class Seen:
             problems = iter(["every pixel is labelled as ignored."] if (labels == ignore).all() else [])
         else:
             corner = self.first.setdefault(name, raw[:, :1, :1].copy())
+            if part.kind in ENDS and raw.dtype != corner.dtype:
+                said = f"{raw.dtype}, where the first file has {corner.dtype}: each counts from 0 to its own full scale"
+                told.append((said, False))
             meant = honouring(part, content)
             if doubt := undeclared(raw, InputSpec.of(meant, len(raw))):
                 told.append((doubt.remedy, doubt.sure))
@@ -284,6 +305,9 @@ def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
     used = {str(PurePosixPath(part.folder, name_of(key, part))) for part in parts for key in keys}
     # A folder may lie within another, so that a file is found twice.
     there = {file: None for part in parts for files in spec.store.keys(part.folder).values() for file in files}
+    for folder in dict.fromkeys(part.folder for part in parts):
+        if left := spec.store.left_out(folder):
+            yield Defect(folder, f"{left}.", note=True)
     for file in there:
         if str(PurePosixPath(file).with_suffix("")) not in used:
             yield Defect(file, "in no split.", note=True)

@@ -27,6 +27,12 @@ _UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """Every file name ending that is read, in any mixture of upper and lower case."""
 
+UNREAD = (
+    ".avif", ".bmp", ".exr", ".gif", ".h5", ".hdr", ".heic", ".j2k", ".jp2", ".jxl", ".mat", ".npz", ".pfm", ".pgm",
+    ".ppm", ".webp",
+)  # fmt: skip
+"""How files end that hold a picture or an array in a format that is not read; others beside pictures are no samples."""
+
 MASK = ".msk"
 """What GDAL adds to a file's name for a mask of its own beside it."""
 
@@ -131,6 +137,12 @@ class Store:
                     self._masks.add(file)
             self._listings[folder] = {key: tuple(sorted(files)) for key, files in found.items()}
         return self._listings[folder]
+
+    def left_out(self, folder: str) -> str:
+        """How many pictures of a folder and those below it are in formats that are not read, in words; or nothing."""
+        names = (PurePosixPath(file) for file in self._walk(folder))
+        found = sorted(name.name for name in names if name.suffix.lower() in UNREAD and not name.name.startswith("."))
+        return f"{len(found)} file(s) such as {found[0]} are left out, as no {', '.join(EXTENSIONS)}" if found else ""
 
     def find(self, folder: str, key: str, part: FileSpec = PLAIN) -> str:
         """The one file of a key.

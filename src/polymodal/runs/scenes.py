@@ -16,12 +16,6 @@ from polymodal.names import on_any_disk
 SHOWN_STEMS = 8
 """How many scenes a message lists."""
 
-_UNREAD = (
-    ".avif", ".bmp", ".exr", ".gif", ".h5", ".hdr", ".heic", ".j2k", ".jp2", ".jxl", ".mat", ".npz", ".pfm", ".pgm",
-    ".ppm", ".webp",
-)  # fmt: skip
-"""How files end that hold a picture or an array in a format that is not read; others beside pictures are no scenes."""
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -120,12 +114,8 @@ def find_scenes(
 
 def not_read(inputs: Mapping[str, Path]) -> list[str]:
     """Which folders hold pictures in formats that are not read, a line for people each."""
-    said = []
-    for path in dict.fromkeys(path for path in inputs.values() if path.is_dir()):
-        files = (file for file in path.rglob("*") if file.suffix.lower() in _UNREAD)
-        if left := sorted(file.name for file in files if not file.name.startswith(".")):
-            said.append(f"{path}: {len(left)} file(s) such as {left[0]} are left out, as no {', '.join(EXTENSIONS)}")
-    return said
+    folders = dict.fromkeys(path for path in inputs.values() if path.is_dir())
+    return [f"{path}: {left}" for path in folders if (left := Store(path.resolve()).left_out("."))]
 
 
 def _keys(found: Mapping[str, Folder]) -> dict[str, list[str]]:
