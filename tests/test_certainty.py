@@ -199,6 +199,14 @@ def test_the_page_shows_how_far_to_trust_and_names_what_nothing_wrote(tmp_path):
     section = page[page.index("How far to trust it") :]
     for text in ("1.25", "19.4", "88.1", "60 % right at 81 %"):
         assert text in section
+    assert "Measured before the model was calibrated" not in section
+    # If this breaks, a calibrated model's page shows the confidence that it had before.
+    (run / "model").mkdir(exist_ok=True)
+    for temperature, said in ((1.25, False), (2.5, True)):
+        content = {"metadata": {"temperatures": {"ensemble": temperature}}}
+        (run / "model" / "config.json").write_text(json.dumps(content))
+        page = write_report([run], tmp_path / "report.html").read_text()
+        assert ("Measured before the model was calibrated as it is now" in page) is said
     for spoilt in ({"ece": 190.0}, {"temperature": 0}, {"bins": [[1, 2]]}, {"bins": [["a", None, None]]}, {"ece": "x"}):
         file.write_text(json.dumps(scores | {"reliability": {"ensemble": trust["ensemble"] | spoilt}}))
         with pytest.raises(ConfigError, match=r"scores\.val\.json"):

@@ -44,6 +44,9 @@ def scores_file(split: str, *how: str) -> str:
 RELIABILITY = "reliability"
 """The key under which a file of scores says whether each prediction's confidence can be believed."""
 
+TEMPERATURES = "temperatures"
+"""What a model's metadata call those that `polymodal calibrate` fitted, by prediction."""
+
 WITH = " + "
 """What stands between modalities in the name of a set of them."""
 

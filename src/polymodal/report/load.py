@@ -23,6 +23,7 @@ from polymodal.run_folder import (
     RELIABILITY,
     SCALES,
     SCENES,
+    TEMPERATURES,
     scores_file,
     subsets_file,
 )
@@ -39,7 +40,7 @@ class Scores:
     `classes`: by target, of which the only one has no name. `selected_here`: whether the checkpoint was chosen on the
     very scenes that it is scored on. `scored_on`: the data set and its split. `truth`: what tells their keys and truth
     from any others. `at`: how large the first of these was. `lacking`: how many scenes are without a modality, in
-    words; empty if none is.
+    words; empty if none is. `outdated`: whether the model was calibrated after `reliability` was measured.
     """
 
     split: str
@@ -61,6 +62,7 @@ class Scores:
     at: str
     described: tuple[Score, ...]
     reliability: dict[str, Trust]
+    outdated: bool
     lacking: str
 
     @property
@@ -107,8 +109,8 @@ def load_run(folder: Path) -> Run:
         ConfigError: The folder has no scores, or one of its files cannot be read.
     """
     files = {split: folder / scores_file(split) for split in SPLITS}
-    weights = _weights(folder)
-    scores = {split: _scores(file, split, weights) for split, file in files.items() if file.is_file()}
+    model = _model(folder)
+    scores = {split: _scores(file, split, model) for split, file in files.items() if file.is_file()}
     if not scores:
         state = "the folder does not exist" if not folder.is_dir() else "it has neither"
         raise ConfigError(
@@ -127,7 +129,7 @@ def load_run(folder: Path) -> Run:
         config=text,
         scores=scores,
         subsets=next(
-            (_scores(file, split, weights, "--subsets all") for split, file in subsets.items() if file.is_file()), None
+            (_scores(file, split, model, "--subsets all") for split, file in subsets.items() if file.is_file()), None
         ),
         history=_history(folder / METRICS),
         scales=read_scales(folder / SCALES),
@@ -165,15 +167,21 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 """What the values of scores are, where they are there."""
 
 
-def _weights(folder: Path) -> str | None:
-    """What the weights of a run's model add up to; None where there is none, or one of an earlier version."""
+def _model(folder: Path) -> dict[str, Any]:
+    """What a run's model says of itself; nothing where there is none."""
     within = folder / MODEL
     file = (within if within.is_dir() else folder) / MODEL_CONFIG
-    return _json(file).get("weights") if file.is_file() else None
+    return _json(file) if file.is_file() else {}
 
 
-def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Scores:
+def _dict(value: Any) -> dict[str, Any]:
+    """A mapping, or an empty one in the place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _scores(file: Path, split: str, model: dict[str, Any], how: str = "") -> Scores:
     content = _json(file)
+    weights = model.get("weights")  # none in models of earlier versions
     if weights and content.get("model", weights) not in (weights, None):
         raise ConfigError(
             f"{file} has the scores of an earlier model than the one that is there: a training that went on was "
@@ -191,6 +199,7 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         reliability = {name: Trust.from_plain(plain) for name, plain in (content.get(RELIABILITY) or {}).items()}
     except (TypeError, ValueError) as error:
         raise broken(file, error) from error
+    temperatures = _dict(_dict(model.get("metadata")).get(TEMPERATURES))
     lists = {score.per_class for score in (*SCORES, *described) if score.per_class}
     others = ((key, content.get(key) or {}) for key in ("weights", "exchanged", "lacking"))
     for key, values in (*predictions.items(), *others):
@@ -222,6 +231,8 @@ def _scores(file: Path, split: str, weights: str | None, how: str = "") -> Score
         selected_here=content.get("selected_on") is not None and content["selected_on"] == content.get("scored_on"),
         described=described,
         reliability=reliability,
+        outdated=bool(model)
+        and any(trust.temperature != temperatures.get(name, 1.0) for name, trust in reliability.items()),
         lacking=of_some(content.get("lacking") or {}),
     )
 

@@ -16,8 +16,9 @@ from polymodal.errors import ConfigError, DataError
 from polymodal.locks import locked
 from polymodal.metrics.certainty import log_probabilities
 from polymodal.names import ENSEMBLE
+from polymodal.run_folder import TEMPERATURES
 from polymodal.runs.console import print_table
-from polymodal.runs.tested import TEMPERATURES, Scored, Tested
+from polymodal.runs.tested import Scored, Tested
 from polymodal.runs.validate import model_and_data, scenes_of
 from polymodal.sources import require_own
 from polymodal.tasks.protocol import Protocol
@@ -69,6 +70,8 @@ def calibrate(run: Path, root: str | None = None) -> dict[str, float]:
         checkpoint.annotate(model, **{TEMPERATURES: temperatures})
     _show(tested, logits, target, temperatures, f"{data.description.name}/{data.val_split}")
     print(f"kept with {model}; measure it where it was not fitted: polymodal validate {run} --split test")
+    if settings:
+        print(f"the run's page shows what is measured: polymodal report {run}")
     return temperatures
 
 

@@ -19,7 +19,7 @@ from polymodal.errors import CheckpointError, ConfigError, naming
 from polymodal.metrics import PredictionScores, Reliability
 from polymodal.multimodal import Multimodal
 from polymodal.names import ENSEMBLE
-from polymodal.run_folder import scores_file
+from polymodal.run_folder import TEMPERATURES, scores_file
 from polymodal.runs.scored import part
 from polymodal.scores import as_plain
 from polymodal.speed import accelerate
@@ -28,9 +28,6 @@ from polymodal.tasks.gaps import may_lack
 from polymodal.tasks.output import Output
 from polymodal.tasks.protocol import Protocol
 from polymodal.tasks.several import Several, output_of
-
-TEMPERATURES = "temperatures"
-"""What a model's metadata call those that `polymodal calibrate` fitted, by prediction."""
 
 SCORES_ON = "scores on "
 """How a line begins that says how far the scoring is, before the split."""
