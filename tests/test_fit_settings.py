@@ -156,11 +156,14 @@ def test_a_misspelt_setting_is_told_with_the_one_that_is_meant(data, tmp_path, g
             "--trainer.callbacks.patiense: .* did you mean --trainer.callbacks.patience",
         ),
         ({"trainer": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.EarlyStoping"}]}}, "EarlyStopping"),
+        ({"seed_everythng": 3}, "--seed_everythng: there is no such setting; did you mean --seed_everything"),
+        (None, r"more.yaml: expected settings, those of model, data and trainer among them, got nothing"),
+        (["norms"], r"more.yaml: expected settings, .* got '- norms'"),
     ],
 )
 def test_a_misspelt_setting_of_a_file_is_told_as_well(data, tmp_path, content, expected):
     file = tmp_path / "more.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text("# to come" if content is None else yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=expected):
         fit(words(data, tmp_path / "run", f"--config={file}"))
 
@@ -186,6 +189,8 @@ def test_words_that_are_no_settings_and_files_that_are_not_there_are_told(data, 
     for word, expected in (
         ("more", "'more': expected settings as --NAME VALUE"),
         ("--config=nothing.yaml", "--config: there is no file .*nothing.yaml"),
+        (f"--config={data}", f"--config: there is no file {data}"),
+        ("--model.help=polymodal.tasks.Segmentatio", "there is no class Segmentatio"),
     ):
         with pytest.raises(ConfigError, match=expected):
             fit(words(data, tmp_path / "run", word))

@@ -69,10 +69,14 @@ class RecipeParser(LightningArgumentParser):
 
     def parse_string(self, content: str, path: str | PathLike[str] = "", **settings: Any) -> Namespace:
         """Read a recipe within the bounds of documents; of a key that is there twice jsonargparse takes the last."""
+        where = f"--config: {path}" if path else "--config"
         try:
-            parse_yaml(content, MAX_SETTINGS)
+            values = parse_yaml(content, MAX_SETTINGS)
         except DocumentError as error:
-            raise ConfigError(f"{error.at(f'--config: {path}' if path else '--config')}.") from error
+            raise ConfigError(f"{error.at(where)}.") from error
+        if not isinstance(values, dict):
+            got = "nothing" if values is None else f"{content.strip()[:60]!r}"
+            raise ConfigError(f"{where}: expected settings, those of model, data and trainer among them, got {got}.")
         return super().parse_string(content, path, **settings)
 
 
@@ -106,6 +110,8 @@ def refusal(message: str, parser: ArgumentParser) -> str:
     keys = _KEY.findall(message)
     where = f"--{'.'.join(keys)}: " if keys else ""
     if unknown := _UNKNOWN.search(message):
+        if (word := unknown["word"]) and not word.startswith("-") and "." not in word:
+            return f"{word!r}: expected settings as --NAME VALUE."
         owner = ([None, *_CLASS.findall(message[: unknown.start()])])[-1]
         name = unknown["option"] or ".".join(filter(None, (unknown["group"], unknown["member"]))) or unknown["word"]
         return _unknown(name, keys, owner, parser)
@@ -115,7 +121,7 @@ def refusal(message: str, parser: ArgumentParser) -> str:
         name = (absent["path"] or absent["name"]).rpartition(".")[2]
         return f"{where}there is no class {absent['path'] or name}{_instead(name, _classes_for(message))}"
     said = essence(message)
-    if file := re.search(r"File does not exist: '(.*)'", message):
+    if file := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
         return f"--config: there is no file {file[1]}."
     if not said:
         return f"{where}{_expected(message)}"
@@ -157,8 +163,6 @@ def _unknown(name: str, keys: Sequence[str], owner: str | None, parser: Argument
         owner: The class that was given it; None for the settings of all.
         parser: Of all settings.
     """
-    if owner is None and not keys and not name.startswith("-") and "." not in name:
-        return f"{name!r}: expected settings as --NAME VALUE."
     name = name.lstrip("-").partition("=")[0]
     prefix = "".join(f"{key}." for key in keys)
     known = _names(parser if owner is None else _parser_of(owner))
@@ -196,8 +200,8 @@ def _parser_of(path: str) -> ArgumentParser:
 
 
 def _classes_for(message: str) -> list[str]:
-    """The names of all classes that the innermost setting could be of."""
-    types = message.rpartition("Subtypes:")[2].partition("\n")[0]
+    """The names of all classes that the innermost setting could be of; none where the message does not say."""
+    types = message.rpartition("Subtypes:")[2].partition("\n")[0] if "Subtypes:" in message else ""
     paths = dict.fromkeys(re.findall(r"(?:lightning|polymodal)(?:\.\w+)+", types))
     kinds = {kind: base for base in map(resolve_name, paths) for kind in _below(base)}
     # What every run has from this package anyway is no choice.
