@@ -17,6 +17,7 @@ import polymodal
 from fixtures_data import edit, make_archive, make_folder
 from polymodal import fuse
 from polymodal.cli import main, models
+from polymodal.cli.parser import make_parser
 from polymodal.data import DatasetSpec, FolderData
 from polymodal.errors import ConfigError, PolymodalError
 from polymodal.models import create
@@ -91,6 +92,7 @@ def test_help_comes_at_once_because_torch_is_not_loaded(words):
         ),
         (["demo", "--seed", "x"], "--seed: invalid int value: 'x'"),
         (["data", "rooms", "here", "there"], "'there' is one word too many"),
+        (["compare", "--config", "a", "--methods", "exchange", "--config=b"], "--config is given twice"),
     ],
 )
 def test_what_cannot_be_parsed_is_told_in_one_line_with_what_was_meant(words, said, capsys):
@@ -99,6 +101,26 @@ def test_what_cannot_be_parsed_is_told_in_one_line_with_what_was_meant(words, sa
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
+
+
+def test_inputs_may_be_given_one_by_one():
+    """If this breaks, `--input rgb=a.jpg --input depth=b.png --subset` predicts from depth alone, without a word."""
+    words = [
+        "predict",
+        "--model",
+        "m",
+        "--out",
+        "o",
+        "--input",
+        "rgb=a.jpg",
+        "--scale",
+        "depth=1",
+        "--input",
+        "depth=b",
+    ]
+    assert make_parser().parse_args(words).input == ["rgb=a.jpg", "depth=b"]
+    assert make_parser().parse_args([*words, "--scale", "height=2"]).scale == ["depth=1", "height=2"]
+    assert make_parser().parse_args(words).scale == ["depth=1"]
 
 
 def test_no_command_lists_the_commands_and_ends_with_status_2(capsys):
@@ -132,6 +154,18 @@ def test_a_bug_shows_its_traceback_and_ends_with_status_1_a_mistake_ends_with_2(
     assert break_(pickle.UnpicklingError("refused")) == (2, "polymodal: refused\n")
     monkeypatch.setattr(models, "_report", lambda parsed: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["report", "x"]) == 130
+
+
+def test_output_that_nobody_reads_any_more_is_no_success():
+    """If this breaks, `polymodal fit ... | tee LOG` on a full disk breaks the training off and passes for finished."""
+    code = (
+        "import sys; from polymodal.cli import main, models\n"
+        "def run(parsed): raise BrokenPipeError\n"
+        "models._report = run\n"
+        "sys.exit(main(['report', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_traceback_is_shown_when_asked_for(capsys, tmp_path):

@@ -1,7 +1,7 @@
 """The command line: says what the floors below can do, and loads them only when they are asked.
 
 Exit status: 0 when all went well, 1 when `data check` found defects or something broke in polymodal itself, 2 when
-something has to be mended by the user.
+something has to be mended by the user, 128 and the number of a signal after one, as 141 when nobody reads the output.
 """
 
 import importlib
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("polymodal: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has seen enough; without this Python complains while it shuts down.
+        # The reader of a pipe has seen enough, and the work may not be done. Without this Python complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # 128 and SIGPIPE, which some systems lack
     except Exception as error:
         to_mend = _is_for_the_user(error)
         if with_traceback or not to_mend:

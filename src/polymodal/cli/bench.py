@@ -16,7 +16,9 @@ def add(commands: Any) -> None:
     scaling = tools.add_parser("scaling", help="time and memory for each modality, from one modality to several")
     for parser in (bench, scaling):
         parser.add_argument("--network", default="refinenet", metavar="NAME", help="name of a network (%(default)s)")
-        parser.add_argument("--network-args", nargs="+", default=[], metavar="KEY=VALUE", help="its arguments")
+        parser.add_argument(
+            "--network-args", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="its arguments"
+        )
         parser.add_argument("--classes", type=int, default=40, metavar="N", help="that are predicted (%(default)s)")
         parser.add_argument(
             "--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of images (480 640)"

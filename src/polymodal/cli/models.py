@@ -50,7 +50,12 @@ def add(commands: Any) -> None:
         "hf://user/name on the Hugging Face Hub, or exported .onnx file",
     )
     predict.add_argument(
-        "--input", nargs="+", required=True, metavar="MODALITY=PATH", help="a file or a folder of each modality"
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="MODALITY=PATH",
+        help="a file or a folder of each modality",
     )
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
     predict.add_argument("--subset", action="store_true", help="allow some of the model's modalities to be absent")
@@ -146,7 +151,9 @@ def add(commands: Any) -> None:
     inspect.add_argument(
         "network", metavar="NAME|RUN", help="name of a network or of a packaged model, run folder or model folder"
     )
-    inspect.add_argument("--arguments", nargs="+", default=[], metavar="KEY=VALUE", help="its, such as classes=40")
+    inspect.add_argument(
+        "--arguments", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="its, such as classes=40"
+    )
     inspect.set_defaults(run=_inspect)
 
     report = commands.add_parser("report", help="write the page of a run, or of several side by side")
@@ -159,6 +166,7 @@ def _add_scale(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--scale",
         nargs="+",
+        action="extend",
         default=[],
         metavar="MODALITY=NUMBER",
         help="how much one step of its numbers is in the model's unit, where that is not as in the training's files: "

@@ -19,8 +19,15 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of any parser; `error` is not told the words otherwise."""
+        """As of any parser, which would take the last of two values that one option is given, without a word.
+
+        `error` is not told the words otherwise.
+        """
         self.words = args or ()
+        named = [word.partition("=")[0] for word in self.words]
+        for action in self._actions:
+            if isinstance(action, argparse._StoreAction) and sum(map(named.count, action.option_strings)) > 1:
+                self.error(f"{action.option_strings[0]} is given twice")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
