@@ -255,7 +255,8 @@ def trained(out):
     return (out / "order").read_text().split() if (out / "order").exists() else []
 
 
-def test_runs_on_data_that_have_changed_are_not_taken_up(words, data, pretend, unbuilt, tmp_path):
+@pytest.mark.parametrize(("changed", "done"), [("0004", "scored on .* in 'val'"), ("0001", "trained on .* in 'train'")])
+def test_runs_on_data_that_have_changed_are_not_taken_up(words, data, pretend, unbuilt, tmp_path, changed, done):
     """Else who mends a label and adds seeds reads one table of two data sets."""
     out = tmp_path / "out"
     run(words, out, "rgb-alone,noise,exchange", seeds=(0,))
@@ -263,11 +264,12 @@ def test_runs_on_data_that_have_changed_are_not_taken_up(words, data, pretend, u
         file = out / method / "seed-0" / "scores.val.json"
         own = FolderData(str(data))
         own.setup("validate")
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"identity": own.identity("val", read)}))
+        known = {"identity": own.identity("val", read), "identities": {"train": own.identity("train", read)}}
+        file.write_text(json.dumps(json.loads(file.read_text()) | known))
     run(words, out, "exchange", seeds=(1,))
-    label = np.array(Image.open(data / "label/0004.png"))
-    Image.fromarray(1 - label.clip(0, 1)).save(data / "label/0004.png")
-    with pytest.raises(ConfigError, match=r"rgb-alone/seed-0 was scored on other samples than .* has now in 'val'"):
+    label = np.array(Image.open(data / f"label/{changed}.png"))
+    Image.fromarray(1 - label.clip(0, 1)).save(data / f"label/{changed}.png")
+    with pytest.raises(ConfigError, match=rf"rgb-alone/seed-0 was {done}"):
         run(words, out, "exchange", seeds=(2,))
     assert trained(out)[-1] == "exchange-1"
 
@@ -330,6 +332,10 @@ def test_a_folder_of_another_recipe_is_refused_before_anything_trains(words, pre
         run([*words, "--model.fusion.penalty=0.5"], out, "exchange", (0,))
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file() and file.name != LOCK} == before
     record = json.loads((out / "comparison.json").read_text())
+    unknown = {**record["methods"], "mine": record["methods"]["exchange"]}
+    (out / "comparison.json").write_text(json.dumps({**record, "methods": unknown}))
+    with pytest.raises(ConfigError, match=r"has runs of mine, no method .* --import MODULE"):
+        run(words, out, "exchange", (0,))
     record["methods"]["exchange"]["overrides"]["model.fusion.within"] = "all"
     (out / "comparison.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"exchange meant something else"):

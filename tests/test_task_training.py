@@ -1,6 +1,7 @@
 """From a recipe to a run folder: what is kept, what is refused, and that a break changes nothing."""
 
 import csv
+import json
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fixtures_data import make_folder
+from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError, DataError, PolymodalError
 from polymodal.runs.checkpoints import check_resumable, read_checkpoint
 from polymodal.runs.seeds import EpochSeeds
@@ -55,6 +57,14 @@ def test_a_run_leaves_what_the_report_and_the_next_command_need(finished):
         "samples.npz", "scales.npz", "scores.val.json",
     }  # fmt: skip
     assert {file.name for file in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_scores_say_which_samples_were_trained_on(finished, data):
+    """If this breaks, a comparison puts seeds that were trained on changed data beside the others."""
+    now = FolderData(str(data))
+    now.setup()
+    identities = json.loads((finished / "scores.val.json").read_text())["identities"]
+    assert identities == {split: now.identity(split) for split in ("train", "val")}
 
 
 def test_epochs_are_counted_as_on_the_terminal(finished):

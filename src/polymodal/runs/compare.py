@@ -106,6 +106,11 @@ def compare(
         command += () if reference is None else ("--reference", reference)
         command += () if match is None else ("--match", match)
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds, equal)
+        if strangers := [name for name in record["methods"] if name not in known]:
+            raise ConfigError(
+                f"{out} has runs of {', '.join(strangers)}, no method that is known here, which the table would lose. "
+                "Import the module of its fusion as before, --import MODULE, or choose another folder with --out."
+            )
         if reference is not None and reference not in record["methods"]:
             raise ConfigError(f"--reference: {reference} is no method of this table; name it in --methods, too.")
         changed = ((run, record["methods"][run.method]["overrides"]) for run in _runs(record, out))

@@ -25,6 +25,7 @@ from polymodal.runs.differences import differences_of
 from polymodal.runs.engine import SeededRun
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import Method
+from polymodal.runs.overrides import differences
 from polymodal.runs.tested import split_of
 
 RECORD = "comparison.json"
@@ -95,23 +96,8 @@ def _plain(overrides: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(dict(overrides), default=vars))
 
 
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """Where two nests of settings differ, by dotted path."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = dict.fromkeys([*there, *here])
-        # `init_args` is how a file says it, not how anybody gives it.
-        return [
-            difference
-            for key in keys
-            for difference in differences(
-                there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
-            )
-        ]
-    return [] if there == here else [f"{path} is {there} there and {here} here"]
-
-
 def check_same_data(runs: Iterable[tuple[SeededRun, Mapping[str, Any]]], split: str, data: Any, remedy: str) -> None:
-    """Refuse runs that were scored on other samples than there are now: figures of both would be held side by side.
+    """Refuse runs that were trained or scored on other samples than there are now, beside which new ones would stand.
 
     Args:
         runs: Each with what it changes in the recipe, by dotted setting; what has no scores yet is left out.
@@ -125,17 +111,20 @@ def check_same_data(runs: Iterable[tuple[SeededRun, Mapping[str, Any]]], split: 
     if not isinstance(data, FolderData):
         return
     own = split_of(data, split)
-    identity = cache(lambda read: data.identity(own, read))
+    identity = cache(data.identity)
     for run, changes in runs:
-        scored_on = (_json(run.scores(split)) or {}).get("identity")
+        scores = _json(run.scores(split)) or {}
         names = changes.get("data.modalities") or list(data.inputs)
         replaced = changes.get("data.substitute", data.substitute)
         read = tuple(name for name in names if name not in replaced)
-        if scored_on is not None and scored_on != identity(read):
-            raise ConfigError(
-                f"{run.folder} was scored on other samples than {data.root} has now in {own!r}: files, or what is "
-                f"said of them, have changed since. {remedy}"
-            )
+        # Runs of earlier versions do not say what they were trained on.
+        trained_on = (scores.get("identities") or {}).get("train")
+        for done, name, known in (("trained", "train", trained_on), ("scored", own, scores.get("identity"))):
+            if known is not None and known != identity(name, read):
+                raise ConfigError(
+                    f"{run.folder} was {done} on other samples than {data.root} has now in {name!r}: files, or what "
+                    f"is said of them, have changed since. {remedy}"
+                )
 
 
 def comparison_of(

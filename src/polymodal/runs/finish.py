@@ -36,12 +36,13 @@ def finish(cli: "RecipeCLI") -> None:
     unseen = cli.recorder.epochs_since_validation()
     if selected_on and unseen:
         print(f"the training ended {unseen} epoch(s) after its last validation: what they learned is not in the model")
+    splits = ("train", *(split_of(data, split) for split in cli.scored))
     facts = {
         "seconds": round(cli.recorder.seconds, 1),
         "epochs": len(cli.recorder.rows),
         "seed": int(cli._get(cli.config, "seed_everything")),
         "data_set": data.description.name,
-        "identities": {name: data.identity(name) for name in (split_of(data, split) for split in cli.scored)},
+        "identities": {name: data.identity(name) for name in splits},
         "selected_on": selected_on,
         **model.output_settings,
     }

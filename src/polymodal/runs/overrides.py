@@ -1,12 +1,18 @@
-"""A recipe with some of its settings changed, as a method of a comparison does."""
+"""A recipe with some of its settings changed, as a method of a comparison does, and where two recipes differ."""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from polymodal.documents import read_bytes
 from polymodal.errors import ConfigError
 from polymodal.fusion import Exchange
+from polymodal.yaml_documents import MAX_YAML, parse_yaml
+
+_FROM = "from epoch"
+"""How a line begins that says what a training went on with."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,51 @@ def _check_exchange(recipe: dict[str, Any], name: str) -> None:
             f"method {name!r} varies the recipe's exchange and takes λ and θ from it, but its model.fusion is "
             f"{given or 'null'}. Use a recipe with {Exchange.__name__}, or leave the method out of --methods."
         )
+
+
+def differing(there: Any, here: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two nests of settings differ: dotted paths, each with both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*there, *here])
+        # `init_args` is how a file says it, not how anybody gives it.
+        return [
+            difference
+            for key in keys
+            for difference in differing(
+                there.get(key), here.get(key), path if key == "init_args" else f"{path}.{key}".lstrip(".")
+            )
+        ]
+    return [] if there == here else [(path, there, here)]
+
+
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """Where two nests of settings differ, in words."""
+    return [f"{name} is {one} there and {other} here" for name, one, other in differing(there, here, path)]
+
+
+def gone_on(text: str, config: Path, epoch: int) -> tuple[str, str]:
+    """The settings that a training goes on by, with a comment for each time that they were changed in it.
+
+    Args:
+        text: The settings, as YAML below a first line of comment.
+        config: The settings of its run until now, with such comments.
+        epoch: The next one.
+
+    Returns:
+        The text with the comments, and the last one where something is changed now; else "".
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    try:
+        earlier = read_bytes(config, MAX_YAML, ConfigError).decode()
+        found = differing(parse_yaml(earlier), parse_yaml(text))
+    except ValueError as error:
+        raise ConfigError(f"{config} is damaged ({error}). Restore it, or remove it.") from error
+    own = ("trainer.default_root_dir", "ckpt_path")
+    said = "; ".join(f"{name} {new} instead of {old}" for name, old, new in found if name not in own)
+    changed = f"{_FROM} {epoch} on: {said}" if said else ""
+    comments = [line for line in earlier.splitlines() if line.startswith(f"# {_FROM}")]
+    comments += [f"# {changed}"] if changed else []
+    first, _, rest = text.partition("\n")
+    return "\n".join([first, *comments, rest]), changed

@@ -26,9 +26,10 @@ from polymodal.report.render import number
 from polymodal.report.tuning import tuning_page
 from polymodal.run_folder import METRICS, REPORT, score_column
 from polymodal.runs import children
-from polymodal.runs.comparison_folder import check_same_data, differences
+from polymodal.runs.comparison_folder import check_same_data
 from polymodal.runs.engine import Processes, SeededRun, check_own
 from polymodal.runs.files import write_json
+from polymodal.runs.overrides import differences
 from polymodal.runs.prepared import Prepared, built
 from polymodal.runs.progress import Progress
 from polymodal.runs.quiet import quieten
