@@ -272,6 +272,46 @@ def test_a_checkpoint_of_the_users_own_is_continued_from(data, undisturbed, tmp_
 
 
 @pytest.mark.usefixtures("unfinished")
+def test_other_settings_are_named_where_a_training_goes_on(data, tmp_path, capsys):
+    """If this breaks, a flag that was forgotten changes the training, and config.yaml says it was so all along."""
+    run = train(data, tmp_path / "run", "--trainer.max_epochs=1")
+    resume(data, run, "--trainer.max_epochs=1")
+    assert "other settings" not in capsys.readouterr().out
+    resume(data, run, "--trainer.max_epochs=2", "--data.augment.flip=false")
+    second = "from epoch 2 on: trainer.max_epochs 2 instead of 1; data.augment.flip False instead of True"
+    assert f"other settings than until here, {second}" in capsys.readouterr().out
+    resume(data, run, "--trainer.max_epochs=3", "--data.augment.flip=false")
+    comments = [line for line in (run / "config.yaml").read_text().splitlines() if line.startswith("#")]
+    assert comments[1:] == [f"# {second}", "# from epoch 3 on: trainer.max_epochs 3 instead of 2"]
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_a_run_is_not_replaced_by_one_that_goes_on_from_another(data, tmp_path):
+    """If this breaks, a wrong folder beside --ckpt_path costs the run that lies there."""
+    first, second = (train(data, tmp_path / name, "--trainer.max_epochs=1") for name in ("first", "second"))
+    kept = last_of(second).read_bytes()
+    with pytest.raises(ConfigError, match="second already holds a run"):
+        train(data, second, "--trainer.max_epochs=2", f"--ckpt_path={last_of(first)}")
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="mine holds model, which no training wrote"):
+        train(data, tmp_path / "mine", "--trainer.max_epochs=2", f"--ckpt_path={last_of(first)}")
+    assert last_of(second).read_bytes() == kept
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_a_training_whose_output_nobody_reads_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
+    def print_to_nobody(self, batch, batch_idx):
+        if self.current_epoch == 1:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(Task, "on_train_batch_start", print_to_nobody)
+    with pytest.raises(BrokenPipeError):
+        train(data, tmp_path)
+    said = f"polymodal: nobody reads the output. Continue with the same command and --ckpt_path {last_of(tmp_path)}."
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("unfinished")
 def test_what_would_be_another_epoch_is_refused(data, tmp_path, monkeypatch):
     """Else some of its samples are seen twice and others never, in silence."""
     interrupted(monkeypatch, data, tmp_path, 8)

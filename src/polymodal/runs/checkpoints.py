@@ -14,7 +14,7 @@ from polymodal.data import FolderData
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.files import write_file
 from polymodal.processes import gathered, own
-from polymodal.run_folder import BEST, CHECKPOINTS, LAST, METRICS, MODEL
+from polymodal.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, METRICS, MODEL
 from polymodal.runs.interrupt import Signals
 from polymodal.runs.position import POSITION, Position, accumulates, batches_done, put_back
 from polymodal.tasks.resume import on_schedule
@@ -66,14 +66,26 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def check_free(folder: Path) -> None:
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in; None where it was kept elsewhere."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == CHECKPOINTS and (folder.parent / CONFIG).is_file() else None
+
+
+def check_free(folder: Path, resume: Path | None = None) -> None:
     """Refuse a folder with a run that could be continued, or that is finished.
 
     One that was killed before its first checkpoint has nothing that could be lost: it starts again.
 
+    Args:
+        folder: The run folder.
+        resume: The checkpoint that is continued from; the run that it lies in may go on in its own folder.
+
     Raises:
         ConfigError: With the checkpoint to continue from.
     """
+    if resume is not None and run_of(resume) in (None, folder.resolve()):
+        return
     whole = [path for path in (folder / CHECKPOINTS).glob("*.ckpt") if not _early(path)]
     if not whole and not (folder / MODEL).exists():
         if (folder / METRICS).exists():

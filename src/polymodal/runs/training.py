@@ -23,7 +23,7 @@ from polymodal.errors import ConfigError
 from polymodal.files import tidy_below, write_file
 from polymodal.locks import locked
 from polymodal.names import ENSEMBLE
-from polymodal.run_folder import BEST, score_column
+from polymodal.run_folder import BEST, CONFIG, score_column
 from polymodal.runs.averaging import NetworkFirst
 from polymodal.runs.checkpoints import (
     BestCheckpoint,
@@ -32,6 +32,7 @@ from polymodal.runs.checkpoints import (
     check_free,
     check_resumable,
     how_to_go_on,
+    run_of,
 )
 from polymodal.runs.classes import Classes
 from polymodal.runs.epochs import EpochLines, LastEpochValidated
@@ -39,6 +40,7 @@ from polymodal.runs.files import check_run_folder, no_new_folder, unless_begun
 from polymodal.runs.finish import finish
 from polymodal.runs.interrupt import Signals, Stopped
 from polymodal.runs.loggers import log_recipe, loggers_of
+from polymodal.runs.overrides import gone_on
 from polymodal.runs.parsing import RecipeParser, check_groups, refusal
 from polymodal.runs.precision import hint_at_precision
 from polymodal.runs.processes import Together, check_processes, settle_share
@@ -181,9 +183,8 @@ class RecipeCLI(LightningCLI):
         resume = kwargs.get("ckpt_path")
         if resume is not None:
             check_resumable(Path(resume))
-        else:
-            check_free(self.folder)
-            check_run_folder(self.folder)
+        check_run_folder(self.folder)
+        check_free(self.folder, None if resume is None else Path(resume))
         self.scored = scored_splits(self.datamodule, self.trainer)
         settle_share(self.trainer, self.datamodule)
         self.signals.attend(self.trainer)
@@ -220,8 +221,15 @@ class ConfigFile(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, *_: Any) -> None:
-        """Write the file whole, which Lightning's own way does not, and give the settings to the recipe's loggers."""
+        """Write the file whole, which Lightning's own way does not, and give the settings to the recipe's loggers.
+
+        What a training that goes on changes in them is printed, and kept in the file: epochs were trained by others.
+        """
         text = self.parser.dump(self.config, skip_none=False)
+        if trainer.ckpt_path is not None and (run := run_of(Path(trainer.ckpt_path))) is not None:
+            text, changed = gone_on(text, run / CONFIG, trainer.current_epoch + 1)
+            if changed:
+                print(f"other settings than until here, {changed}")
         write_file(Path(trainer.default_root_dir) / self.config_filename, text.encode())
         if trainer.enable_autolog_hparams:
             log_recipe(trainer.loggers, yaml.safe_load(text))
@@ -255,6 +263,9 @@ def fit(arguments: Sequence[str]) -> Path:
             raise
         except SIGTERMException as stop:  # Lightning's own, where one of several processes was first
             raise Stopped(signal.SIGTERM) from stop
+        except BrokenPipeError:
+            print(f"polymodal: nobody reads the output. {how_to_go_on(signals.folder)}", file=sys.stderr)
+            raise
     return cli.folder
 
 
