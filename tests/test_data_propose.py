@@ -81,6 +81,32 @@ def test_suffixes_in_one_folder_and_masks_of_0_and_255(tmp_path):
     assert "masks of 0 and 255" in guesses
 
 
+def test_a_name_that_others_add_a_word_to_is_of_the_same_sample(tmp_path):
+    for n in range(5):
+        write(tmp_path, f"scene_{n}.png", colour())
+        write(tmp_path, f"scene_{n}_depth.png", millimetres())
+        write(tmp_path, f"scene_{n}_label.png", labels(0, 1))
+    content, _ = proposed(tmp_path)
+    assert content["modalities"]["image"] == {"folder": ".", "kind": "image"}
+    assert content["modalities"]["depth"]["suffix"] == "_depth"
+    assert content["target"]["suffix"] == "_label"
+
+
+@pytest.mark.parametrize(("kind", "value", "dtype"), [("depth", 65535, np.uint16), ("thermal", -9999.0, np.float32)])
+def test_a_number_that_seems_to_be_no_measurement_is_proposed_as_invalid(tmp_path, kind, value, dtype):
+    """Else the first training is on depth in millimetres of which a tenth lies at 65 m."""
+    for n in range(5):
+        values = RNG.uniform(500, 9000, SIZE).astype(dtype)
+        values[0] = value
+        write(tmp_path, f"rgb/{n}.png", colour())
+        write(tmp_path, f"{kind}/{n}.npy", values)
+        write(tmp_path, f"label/{n}.png", labels(0, 1))
+    content, guesses = proposed(tmp_path)
+    assert content["modalities"][kind]["invalid"] == value
+    assert f", {value} where nothing was measured" in guesses
+    assert check(tmp_path) == []
+
+
 def test_prefixes_in_one_folder_and_labels_of_colours(tmp_path):
     for n in range(5):
         write(tmp_path, f"rgb_{n:04d}.png", colour())

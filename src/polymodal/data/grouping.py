@@ -75,14 +75,17 @@ def _readings(root: Path, folder: str, files: Sequence[Path]) -> list[list[Group
     readings = [[Group(folder, "", "", {name.as_posix(): file for file, name in names.items()})]]
     for pattern in (_SUFFIX, _SUFFIXES, _PREFIX):
         found = {file: pattern.fullmatch(name.name) for file, name in names.items()}
-        words = {match["word"] for match in found.values() if match}
+        read = {f: (match["word"], names[f].with_name(match["key"])) for f, match in found.items() if match}
+        keys = {key for _, key in read.values()}
+        # A name without a word may be a key itself, as a.png beside a_depth.png.
+        read |= {file: ("", name) for file, name in names.items() if file not in read and name in keys}
+        words = {word for word, _ in read.values()}
         # Words that each stand at many names are decoration; as many as there are names, they are keys.
-        if not all(found.values()) or not len(words) <= min(MODALITIES, max(1, len(files) // 2)):
+        if len(read) < len(files) or not len(words) <= min(MODALITIES, max(1, len(files) // 2)):
             continue
         groups = {word: Group(folder, *((word, "") if pattern is _PREFIX else ("", word))) for word in sorted(words)}
-        for file, match in found.items():
-            assert match is not None
-            groups[match["word"]].files[names[file].with_name(match["key"]).as_posix()] = file
+        for file, (word, key) in read.items():
+            groups[word].files[key.as_posix()] = file
         readings.append(list(groups.values()))
     return readings
 

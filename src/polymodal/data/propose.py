@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from polymodal.data.content import Content, FileSpec
 from polymodal.data.grouping import SPLIT_WORDS, Group, aligned_groups
+from polymodal.data.inputs import InputSpec
 from polymodal.data.propose_labels import describe_labels
 from polymodal.data.reading import read_array, read_content
 from polymodal.data.spec import FILE, description
 from polymodal.data.splits import split_file
+from polymodal.data.undeclared import undeclared
 from polymodal.errors import DataError
 from polymodal.files import tidy, write_file
 
@@ -178,36 +181,41 @@ def _image(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
     contents = _some(files, word or "image")
     arrays = [content.channels(None, group.folder) for content in contents]
     channels, dtype = arrays[0].shape[0], arrays[0].dtype
-    pairs = zip(arrays, contents, strict=True)
-    measured = [array[np.isfinite(array) & (array != content.nodata)] for array, content in pairs]
+    kind = "raw"
+    if (word, channels) in (("depth", 1), ("normal", 3)):
+        kind = word
+    elif word in ("image", "") and channels in (1, 3) and dtype.name in ("bool", "uint8", "uint16"):
+        kind = "image"
+    specs = [InputSpec(kind, channels, invalid=content.nodata) for content in contents]
+    doubt = next(filter(None, map(undeclared, arrays, specs)), None)
+    invalid = yaml.safe_load(doubt.value) if doubt else None
+    pairs = zip(arrays, specs, strict=True)
+    measured = [array[np.isfinite(array) & (array != spec.invalid) & (array != invalid)] for array, spec in pairs]
     ends = [end for values in measured if values.size for end in (float(values.min()), float(values.max()))]
     between = f"{min(ends):g} to {max(ends):g}" if ends else "nothing measured"
     found = f"{dtype}, {channels} channel{'s' if channels > 1 else ''}, {between}"
-    if word == "depth" and channels == 1:
-        return _depth(arrays, found, max(ends, default=0))
-    if word == "normal" and channels == 3:
-        return {"kind": "normal"}, f"normals ({found})"
-    if word in ("image", "") and channels in (1, 3) and dtype.name in ("bool", "uint8", "uint16"):
-        return {"kind": "image"}, f"an image ({found})"
-    return {"kind": "raw"}, f"numbers ({found}); state `scale`, `unit` and `invalid` where they have any"
-
-
-def _depth(arrays: Sequence[np.ndarray], found: str, high: float) -> tuple[dict[str, Any], str]:
-    entry: dict[str, Any] = {"kind": "depth"}
-    said = f"depth ({found})"
-    whole = arrays[0].dtype.kind != "f"
-    if high > (100 if whole else 1000) and arrays[0].dtype.itemsize > 1:
-        entry |= {"scale": 0.001, "unit": "m"}
-        said += ", in millimetres: state another `scale` if that is wrong"
-    elif whole or high <= 1:  # a share of some range, or the inverse of a depth
-        said += ": state its `scale` and `unit`"
-    else:
-        entry["unit"] = "m"
-        said += ", in metres"
-    if any((a == 0).any() for a in arrays):
-        entry["invalid"] = 0
-        said += ", 0 where nothing was measured"
+    entry: dict[str, Any] = {"kind": kind}
+    said = {"depth": "depth", "normal": "normals", "image": "an image"}.get(kind, "numbers") + f" ({found})"
+    if kind == "depth":
+        unit, how = _unit_of_depth(dtype, max(ends, default=0))
+        entry |= unit
+        said += how
+    elif kind == "raw":
+        said += "; state `scale`, `unit` and `invalid` where they have any"
+    if doubt:
+        entry["invalid"] = invalid
+        said += f", {doubt.value} where nothing was measured"
     return entry, said
+
+
+def _unit_of_depth(dtype: np.dtype[Any], high: float) -> tuple[dict[str, Any], str]:
+    """By the largest depth: keys of dataset.yaml, and in words what was guessed."""
+    whole = dtype.kind != "f"
+    if high > (100 if whole else 1000) and dtype.itemsize > 1:
+        return {"scale": 0.001, "unit": "m"}, ", in millimetres: state another `scale` if that is wrong"
+    if whole or high <= 1:  # a share of some range, or the inverse of a depth
+        return {}, ": state its `scale` and `unit`"
+    return {"unit": "m"}, ", in metres"
 
 
 def _splits(keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
