@@ -26,6 +26,7 @@ from polymodal.run_folder import EXCHANGED, PENALTY, TRAIN_LOSS, WEIGHT, score_c
 from polymodal.speed import Speed, accelerate
 from polymodal.surgery import fuse
 from polymodal.tasks.finite import LossOfBatch
+from polymodal.tasks.learning import Learns, check_learns, keep_shared
 from polymodal.tasks.means import Mean
 from polymodal.tasks.output import Output
 from polymodal.tasks.resume import AS_BEFORE, take_settings
@@ -85,6 +86,8 @@ class Task(LightningModule):
             of one that comes with the package, or an address on the Hub; classes, modalities and sizes may be others.
             What was taken over is printed, and kept in the run.
         start_like: For modalities that it does not know: the one that each starts like, such as {thermal: depth}.
+        learns: "all"; or "private" for what is each modality's own, such as norms and parts of low rank, while what
+            they share stays as it is in the model that the training starts from.
 
     Attributes:
         chosen_by: The validation score of the ensemble by which the best checkpoint is chosen, `val/<score>/ensemble`;
@@ -126,9 +129,11 @@ class Task(LightningModule):
         speed: Speed = "auto",
         start_from: str | None = None,
         start_like: dict[str, str] | None = None,
+        learns: Learns = "all",
     ) -> None:
         super().__init__()
         check_start(start_from, start_like)
+        check_learns(learns, start_from)
         self.network = network
         self.network_args = dict(network_args or {})
         self.fusion = fusion
@@ -136,6 +141,7 @@ class Task(LightningModule):
         self.speed: Speed = speed
         self.start_from = start_from
         self.start_like = start_like
+        self.learns: Learns = learns
         self.net: Multimodal | None = None
         self.means = nn.ModuleDict()
         self._ways: dict[str, Any] = {
@@ -191,6 +197,8 @@ class Task(LightningModule):
         net = fuse(plain, channels, **self._ways, inplace=True)
         if self.start_from is not None:
             start(net, self.start_from, self.network, self.targets, self.start_like)
+        if self.learns == "private":
+            keep_shared(net)
         return accelerate(net, self.speed)
 
     @property

@@ -41,7 +41,7 @@ def start(
 
     Raises:
         CheckpointError: The folder is no model, or one that does not fit.
-        ConfigError: The recipe names another network or fusion than the model has.
+        ConfigError: The recipe names another network than the model has, or another fusion; it may name none.
     """
     where = f"--model.start_from {folder}"
     try:
@@ -55,10 +55,10 @@ def start(
         raise ConfigError(f"{where}: it is of the network {spec.get('name')!r}, and the recipe's is {network!r}.")
     source = checkpoint.load(folder)
     names = [list(_names(of.fusion.as_config())) for of in (source, net)]
-    if names[0] != names[1]:
+    if names[1] != ["none"] and names[0] != names[1]:
         raise ConfigError(
             f"{where}: it has the fusion {' within '.join(reversed(names[0]))}, and the recipe "
-            f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion."
+            f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion, or train without one."
         )
     metadata = config.get("metadata") or {}
     reason = _why_others(metadata.get("targets") or {TARGET: metadata.get("target")}, targets)
