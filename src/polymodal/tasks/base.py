@@ -196,9 +196,10 @@ class Task(LightningModule):
         """
         net = fuse(plain, channels, **self._ways, inplace=True)
         if self.start_from is not None:
-            start(net, self.start_from, self.network, self.targets, self.start_like)
-        if self.learns == "private":
-            keep_shared(net)
+            private = self.learns == "private"
+            start(net, self.start_from, self.network, self.targets, self.start_like, keeps_shared=private)
+            if private:
+                keep_shared(net)
         return accelerate(net, self.speed)
 
     @property

@@ -40,11 +40,12 @@ def keep_shared(net: Multimodal) -> None:
             batches: it could not stay as it was.
     """
     shared = {text_of(part) for part in parts_of(net) if part[1] is None}
-    anew = [] if net.taken_over is None else [name for name in net.taken_over.anew if name in shared]
-    if anew:
+    anew = {} if net.taken_over is None else net.taken_over.anew
+    untrained = [name for name in anew if name in shared]
+    if untrained:
         raise ConfigError(
-            f"learns: private keeps what the modalities share, and {anew[0]} starts anew "
-            f"({net.taken_over.anew[anew[0]]}): it would stay untrained. Leave it out, so that all is trained."
+            f"learns: private keeps what the modalities share, and {untrained[0]} starts anew "
+            f"({anew[untrained[0]]}): it would stay untrained. Leave it out, so that all is trained."
         )
     moving = [
         name
@@ -53,9 +54,8 @@ def keep_shared(net: Multimodal) -> None:
     ]
     if moving:
         raise ConfigError(
-            f"learns: private keeps what the modalities share, and the norm {moving[0]!r}, which all of them share, takes "
-            f"statistics of the batch. Freeze such norms: --model.statistics \"['{moving[0]}', ...]\" ({len(moving)} of "
-            "them), or patterns of their names."
+            f"learns: private keeps what the modalities share, and the norm {moving[0]!r}, which all of them share, "
+            f"takes statistics of the batch, as {len(moving)} in all do. Freeze them by --model.statistics."
         )
     own = {id(parameter) for parameter in own_parameters(net)}
     for parameter in net.parameters():

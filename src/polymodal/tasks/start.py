@@ -28,7 +28,13 @@ def check_start(start_from: str | None, start_like: Mapping[str, str] | None, we
 
 
 def start(
-    net: Multimodal, folder: str, network: str, targets: Mapping[str, TargetSpec], like: Mapping[str, str] | None
+    net: Multimodal,
+    folder: str,
+    network: str,
+    targets: Mapping[str, TargetSpec],
+    like: Mapping[str, str] | None,
+    *,
+    keeps_shared: bool = False,
 ) -> TakenOver:
     """Give a fused network the values of a trained model; the last layers start anew where a target is another one.
 
@@ -38,10 +44,11 @@ def start(
         network: The name of the plain network.
         targets: What it is to predict, by name.
         like: See `take_over`.
+        keeps_shared: Whether what the modalities share stays as it is; then the network may be without a fusion.
 
     Raises:
         CheckpointError: The folder is no model, or one that does not fit.
-        ConfigError: The recipe names another network than the model has, or another fusion; it may name none.
+        ConfigError: The recipe names another network or fusion than the model has.
     """
     where = f"--model.start_from {folder}"
     try:
@@ -55,10 +62,10 @@ def start(
         raise ConfigError(f"{where}: it is of the network {spec.get('name')!r}, and the recipe's is {network!r}.")
     source = checkpoint.load(folder)
     names = [list(_names(of.fusion.as_config())) for of in (source, net)]
-    if names[1] != ["none"] and names[0] != names[1]:
+    if names[0] != names[1] and not (keeps_shared and names[1] == ["none"]):
         raise ConfigError(
             f"{where}: it has the fusion {' within '.join(reversed(names[0]))}, and the recipe "
-            f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion, or train without one."
+            f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion."
         )
     metadata = config.get("metadata") or {}
     reason = _why_others(metadata.get("targets") or {TARGET: metadata.get("target")}, targets)
