@@ -23,6 +23,7 @@ from polymodal import (
     take_over,
 )
 from polymodal.data import TargetSpec
+from polymodal.fusion import RandomExchange
 from polymodal.models import create
 from polymodal.run_folder import START
 from polymodal.runs.training import fit, recipe
@@ -102,8 +103,6 @@ def test_what_a_fusion_learned_of_the_modalities_together_starts_anew_with_other
 
 def test_decisions_are_those_of_the_own_settings():
     """If this breaks, the share that a recipe sets is silently the one of the run that it starts from."""
-    from polymodal.fusion import RandomExchange
-
     source, net = rooms(fusion=RandomExchange(share=0.5)), rooms(fusion=RandomExchange(share=0.1))
     kept = {name: value.clone() for name, value in net.state_dict().items() if name.endswith("keep")}
     taken = take_over(net, source)
@@ -220,10 +219,19 @@ def test_a_task_starts_from_a_model_and_anew_where_the_classes_are_others(traine
     assert more.taken_over.like == {"rgb": "rgb", "depth": "depth", "thermal": "depth"}
 
 
+def test_a_task_may_go_on_without_the_fusion_and_the_list_says_so(trained):
+    """If this breaks, there is no network for one sensor beside that of all, or a forgotten fusion goes unseen."""
+    net = task(trained, fusion=None).net
+    assert net.fusion.name == "none"
+    assert "left there, the recipe has none: the fusion exchange" in str(net.taken_over)
+    own, given = parts_of(net), parts_of(load(trained))
+    assert all(own[part].equal(value) for part, value in given.items())
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"fusion": None}, "has the fusion exchange, and the recipe none"),
+        ({"fusion": RandomExchange(share=0.5)}, "has the fusion exchange, and the recipe random"),
         (
             {"network_args": {"stem": 4, "widths": [6, 8], "decoder": 6}},
             r"expected the shape \(6, .*found the shape \(5",

@@ -196,10 +196,9 @@ class Task(LightningModule):
         """
         net = fuse(plain, channels, **self._ways, inplace=True)
         if self.start_from is not None:
-            private = self.learns == "private"
-            start(net, self.start_from, self.network, self.targets, self.start_like, keeps_shared=private)
-            if private:
-                keep_shared(net)
+            start(net, self.start_from, self.network, self.targets, self.start_like)
+        if self.learns == "private":
+            keep_shared(net)
         return accelerate(net, self.speed)
 
     @property

@@ -1,6 +1,7 @@
 """A training that starts from a trained model: of the same network and fusion, for other data perhaps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from polymodal import checkpoint
@@ -9,7 +10,6 @@ from polymodal.data.parts import TARGET
 from polymodal.errors import CheckpointError, ConfigError
 from polymodal.models import head_of
 from polymodal.multimodal import Multimodal
-from polymodal.taken_over import TakenOver
 from polymodal.transfer import take_over
 
 
@@ -28,14 +28,8 @@ def check_start(start_from: str | None, start_like: Mapping[str, str] | None, we
 
 
 def start(
-    net: Multimodal,
-    folder: str,
-    network: str,
-    targets: Mapping[str, TargetSpec],
-    like: Mapping[str, str] | None,
-    *,
-    keeps_shared: bool = False,
-) -> TakenOver:
+    net: Multimodal, folder: str, network: str, targets: Mapping[str, TargetSpec], like: Mapping[str, str] | None
+) -> None:
     """Give a fused network the values of a trained model; the last layers start anew where a target is another one.
 
     Args:
@@ -44,11 +38,11 @@ def start(
         network: The name of the plain network.
         targets: What it is to predict, by name.
         like: See `take_over`.
-        keeps_shared: Whether what the modalities share stays as it is; then the network may be without a fusion.
 
     Raises:
         CheckpointError: The folder is no model, or one that does not fit.
-        ConfigError: The recipe names another network or fusion than the model has.
+        ConfigError: The recipe names another network or fusion than the model has; to name no fusion is to train on
+            without.
     """
     where = f"--model.start_from {folder}"
     try:
@@ -61,16 +55,18 @@ def start(
     if spec.get("name") != network:
         raise ConfigError(f"{where}: it is of the network {spec.get('name')!r}, and the recipe's is {network!r}.")
     source = checkpoint.load(folder)
-    names = [list(_names(of.fusion.as_config())) for of in (source, net)]
-    if names[0] != names[1] and not (keeps_shared and names[1] == ["none"]):
+    had, has = (list(_names(of.fusion.as_config())) for of in (source, net))
+    if has not in (had, ["none"]):
         raise ConfigError(
-            f"{where}: it has the fusion {' within '.join(reversed(names[0]))}, and the recipe "
-            f"{' within '.join(reversed(names[1]))}. Start from a model of the same fusion."
+            f"{where}: it has the fusion {_called(had)}, and the recipe {_called(has)}. Start from a model of the same "
+            "fusion, or train without one."
         )
     metadata = config.get("metadata") or {}
     reason = _why_others(metadata.get("targets") or {TARGET: metadata.get("target")}, targets)
     anew = dict.fromkeys(head_of(network, spec["arguments"]), reason) if reason else {}
-    return take_over(net, source, like=like, anew=anew, called=folder)
+    taken = take_over(net, source, like=like, anew=anew, called=folder)
+    if has != had:
+        net.taken_over = replace(taken, left={**taken.left, f"the fusion {_called(had)}": "the recipe has none"})
 
 
 def _names(fusion: Mapping[str, Any]) -> Iterator[str]:
@@ -79,6 +75,10 @@ def _names(fusion: Mapping[str, Any]) -> Iterator[str]:
     for value in fusion.values():
         if isinstance(value, Mapping) and "name" in value:
             yield from _names(value)
+
+
+def _called(names: Sequence[str]) -> str:
+    return " within ".join(reversed(names))
 
 
 def _why_others(saved: Mapping[str, Any], targets: Mapping[str, TargetSpec]) -> str:
