@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polymodal.errors import FusionError
 from polymodal.functional import fold, unfold
+from polymodal.nn.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,19 @@ class Roster:
         self.fusing = True
         self.branching = False
         self.rows: int | None = None
-        self._passes: list[tuple[int, Any]] = []  # where the last passes with a gradient began, and who was there
-        self._backward = -1  # the backward pass in which the network itself ran last
+        self._passes = Passes()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the size of a batch, which may be a symbol of a graph."""
-        return {**vars(self), "rows": None, "_passes": []}
+        """Without the size of a batch, which may be a symbol of a graph, and without passes, which a copy never ran."""
+        return {**vars(self), "rows": None, "_passes": Passes()}
 
     def count(self, _: nn.Module, images: tuple[Any, ...]) -> None:
         """Note how many images a network is given, before it runs."""
         if images and isinstance(images[0], Tensor):
             self.rows = images[0].shape[0]
         # A graph is made for rows of any number, which to compare would settle.
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(self.rows, int)
-        if torch.is_grad_enabled() and not traced:
-            self._backward = torch._C._current_graph_task_id()
-            if not self._passes or self._passes[-1][1] != self._who():
-                self._passes = [*self._passes[-15:], (torch._C._autograd._get_sequence_nr(), self._who())]
+        if isinstance(self.rows, int) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self._passes.begin(self._who())
 
     @property
     def complete(self) -> bool:
@@ -235,13 +232,7 @@ class Roster:
         Raises:
             FusionError: With the remedy.
         """
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() in (-1, self._backward):
-            return
-        # Operations are numbered as they run forward, so that the one whose gradient is computed tells its pass. These
-        # functions of torch are private, and have been there since 2.6 at least.
-        number = torch._C._current_autograd_node()._sequence_nr()
-        who = next((who for start, who in reversed(self._passes) if start <= number), None)
-        if who is not None and who != self._who():
+        if self._passes.running_again() not in (None, self._who()):
             raise FusionError(
                 "Gradient checkpointing runs layers again, and since their pass the network was given another batch "
                 "size or other modalities, or its fusion was switched. Call backward() after each pass, within "
