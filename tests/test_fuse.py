@@ -19,7 +19,7 @@ from core_tools import (
     run,
     small,
 )
-from polymodal import ConfigError, Exchange, FusionError, cost, fuse, take_over
+from polymodal import ConfigError, DataError, Exchange, FusionError, cost, fuse, inspect, take_over
 from polymodal.export import absorb, save
 from polymodal.fusion import Aggregation, NormFusion
 from reference.decode_once import TwoScales
@@ -245,6 +245,29 @@ def test_a_fusion_of_ones_own_that_refuses_leaves_the_network_as_it_was():
     assert not plain._forward_pre_hooks
 
 
+def test_replicas_that_would_run_at_the_same_time_are_refused():
+    """If this breaks, the replicas of DataParallel take one batch's modalities for those of another, without a word."""
+    net = fuse(plain_segmenter(0), NAMES[:2])
+    with pytest.raises(FusionError, match=r"Use torch\.nn\.parallel\.DistributedDataParallel"):
+        net._replicate_for_data_parallel()  # what it does with every module, where there are several GPUs
+
+
+def test_modalities_that_are_named_in_the_place_of_images_are_refused():
+    """If this breaks, `subset=["rgb"]` predicts from all modalities, and a score of one is that of all of them."""
+    net = fuse(plain_segmenter(0), NAMES[:2]).eval()
+    inputs = images(NAMES[:2], 1, 3, 9, 9)
+    with pytest.raises(DataError, match=r"subset: expected True or False, got \['rgb'\]. .*give their images alone"):
+        net(inputs, subset=["rgb"])
+    with pytest.raises(DataError, match=r"present: expected a dict of boolean tensors by modality, .*got a list"):
+        net(inputs, present=["rgb"])
+
+
+def test_no_modality_is_called_what_the_prediction_of_all_is():
+    """If this breaks, the prediction of such a modality is lost where predictions go by name, and its score wrong."""
+    with pytest.raises(FusionError, match="expected names without a dot, none of them 'ensemble'"):
+        fuse(plain_segmenter(0), ["rgb", "ensemble"])
+
+
 def test_fusing_twice_is_refused():
     """If this breaks, fusing a fused network nests modalities and fails later with a riddle."""
     net = fuse(plain_segmenter(0), NAMES[:2])
@@ -292,6 +315,7 @@ def test_a_wrapper_that_hands_on_its_attributes_is_as_good_as_the_network():
     net = fuse(plain_segmenter(0), ["rgb", "depth"])
     assert cost(Wrapped(net), (32, 32)) == cost(net, (32, 32))
     assert take_over(Wrapped(net), Wrapped(net)).taken
+    assert str(inspect(Wrapped(net))) == str(inspect(net))
 
 
 class Windowed(nn.Module):

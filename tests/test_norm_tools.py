@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.optim import create_optimizer_v2
 from timm.utils import freeze
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader
 
 from core_tools import NAMES, assert_equal, images, plain_of, randomize_norms
 from polymodal import FusionError, Multimodal, Prediction, fuse
+from polymodal.fusion import DecodeOnce
 from polymodal.nn import PrivateFrozenNorm
+from reference.decode_once import TwoScales
 
 PAIR = NAMES[:2]
 
@@ -167,3 +170,24 @@ def test_a_network_is_exported_and_comes_back_with_its_form():
         [wanted.per_modality, wanted.ensemble, wanted.weights],
         1e-12,
     )
+
+
+def test_weight_decay_leaves_out_of_a_fused_network_what_it_leaves_out_of_a_plain_one():
+    """If this breaks, weight decay presses the scales of all channels to 0, and an exchange takes them for useless."""
+
+    class Named(TwoScales):
+        def no_weight_decay(self) -> set[str]:
+            return {"decoder.classifier.weight"}
+
+    def decaying(network: nn.Module) -> set[str]:
+        groups = create_optimizer_v2(network, "adamw", weight_decay=0.1).param_groups
+        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        return {name for name, p in network.named_parameters() if id(p) in decayed}
+
+    plain = Named()
+    for settings in ({}, {"norms": "shared", "fusion": None}, {"fusion": DecodeOnce(), "sites": "encoder.*"}):
+        net = fuse(plain, PAIR, **settings)
+        found = {name.removeprefix("network.").replace(".layer.", ".") for name in decaying(net)}
+        assert found == decaying(plain)
+    low = fuse(plain, PAIR, None, convolutions={"rank": 2})
+    assert {name.rpartition(".")[2] for name in decaying(low) - decaying(net)} >= {"up", "down"}

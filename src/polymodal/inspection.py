@@ -8,7 +8,7 @@ from torch import nn
 from polymodal.anatomy import Anatomy
 from polymodal.errors import FusionError
 from polymodal.fusion import SiteState
-from polymodal.multimodal import Multimodal
+from polymodal.multimodal import is_fused
 from polymodal.nn import PrivateNorm
 from polymodal.preconditions import check_norms, check_rows
 
@@ -93,7 +93,7 @@ def inspect(network: nn.Module) -> Inspection:
         What was found; `print` it.
     """
     parameters = sum(p.numel() for p in network.parameters())
-    if isinstance(network, Multimodal):
+    if is_fused(network):
         plain, states = network.network, network.exchange_state()
         norms = [m.name for m in plain.modules() if isinstance(m, PrivateNorm) and m.roster is not None]
         found = [(name, states.get(name)) for name in network.sites]

@@ -1,22 +1,19 @@
 """The multimodal network: one network, several modalities, a prediction from each and from all of them together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from polymodal.errors import ConfigError, DataError, FusionError
 from polymodal.fusion import Fusion, SiteState
+from polymodal.given import check_inputs, check_tensors
 from polymodal.nn import Ensemble, OneStream, Prediction, Stem
 from polymodal.nn.roster import Pattern, patterns_of
 from polymodal.settings import FuseSettings
 from polymodal.taken_over import TakenOver
-
-_SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-"""What the axes of an image are called beside batch and channels, by their number."""
 
 
 class Multimodal(nn.Module):
@@ -114,6 +111,11 @@ class Multimodal(nn.Module):
             FusionError: When the fusion cannot do without a modality that is absent, or with samples that differ in
                 theirs.
         """
+        if not isinstance(subset, bool):
+            raise DataError(
+                f"subset: expected True or False, got {subset!r}. To predict from some modalities, give their images "
+                "alone, and True."
+            )
         given = check_inputs(inputs, self.settings.modalities, subset=subset, axes=self.stem.axes)
         if len(given) < len(self.modalities) and self.fusion.needs_all:
             absent = ", ".join(name for name in self.modalities if name not in inputs)
@@ -138,6 +140,11 @@ class Multimodal(nn.Module):
         self, inputs: Mapping[str, Tensor], given: Sequence[int], present: Mapping[str, Tensor]
     ) -> tuple[Pattern, ...]:
         """How the samples differ in their modalities; one pattern where they do not."""
+        if not isinstance(present, Mapping):
+            raise DataError(
+                f"present: expected a dict of boolean tensors by modality, one value for each sample, got a "
+                f"{type(present).__name__}."
+            )
         names = [self.modalities[m] for m in given]
         first = inputs[names[0]]
         flags = torch.zeros(len(first), len(self.modalities), dtype=torch.bool)
@@ -197,125 +204,51 @@ class Multimodal(nn.Module):
         with self.roster.without_fusion():
             yield
 
+    def no_weight_decay(self) -> set[str]:
+        """The names of the parameters that a rule by shape would let decay, though those of plain networks do not.
+
+        A scale of each modality, `(M, C)`, is no matrix: weight decay would press all scales to 0, which to an exchange
+        says to give up every channel. What the plain network names itself, as timm's do, is among them. The optimisers
+        of timm ask for it.
+        """
+        own: Iterable[str] = getattr(self.network, "no_weight_decay", tuple)()
+        names = {f"network.{name}" for name in own}
+        for path, module in self.named_modules():
+            for key in getattr(module, "per_modality", ()):
+                parameter = module._parameters.get(key)
+                if parameter is not None and parameter.dim() <= 2:
+                    names.add(f"{path}.{key}")
+        return names
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Refused: replicas would run at the same time, and they share who is there.
+
+        Raises:
+            FusionError: Always, with the remedy.
+        """
+        raise FusionError(
+            "DataParallel runs a network on several devices at once, in threads of one process, where the modalities "
+            "of one batch would be taken for those of another. Use torch.nn.parallel.DistributedDataParallel."
+        )
+
     def config(self) -> dict[str, Any]:
         """The arguments of `fuse` that make this network again from the plain one, in types that JSON knows."""
         return self.settings.as_config()
 
 
+def is_fused(net: object) -> TypeGuard[Multimodal]:
+    """Whether `fuse` has made it; a wrapper that hands its attributes on, as of torch.compile, is as good."""
+    return isinstance(getattr(net, "settings", None), FuseSettings)
+
+
 def require_fused(net: object) -> None:
-    """Refuse what `fuse` has not made; a wrapper that hands its attributes on, as of torch.compile, is as good.
+    """Refuse what `fuse` has not made, see `is_fused`.
 
     Raises:
         ConfigError: With what it is.
     """
-    if not isinstance(getattr(net, "settings", None), FuseSettings):
+    if not is_fused(net):
         raise ConfigError(
             f"net: expected what `fuse` returned, got a {type(net).__name__}. Fuse it first, polymodal.fuse(network, "
-            "modalities); of a wrapper, such as DataParallel, give the network within, net.module."
+            "modalities); of a wrapper, such as DistributedDataParallel, give the network within, net.module."
         )
-
-
-def check_inputs(
-    inputs: Mapping[str, Any], channels: Mapping[str, int | None], *, subset: bool = False, axes: int = 2
-) -> tuple[int, ...]:
-    """Refuse images that a network cannot take.
-
-    Args:
-        inputs: Images by modality, tensors or arrays.
-        channels: The network's modalities with the channels of each; None where they were never said.
-        subset: Whether modalities may be absent.
-        axes: How many axes an image has beside its channels.
-
-    Returns:
-        The indices of the modalities that the inputs hold.
-
-    Raises:
-        DataError: When a modality is unknown or missing, or an image does not fit; the message names it.
-    """
-    modalities = list(channels)
-    if not isinstance(inputs, Mapping):
-        raise DataError(
-            f"Expected a dict of images by modality ({', '.join(modalities)}), got a {type(inputs).__name__}."
-        )
-    unknown = [name for name in inputs if name not in modalities]
-    if unknown:
-        raise DataError(f"Unknown modality {unknown[0]!r}: this network knows {', '.join(modalities)}.")
-    present = tuple(m for m, name in enumerate(modalities) if name in inputs)
-    missing = [name for name in modalities if name not in inputs]
-    if missing and not (subset and present):
-        raise DataError(
-            f"Missing modality {', '.join(missing)}: give an image for each of {', '.join(modalities)}, or "
-            "allow some to be absent with subset=True."
-        )
-    form = ", ".join(_SIDES[axes])
-    for name, image in inputs.items():
-        if not hasattr(image, "shape"):
-            raise DataError(
-                f"Modality {name!r}: expected a tensor (batch, channels, {form}), got a {type(image).__name__}. "
-                "Make one of it, torch.as_tensor(...), with a batch axis in front."
-            )
-    shapes = {name: inputs[name].shape for name in inputs}
-    open_ended = next((shape for name, shape in shapes.items() if channels[name] is None), None)
-    for name, shape in shapes.items():
-        # Modalities whose channels were never said all have those of the network, so at least each other's.
-        count = channels[name] or (open_ended[1] if open_ended and len(open_ended) == 2 + axes else None)
-        if len(shape) != 2 + axes or count not in (None, shape[1]):
-            raise DataError(
-                f"Modality {name!r}: expected an image (batch, {count or 'channels'}, {form}), got shape "
-                f"{tuple(shape)}."
-            )
-    first = modalities[present[0]]
-    for name, shape in shapes.items():
-        if shape[0] != shapes[first][0] or shape[2:] != shapes[first][2:]:
-            raise DataError(
-                f"Modalities {first!r} and {name!r} do not fit together: shapes {tuple(shapes[first])} and "
-                f"{tuple(shape)}. Batch, {' and '.join(form.rsplit(', ', 1))} must agree; resize or align the images "
-                "first."
-            )
-    return present
-
-
-def check_tensors(inputs: Mapping[str, Any], network: nn.Module) -> None:
-    """Refuse images that are no tensors of a network's own kind: its type of numbers, on its device.
-
-    Args:
-        inputs: Images by modality, whose shapes fit.
-        network: The network that is to take them.
-
-    Raises:
-        DataError: With the name of the modality and what to make of the image.
-    """
-
-    def held() -> Iterator[Tensor]:  # the first one is enough, nearly always
-        return (tensor for tensor in chain(network.parameters(), network.buffers()) if tensor.is_floating_point())
-
-    for name, image in inputs.items():
-        if not isinstance(image, Tensor):
-            kind = f"{type(image).__module__}.{type(image).__name__}"
-            raise DataError(
-                f"Modality {name!r}: expected a tensor, got a {kind}. Make one of it, torch.as_tensor(...)."
-            )
-        if not image.is_floating_point():
-            raise DataError(
-                f"Modality {name!r}: expected floating-point values, normalised as in training, got {image.dtype}. "
-                "Convert and scale them first, such as image.float() / 255."
-            )
-        if not any(image.device == tensor.device for tensor in held()):
-            device = next(held()).device
-            raise DataError(
-                f"Modality {name!r}: the image is on {image.device} and the network on {device}. Bring them together, "
-                f"image.to({str(device)!r})."
-            )
-        if not any(_meet(image, tensor.dtype) for tensor in held()):
-            dtype = next(held()).dtype
-            raise DataError(
-                f"Modality {name!r}: the image is of {image.dtype} and the network of {dtype}. Convert it, "
-                f"image.to({dtype})."
-            )
-
-
-def _meet(image: Tensor, dtype: torch.dtype) -> bool:
-    """Whether an image can be computed with in a type of numbers; autocast converts all but double precision."""
-    if image.dtype == dtype:
-        return True
-    return torch.float64 not in (image.dtype, dtype) and torch.is_autocast_enabled(image.device.type)

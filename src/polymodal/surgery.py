@@ -41,6 +41,9 @@ def fuse(
     Statistics over several processes: convert the network by `torch.nn.SyncBatchNorm.convert_sync_batchnorm` before it
     is fused; afterwards that is refused. Only one forward pass of a network may run at a time.
 
+    Private norms have parameters of their own, also with `inplace`: make the optimiser, and averages of the weights, of
+    what is returned. See `Multimodal.no_weight_decay` for groups without weight decay.
+
     Args:
         model: A network that takes one image `(B, C, H, W)` and returns a tensor, or a list or dict of tensors, whose
             first axis is the batch. It is left as it is unless `inplace`.

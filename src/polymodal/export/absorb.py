@@ -20,7 +20,8 @@ from polymodal.export.comparison import compare, remedy
 from polymodal.export.inputs import check_axes, check_images
 from polymodal.export.streams import Streams
 from polymodal.export.trials import Size, Trial, checked_size
-from polymodal.multimodal import Multimodal, check_tensors
+from polymodal.given import check_tensors
+from polymodal.multimodal import Multimodal
 from polymodal.nn import LowRankConv2d, Prediction, PrivateNorm
 
 TOLERANCE = 1e-3

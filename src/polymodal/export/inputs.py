@@ -5,7 +5,8 @@ from typing import Any
 
 from polymodal.errors import DataError, ExportError
 from polymodal.export.trials import Size, said
-from polymodal.multimodal import Multimodal, check_inputs, require_fused
+from polymodal.given import check_inputs
+from polymodal.multimodal import Multimodal, require_fused
 
 
 def check_axes(net: Multimodal) -> None:
