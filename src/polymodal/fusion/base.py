@@ -97,12 +97,20 @@ class Fusion(ABC):
     def find_sites(self, network: nn.Module, sites: Sites) -> tuple[str, ...]:
         """The dotted names of the modules of a plain network at which this fusion would act.
 
+        Args:
+            network: The plain network, before anything is changed.
+            sites: As `fuse` was given them; see `select` for names and predicates.
+
         Raises:
             FusionError: When nothing matches; the message lists the candidates.
         """
 
     def plan(self, anatomy: Anatomy, sites: Sequence[str]) -> "Plan":
         """What this fusion will do to a network, found before anything is changed: by default, what `install` does.
+
+        Args:
+            anatomy: The plain network, and what can be asked of it: its stages, blocks, and how it runs.
+            sites: What `find_sites` returned.
 
         Raises:
             FusionError: When the network does not allow it.
@@ -113,7 +121,13 @@ class Fusion(ABC):
         return Plan(lambda network, roster: self.install(network, sites, roster))
 
     def install(self, network: nn.Module, sites: Sequence[str], roster: Roster) -> None:
-        """Put this fusion's modules at the sites of a network whose norms are private already."""
+        """Put this fusion's modules at the sites.
+
+        Args:
+            network: A copy of the plain network whose norms are private already; it is changed.
+            sites: What `find_sites` returned.
+            roster: Knows which modalities are present; every module that tells them apart keeps it.
+        """
         raise NotImplementedError
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:

@@ -116,8 +116,13 @@ class Predictor:
         """Predict one scene.
 
         Args:
-            **frames: By modality, see `polymodal.runs.frames.as_stored`: uint8, uint16 or floating-point, arrays,
-                tensors or Pillow images. From a model folder, some of the modalities are enough.
+            **frames: By modality, arrays (H, W), (H, W, C) or (C, H, W), tensors of these shapes, or Pillow images, in
+                the numbers of the training's files: colours in uint8 or uint16 or from 0 to 1, depth in uint16, floats
+                and the like. From a model folder, some of the modalities are enough.
+
+        Returns:
+            What is predicted, at the frames' size: of all modalities together `predicted["labels"]`, class numbers
+            (H, W), or `predicted["values"]` of an image, (H, W, C); `predicted.arrays` has all arrays of each one, too.
 
         Raises:
             ConfigError: The model has no such modality, or cannot do without one.
@@ -130,6 +135,9 @@ class Predictor:
 
         Args:
             **files: By modality, PNG, JPEG, TIFF or npy.
+
+        Returns:
+            As for frames.
 
         Raises:
             ConfigError: As for frames.
