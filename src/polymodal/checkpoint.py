@@ -188,11 +188,11 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = model_folder(folder) / _CONFIG
     if not path.is_file():
-        remedy = f"or the name of a model that comes with the package: {', '.join(packaged())}"
+        remedy = f"in it, or the name of a model that comes with the package: {', '.join(packaged())}"
         if os.fspath(folder) in packaged():
-            remedy = "and it hides the model of that name that comes with the package: rename it, or work elsewhere"
+            remedy = "in it. It hides the model of that name that comes with the package: rename it, or work elsewhere"
         raise CheckpointError(
-            f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} in it, {remedy}."
+            f"{folder} is no model folder: it has no {_CONFIG}. Expected {_CONFIG} and {_WEIGHTS} {remedy}."
         )
     try:
         config = read_json(path, CheckpointError)
