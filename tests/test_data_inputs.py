@@ -102,7 +102,11 @@ def test_damaged_configuration_is_refused(change):
 def test_prediction_refuses_images_of_different_size():
     raw = {"rgb": np.zeros((3, 4, 6), np.uint8), "depth": np.zeros((1, 4, 5), np.uint8)}
     specs = {"rgb": InputSpec("image", 3), "depth": InputSpec("depth", 1)}
-    with pytest.raises(DataError, match=r"d.png: expected the size of r.jpg, 6x4 .* got 5x4"):
+    with pytest.raises(DataError, match=r"d.png: expected the size of r.jpg, 6x4 .* got 5x4.* `resize: true`"):
+        resize_inputs(raw, specs, {"rgb": "r.jpg", "depth": "d.png"}, None)
+    # A photograph is upright by its Exif data, and its depth lies as it was read.
+    raw["depth"] = np.zeros((1, 6, 4), np.uint8)
+    with pytest.raises(DataError, match=r"got 4x6.* one of them is turned"):
         resize_inputs(raw, specs, {"rgb": "r.jpg", "depth": "d.png"}, None)
 
 

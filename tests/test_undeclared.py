@@ -1,5 +1,8 @@
 """Values that nobody declared: a -9999 that counts as measured is most of the mean, and all else becomes one grey."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -63,6 +66,13 @@ def test_it_is_named_by_check_and_by_training_and_statistics_and_the_remedy_work
     (root / "dataset.yaml").write_text(text.replace("kind: depth", f"kind: depth\n    invalid: {shown}"))
     assert check(root) == []
     assert compute(root)["depth"].mean[0] == pytest.approx(DEPTH.mean() * 0.001, rel=0.1)
+
+
+def test_the_command_line_says_it_once_and_without_a_place_in_the_source(root):
+    fill(root, holed(65535, np.uint16))
+    done = subprocess.run([sys.executable, "-m", "polymodal", "data", "stats", root], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"polymodal: warning: {root}/depth: 65535 lies far from all other values")
 
 
 @pytest.mark.filterwarnings("default")

@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from polymodal.allocator import keep_freed_memory
 from polymodal.cli.parser import make_parser
 from polymodal.errors import ConfigError, PolymodalError
+
+_AS_PYTHON = warnings.formatwarning
 
 HALF = 400
 """Letters of a long message's beginning that are shown, and of its end."""
@@ -32,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # Processes that this one starts look for modules in the current folder first, unless they are told not to.
         os.environ["PYTHONSAFEPATH"] = "1"
+        warnings.formatwarning = _formatted
         if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes the first one says why they end
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -73,6 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"polymodal: {_message(error)}", file=sys.stderr)
         return 2 if to_mend else 1
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning for people; of polymodal's own without the place in the source that gives it."""
+    own = Path(filename).is_relative_to(Path(__file__).parents[1])
+    return f"polymodal: warning: {message}\n" if own else _AS_PYTHON(message, category, filename, lineno, line)
 
 
 def _import_modules(words: Sequence[str]) -> list[str]:

@@ -275,10 +275,14 @@ def check_sizes(sizes: Mapping[str, tuple[int, ...]]) -> None:
     first, size = next(iter(sizes.items()), ("", ()))
     for file, other in sizes.items():
         if other != size:
+            remedy = (
+                "one of them is turned, as by an orientation that it declares (Exif): save it upright"
+                if other == size[::-1]
+                else "a modality that only has another resolution can be declared with `resize: true`"
+            )
             raise DataError(
                 f"{file}: expected the size of {first}, {size[1]}x{size[0]} (width x height), "
-                f"got {other[1]}x{other[0]}. All files of one sample must be aligned pixel by pixel; a modality that "
-                "only has another resolution can be declared with `resize: true`."
+                f"got {other[1]}x{other[0]}. All files of one sample must be aligned pixel by pixel; {remedy}."
             )
 
 
