@@ -7,7 +7,7 @@
 # %% [markdown]
 # # Train on the rooms
 #
-# "rooms" comes with the package: 900 rendered scenes with colour, depth and more, and eight classes. A short training
+# "rooms" comes with the package: 900 rendered scenes with colour, depth and more, and 13 classes. A short training
 # by a recipe, then what the network predicts. The settings here are tiny, so that the notebook runs in a minute;
 # without the limits it is the training whose scores stand in [Results](../results.md).
 
