@@ -127,9 +127,13 @@ def test_key_twice_in_one_split(root):
     only(root, "0007", "2 times in the split 'val'")
 
 
-def test_file_of_no_split_is_only_a_note(root):
+def test_files_of_no_split_are_only_a_note_of_each_modality(root):
+    """A line for each would bury the defects of a large folder."""
     image(root, "grey/9999.png", 1)
     assert check(root) == [Defect("grey/9999.png", "in no split.", note=True)]
+    for name in ("grey/9997.png", "grey/9998.png", "label/9999.png"):
+        image(root, name, 1)
+    assert {defect.problem for defect in check(root)} == {"in no split (2 more like it).", "in no split."}
 
 
 def test_every_defect_is_found_in_one_go(root):

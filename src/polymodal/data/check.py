@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -90,8 +90,7 @@ def _check(spec: DatasetSpec) -> Findings:
         defects += seen.sample(key, counted)
         defects += seen.copies(key)
     defects += [*_sizes(spec, seen.shapes), *_other_units(seen.ranges)]
-    for (_, note), (file, *more) in seen.notes.items():
-        defects.append(Defect(file, f"{note} ({len(more)} more like it)." if more else f"{note}.", note=True))
+    defects += [_alike(note, files) for (_, note), files in seen.notes.items()]
     found = Findings([*defects, *_unused_files(spec, keys)])
     if spec.target.kind == "label":
         found.classes = classes
@@ -304,13 +303,21 @@ def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
     parts = [part for _, part in _parts(spec)]
     used = {str(PurePosixPath(part.folder, name_of(key, part))) for part in parts for key in keys}
     # A folder may lie within another, so that a file is found twice.
-    there = {file: None for part in parts for files in spec.store.keys(part.folder).values() for file in files}
+    there = {file: part.folder for part in parts for files in spec.store.keys(part.folder).values() for file in files}
     for folder in dict.fromkeys(part.folder for part in parts):
         if left := spec.store.left_out(folder):
             yield Defect(folder, f"{left}.", note=True)
-    for file in there:
+    unused: dict[str, list[str]] = {}
+    for file, folder in there.items():
         if str(PurePosixPath(file).with_suffix("")) not in used:
-            yield Defect(file, "in no split.", note=True)
+            unused.setdefault(folder, []).append(file)
+    yield from (_alike("in no split", files) for files in unused.values())
+
+
+def _alike(note: str, files: Sequence[str]) -> Defect:
+    """A note on several files, told of the first one: of each it would bury the defects."""
+    file, *more = files
+    return Defect(file, f"{note} ({len(more)} more like it)." if more else f"{note}.", note=True)
 
 
 def _problem(error: DataError, *files: str) -> str:
