@@ -225,6 +225,10 @@ def test_files_are_found_by_the_prefix_and_suffix_of_the_training(layout, tmp_pa
     predict(tmp_path / "model", inputs, tmp_path / "out")
     assert {name[:5] for name in names(tmp_path / "out")} == {"0001_", "0002_"}
     assert len(names(tmp_path / "out")) == 12
+    if layout == "two folders":  # one scene's files are called as in their folder
+        files = {"depth": tmp_path / "depth/depth_0001_mm.png", "rgb": tmp_path / "rgb/0001.png"}
+        predict(tmp_path / "model", files, tmp_path / "one")
+        assert set(names(tmp_path / "one")) == {name for name in names(tmp_path / "out") if name.startswith("0001")}
 
 
 def test_scenes_that_lack_a_modality_are_predicted_from_what_they_have(model, tmp_path, capsys):

@@ -64,6 +64,14 @@ def test_all_ten_domains_are_read_with_their_ranges(root, capsys):
     assert torch.allclose(target, torch.from_numpy(raw.copy()).permute(2, 0, 1) / 127.5 - 1, atol=1e-6)
 
 
+def test_folders_that_are_left_out_are_named(root, capsys):
+    """A domain whose files are called otherwise was missing in the training, and nobody knew."""
+    for file in (root / "reshading").rglob("*.png"):
+        file.rename(file.with_name(file.name.replace("domain_reshading", "domain_shading")))
+    describe(root)
+    assert "files of other names: reshading" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("buildings", [0, 4])
 def test_drawn_splits_share_no_place_and_are_always_the_same(tmp_path, buildings):
     """Views of the same point show the same room: in both splits, they would be trained on and scored on."""

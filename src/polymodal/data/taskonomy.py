@@ -88,6 +88,9 @@ def describe(root: str | Path) -> Path:
         "splits": {name: f"splits/{name}.txt" for name in splits},
     }
     write_file(store.path / FILE, description(content))
+    others = sorted(folder.name for folder in store.path.iterdir() if folder.is_dir() and folder.name not in keys)
+    if left := [name for name in others if any("_domain_" in key for key in store.keys(name))]:
+        print(f"left out, as no domains that are known or with files of other names: {', '.join(left)}")
     return store.path / FILE
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from polymodal.data import InputSpec, resize_inputs
+from polymodal.data.bands import thinned
 from polymodal.data.georeference import Georeference, beside, check_grids, georeference
 from polymodal.data.inputs import UNITS, check_sizes, measures_nothing, reached, settled, where_measured
 from polymodal.data.large_tiff import large_tiff
@@ -261,19 +262,20 @@ def warn_of_values(raw: Mapping[str, np.ndarray], scene: Scene, specs: Mapping[s
 
 def doubt_of(raw: np.ndarray, spec: InputSpec, file: str) -> str:
     """What to warn of where nothing is measured, or a number seems to say so, or all lie far from the training's."""
-    if measures_nothing(raw, spec):
+    some = thinned(raw)  # once, as a large file is unpacked for it
+    if measures_nothing(some, spec) and measures_nothing(raw, spec):
         return (
             f"{file}: no pixel holds a measurement, which misleads a model more than a modality that is absent: if it "
             "can do without, leave the file or frame out (predict --subset)."
         )
-    found = spec.seen and reached(raw, spec, file)
+    found = spec.seen and reached(some, spec, file)
     if spec.seen and found and found.apart(spec.seen):
         unit = f"{spec.unit} " if spec.unit else ""
         return (
             f"{file}: its values are {found}, far from the {spec.seen} {unit}that the model was trained with: is it in "
             "another unit?"
         )
-    if (doubt := undeclared(raw, spec)) and not (spec.seen and spec.seen.holds(float(doubt.value) * spec.scale)):
+    if (doubt := undeclared(some, spec)) and not (spec.seen and spec.seen.holds(float(doubt.value) * spec.scale)):
         remedy = "declare it in the file as the no-data value, as TIFF can"
         if spec.invalid is not None or raw.dtype.kind == "f":
             remedy = f"store {'NaN' if spec.invalid is None else f'{spec.invalid:.9g}'}"

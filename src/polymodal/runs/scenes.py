@@ -93,7 +93,8 @@ def find_scenes(
             raise DataError(f"{path}: there is no such file or folder for {name!r}.")
     folders = [name for name, path in inputs.items() if path.is_dir()]
     if not folders:
-        return [Scene(next(iter(inputs.values())).stem, dict(inputs))]
+        name, file = next(iter(inputs.items()))
+        return [Scene(key_of(file.stem, declared[name]) or file.stem, dict(inputs))]
     if len(folders) < len(inputs):
         files = ", ".join(name for name in inputs if name not in folders)
         raise DataError(f"expected only files or only folders, got a folder for {', '.join(folders)}, not for {files}.")
