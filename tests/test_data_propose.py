@@ -140,6 +140,15 @@ def test_without_labels_the_last_modality_is_the_target_and_is_said(tmp_path):
     assert "no folder looks like labels" in guesses
 
 
+@pytest.mark.parametrize("name", ["rgb/stra\udcdfe-1", "stra\udcdfe/1"])
+def test_names_in_another_encoding_are_told(tmp_path, name):
+    """If this breaks, files that were unpacked with the names of an old Windows end in a traceback."""
+    write(tmp_path, f"{name}.png", colour())
+    write(tmp_path, f"depth/{name.rpartition('/')[2]}.png", millimetres())
+    with pytest.raises(DataError, match=r"are called 'stra\\udcdfe.*'; expected a path of letters that can be seen"):
+        propose(tmp_path)
+
+
 def test_what_belongs_to_nothing_is_left_out_and_said(tmp_path):
     for n in range(4):
         write(tmp_path, f"rgb/{n}.png", colour())

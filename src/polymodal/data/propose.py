@@ -23,6 +23,7 @@ from polymodal.data.splits import split_file
 from polymodal.data.undeclared import undeclared
 from polymodal.errors import DataError
 from polymodal.files import tidy, write_file
+from polymodal.names import path_below
 
 LOOKED_AT = 20
 """So many files of each modality are read to see what they hold; of labels there are more."""
@@ -83,6 +84,11 @@ def propose(root: Path) -> Proposal:
         tidy(root / FILE)
         raise _present(root / FILE)
     groups, keys, guesses = aligned_groups(root)
+    for name in (*keys, *(group.folder for group in groups)):
+        try:
+            path_below(name)
+        except ValueError as error:
+            raise DataError(f"{root}: files or folders are called {name!r}; expected {error}. Rename them.") from error
     labelled = _labels(groups, keys)
     truths = [group for group in groups if _kind(group) == "label" and group is not labelled]
     groups = [group for group in groups if group not in truths]

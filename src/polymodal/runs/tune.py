@@ -110,13 +110,13 @@ def tune(
         search = _Search(study, out, settings, space, seed, score_column(task.chosen_by, ENSEMBLE), task.chosen_by)
         check_same_data(search.begun(), "val", prepared.datamodule, "Begin anew with another --out.")
         failures = search.run(trials, jobs)
-        best = search.write()
+        best, count = search.write(), len(search.begun())  # with those of an earlier call that asked for more
     for failure in failures:
         print(failure)
     if best is None:
-        raise PolymodalError(f"none of {trials} trials has ended well; the last one: {(failures or ['see above'])[-1]}")
+        raise PolymodalError(f"none of {count} trials has ended well; the last one: {(failures or ['see above'])[-1]}")
     params = ", ".join(f"{name} {value}" for name, value in best.params.items())
-    print(f"the best of {trials} trials is number {best.number}, {task.chosen_by} {best.value:.4g}: {params}")
+    print(f"the best of {count} trials is number {best.number}, {task.chosen_by} {best.value:.4g}: {params}")
     print(f"its recipe: {out / BEST_RECIPE}; the page: {(out / REPORT).resolve()}")
     return out / BEST_RECIPE
 
