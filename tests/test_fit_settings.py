@@ -16,6 +16,7 @@ from fixtures_data import make_folder
 from polymodal.cli import main
 from polymodal.data import track as tracking
 from polymodal.errors import ConfigError, DataError, FusionError, PolymodalError
+from polymodal.runs.prepared import Prepared
 from polymodal.runs.refusals import while_made, while_trained
 from polymodal.runs.training import RecipeCLI, fit, recipe
 
@@ -272,6 +273,14 @@ def test_a_recipe_is_parsed_without_being_trained(data, tmp_path):
     trainer = Untrained(words(data, tmp_path / "run", *more, "--trainer.logger=false")).trainer
     assert (trainer.gradient_clip_val, trainer.num_sanity_val_steps, trainer._detect_anomaly) == (0.5, 1, True)
     assert trainer.loggers == []
+
+
+def test_a_setting_overrides_the_recipe_wherever_it_stands(data):
+    """If this breaks, `polymodal fit --data.root MINE --config RECIPE.yaml` trains on the recipe's data in silence."""
+    before, after = [f"--data.root={data}", "--trainer.max_epochs=7"], ["--trainer.max_steps", "3"]
+    settings = Prepared([*before, "--config", str(recipe("folder")), *after]).settings
+    assert settings["data"]["init_args"]["root"] == str(data)
+    assert (settings["trainer"]["max_epochs"], settings["trainer"]["max_steps"]) == (7, 3)
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,22 @@ class RecipeParser(LightningArgumentParser):
         return super().parse_string(content, path, **settings)
 
 
+def recipes_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line with its recipes in front of all settings, which override them wherever they stand.
+
+    Of a recipe and a setting, jsonargparse takes what comes last.
+    """
+    recipes: list[str] = []
+    settings: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in ("--config", "-c"):
+            recipes += [word, *([file] if (file := next(rest, None)) is not None else [])]
+        else:
+            (recipes if word.startswith("--config=") else settings).append(word)
+    return [*recipes, *settings]
+
+
 def check_groups(settings: Mapping[str, Any]) -> None:
     """Refuse null for settings that come in a group, of which each has a default.
 

@@ -41,7 +41,7 @@ from polymodal.runs.finish import finish
 from polymodal.runs.interrupt import Signals, Stopped
 from polymodal.runs.loggers import log_recipe, loggers_of
 from polymodal.runs.overrides import gone_on
-from polymodal.runs.parsing import RecipeParser, check_groups, refusal
+from polymodal.runs.parsing import RecipeParser, check_groups, recipes_first, refusal
 from polymodal.runs.precision import hint_at_precision
 from polymodal.runs.processes import Together, check_processes, settle_share
 from polymodal.runs.quiet import quieten
@@ -84,7 +84,7 @@ class RecipeCLI(LightningCLI):
             parser_class=RecipeParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=["fit", *arguments],
+            args=["fit", *recipes_first(arguments)],
         )
 
     @staticmethod
