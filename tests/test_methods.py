@@ -8,7 +8,7 @@ import yaml
 from polymodal.errors import ConfigError
 from polymodal.fusion import DecodeOnce, Exchange
 from polymodal.runs.compare import _check_networks
-from polymodal.runs.methods import choose, methods
+from polymodal.runs.methods import choose, imports, methods
 from polymodal.runs.overrides import applied
 from polymodal.runs.prepared import Prepared
 from polymodal.runs.training import recipe
@@ -213,6 +213,7 @@ def test_a_fusion_of_ones_own_is_a_method_by_its_name(tmp_path, monkeypatch):
 
     known = methods(["rgb", "depth"])
     assert choose(["own"], known) == ["halve"]
+    assert imports(known) == ["--import", "my_method"]  # else the command on the page ends in an unknown method
     model = applied(rooms(), "halve", known["halve"].overrides)["model"]["init_args"]
     assert model["fusion"] == {"class_path": "my_method.Halve", "init_args": {}}
     monkeypatch.setattr(my_method.Halve, "name", "penalty")

@@ -27,7 +27,7 @@ from polymodal.runs.console import print_table
 from polymodal.runs.engine import Processes, SeededRun, check_own
 from polymodal.runs.files import write_json
 from polymodal.runs.match import What, matched
-from polymodal.runs.methods import Method, choose, methods
+from polymodal.runs.methods import Method, choose, imports, methods
 from polymodal.runs.overrides import applied
 from polymodal.runs.prepared import Prepared, built
 from polymodal.runs.progress import Progress
@@ -102,7 +102,8 @@ def compare(
     recipes = {name: applied(settings, name, known[name].overrides) for name in chosen}
     with locked(out):
         tidy_below(out)
-        command = ["polymodal", "compare", "--config", str(config), "--out", str(out), "--split", split, *overrides]
+        command = ["polymodal", "compare", *imports(known), "--config", str(config), "--out", str(out)]
+        command += ("--split", split, *overrides)
         command += () if reference is None else ("--reference", reference)
         command += () if match is None else ("--match", match)
         record = record_of(out, command, settings, {name: known[name] for name in chosen}, seeds, equal)

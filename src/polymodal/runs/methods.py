@@ -311,6 +311,12 @@ def _own_networks(fusion: dict[str, Any], stage: str) -> dict[str, Any]:
     return {"model.norms": "private", "model.convolutions": "private", "model.sites": stage, "model.fusion": fusion}
 
 
+def imports(known: Mapping[str, Method]) -> list[str]:
+    """The options of the command line by which the fusions of a user's own among methods are known."""
+    paths = [method.overrides["model.fusion"]["class_path"] for method in known.values() if OWN in method.groups]
+    return [word for module in sorted({path.rpartition(".")[0] for path in paths}) for word in ("--import", module)]
+
+
 def choose(words: Sequence[str], known: Mapping[str, Method]) -> list[str]:
     """The names that words mean, each a method, a group or `all`, in the order of tables.
 
