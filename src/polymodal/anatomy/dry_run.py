@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from polymodal.anatomy.blocks import encoder_of
 from polymodal.anatomy.entrance import Entrance
-from polymodal.anatomy.meta import SIZES, watched
+from polymodal.anatomy.meta import sizes_of, watched
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class DryRun:
     _aliases: list[Tensor] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
+    def size(self) -> torch.Size:
         """Height and width of the image."""
-        return self.image.shape[-1]
+        return self.image.shape[2:]
 
     def shape_of(self, name: str) -> torch.Size | None:
         """Of what a module returned; None where it was not one tensor, or the module did not run."""
@@ -115,7 +115,7 @@ def dry_run(network: nn.Module, way_in: Entrance) -> DryRun:
     Returns:
         What was seen, with the problem if it runs at no size.
     """
-    for size in SIZES:
+    for size in sizes_of(network, way_in.axes):
         run = _run(network, way_in.image(size))
         if run.problem is None:
             break

@@ -1,5 +1,6 @@
 """Where an image enters a plain network: found by a pass without any arithmetic, as layers may stand in any order."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.anatomy.convolutions import Convolution, convolution_of
-from polymodal.anatomy.meta import SIZES, watched
+from polymodal.anatomy.meta import sizes_of, watched
 from polymodal.errors import FusionError
 
 
@@ -34,10 +35,9 @@ class Entrance:
         """How many axes an image has beside its channels: 2, 3 for volumes, 1 for signals."""
         return len(self.conv.kernel_size)
 
-    def image(self, size: int, channels: int | None = None, batch: int = 1) -> Tensor:
-        """Images `(batch, C, size, ...)` without values, as the network takes them unless other channels are said."""
-        sides = (size,) * self.axes
-        return self.conv.weight.new_empty(batch, channels or self.channels, *sides, device="meta")
+    def image(self, size: Sequence[int], channels: int | None = None, batch: int = 1) -> Tensor:
+        """Images `(batch, C, *size)` without values, as the network takes them unless other channels are said."""
+        return self.conv.weight.new_empty(batch, channels or self.channels, *size, device="meta")
 
 
 def entrance(network: nn.Module) -> Entrance:
@@ -58,7 +58,7 @@ def entrance(network: nn.Module) -> Entrance:
     held, conv = next(iter(convolutions.items()))
     # With most numbers of channels the first convolution is reached, which tells how many there should have been.
     guess = Entrance(held, conv, conv.in_channels)
-    for count, size in product(dict.fromkeys((conv.in_channels, 3, 1)), SIZES):
+    for count, size in product(dict.fromkeys((conv.in_channels, 3, 1)), sizes_of(network, guess.axes)):
         if (reached := _reached(network, guess.image(size, count), kind)) is not None:
             name, seen = reached
             conv = convolutions[name]

@@ -1,7 +1,8 @@
 """A network without its values, to see how it runs: on the meta device, where tensors have shapes alone."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from polymodal.anatomy.convolutions import Convolution
 from polymodal.anatomy.shapes import ByShapes
 
-SIZES = (64, 256, 224)
-"""Heights and widths to try: some networks take no image as small as the first, some only those of one size."""
+_USUAL = (256, 224, 384, 512, 518, 448, 128, 96, 32)
+"""Sides of images to try on a network that takes none of the size that is tried first, nor says of which it takes."""
+_LARGEST = 256**3
+"""Values of an image's channel that are tried: volumes of the larger sides would not fit into memory."""
 
 Before = Callable[[str, tuple[Any, ...]], None]
 """Is told the name of a layer before it runs, and its arguments."""
@@ -57,3 +60,19 @@ def watched(network: nn.Module, image: Tensor, before: Before, after: After | No
     finally:  # a backward pass may run layers again
         for handle in handles:
             handle.remove()
+
+
+def sizes_of(network: nn.Module, axes: int) -> Iterator[tuple[int, ...]]:
+    """Sizes of images to try on a network, of so many axes: a small one, those that it says are its own, usual ones.
+
+    Some networks take no image as small as the first, some only those of one size, which transformers keep as
+    `img_size` (timm) or `image_size` (transformers).
+    """
+    said = (getattr(module, name, None) for module in network.modules() for name in ("img_size", "image_size"))
+    tried: set[tuple[int, ...]] = set()
+    for size in (64, *said, *_USUAL):
+        sides: tuple[Any, ...] = tuple(size) if isinstance(size, tuple | list) else (size,) * axes
+        known = len(sides) == axes and all(isinstance(side, int) and side > 0 for side in sides)
+        if known and sides not in tried and math.prod(sides) <= _LARGEST:
+            tried.add(sides)
+            yield sides

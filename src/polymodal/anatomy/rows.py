@@ -1,7 +1,7 @@
 """Whether the rows of what a layer is given belong to the samples of the batch, in their order, each by itself."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.anatomy.entrance import Entrance
-from polymodal.anatomy.meta import SIZES, ghost
+from polymodal.anatomy.meta import ghost, sizes_of
 from polymodal.anatomy.norms import axes_of
 from polymodal.anatomy.shapes import ByShapes
 
@@ -17,6 +17,7 @@ _BATCH = 11
 """How many images are tried: a prime, of which no number of windows or patches is a multiple by chance."""
 
 _Seen = list[tuple[str, Tensor]]
+_Size = tuple[int, ...]
 
 
 def misplaced(
@@ -36,7 +37,8 @@ def misplaced(
     Returns:
         The first such layer; None where there is none, or nothing could be seen.
     """
-    seen = _first(lambda size: _given(ghost(network), way_in.image(size, batch=_BATCH), layers))
+    sizes = list(sizes_of(network, way_in.axes))
+    seen = _first(sizes, lambda size: _given(ghost(network), way_in.image(size, batch=_BATCH), layers))
     for name, x in seen or []:
         if x.dim() < 2 or x.shape[0] % _BATCH:
             return name, tuple(x.shape)
@@ -44,16 +46,16 @@ def misplaced(
     unsure = {name: layer for name, layer in layers.items() if name in several or not _takes_maps_alone(layer)}
     if not unsure or way_in.conv.weight.is_meta:
         return None
-    traced = _first(lambda size: _given(copy.deepcopy(network).eval(), _half_not_a_number(way_in, size), unsure))
+    traced = _first(sizes, lambda size: _given(copy.deepcopy(network).eval(), _half_not_a_number(way_in, size), unsure))
     for name, x in traced or []:
         if x.shape[0] % 2 or x[: x.shape[0] // 2].isnan().any():
             return name, tuple(x.shape)
     return None
 
 
-def _first(attempt: Callable[[int], _Seen]) -> _Seen | None:
+def _first(sizes: Iterable[_Size], attempt: Callable[[_Size], _Seen]) -> _Seen | None:
     """What is seen at the first size at which a network runs; None when at none."""
-    for size in SIZES:
+    for size in sizes:
         with suppress(Exception):  # whatever a network does on such images
             return attempt(size)
     return None
@@ -75,7 +77,7 @@ def _given(network: nn.Module, images: Tensor, layers: Mapping[str, nn.Module]) 
     return seen
 
 
-def _half_not_a_number(way_in: Entrance, size: int) -> Tensor:
+def _half_not_a_number(way_in: Entrance, size: _Size) -> Tensor:
     """Two images, of which the second has no value that is a number."""
     like: Any = way_in.conv.weight
     images = torch.zeros_like(way_in.image(size, batch=2), device=like.device)
