@@ -262,6 +262,16 @@ def test_modalities_that_are_named_in_the_place_of_images_are_refused():
         net(inputs, present=["rgb"])
 
 
+def test_a_part_of_the_network_alone_is_told_how_many_images_it_is_given():
+    """If this breaks, features that are read of an encoder, after a pass with fewer images, are normalised as another
+    modality's."""
+    net = randomize_norms(fuse(TwoScales(), NAMES[:2], None)).eval()
+    four, two = (images(NAMES[:2], size, 3, 8, 8, dtype=torch.float32) for size in (4, 2))
+    before = net.network.encoder(net.stem(four))
+    net(two)
+    assert_equal(net.network.encoder(net.stem(four)), before, 0.0)
+
+
 def test_no_modality_is_called_what_the_prediction_of_all_is():
     """If this breaks, the prediction of such a modality is lost where predictions go by name, and its score wrong."""
     with pytest.raises(FusionError, match="expected names without a dot, none of them 'ensemble'"):
@@ -357,6 +367,33 @@ def test_a_private_layer_that_is_given_places_before_samples_is_refused():
     with pytest.raises(FusionError, match=r"The layer 'mix' \(Linear\).*samples are not one after the other"):
         fuse(Windowed(windows=False), NAMES[:2], None, convolutions="private")
     fuse(Windowed(windows=False), NAMES[:2], None)
+
+
+class Places(nn.Module):
+    """Attention between places of images of one size; or, by mistake, between the images of the batch."""
+
+    def __init__(self, sides: tuple[int, int], *, mixes: bool, says: bool) -> None:
+        super().__init__()
+        if says:
+            self.img_size = sides
+        self.patch = nn.Conv2d(3, 8, 16, 16)
+        self.place = nn.Parameter(torch.zeros(1, sides[0] // 16 * (sides[1] // 16), 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=not mixes)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).mT + self.place
+        return self.head(self.norm(tokens + self.attention(tokens, tokens, tokens)[0]))
+
+
+@pytest.mark.parametrize(
+    ("sides", "says"), [((32, 32), False), ((96, 96), False), ((384, 384), False), ((48, 80), True)]
+)
+def test_a_network_for_images_of_one_size_is_looked_at_with_such_images(sides, says):
+    """If this breaks, what mixes the samples of a batch is known of networks for some sizes alone, and else silent."""
+    fuse(Places(sides, mixes=False, says=says), NAMES[:2], None)
+    with pytest.raises(FusionError, match=r"'norm'.*are mixed with each other"):
+        fuse(Places(sides, mixes=True, says=says), NAMES[:2], None)
 
 
 def test_a_forward_that_is_a_function_is_refused_where_it_would_be_copied():

@@ -56,9 +56,12 @@ class Stem(nn.Module):
         """
         names = self.roster.names
         if not self.roster.patterns:
-            return fold([self._widen(names[m], inputs[names[m]]) for m in self.roster.present])
-        rows = ((names[m], self.roster.samples_of(m)) for m in self.roster.present)
-        return self.roster.together([self._widen(name, inputs[name][samples]) for name, samples in rows])
+            folded = fold([self._widen(names[m], inputs[names[m]]) for m in self.roster.present])
+        else:
+            rows = ((names[m], self.roster.samples_of(m)) for m in self.roster.present)
+            folded = self.roster.together([self._widen(name, inputs[name][samples]) for name, samples in rows])
+        self.roster.rows = folded.shape[0]  # who gives it to a part of the network alone leaves `Roster.count` out
+        return folded
 
     def extra_repr(self) -> str:
         """The settings that `print(model)` shows."""
