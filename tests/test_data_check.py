@@ -182,3 +182,21 @@ def test_pictures_of_8_and_of_16_bits_in_one_modality_are_noted(root):
     (note,) = check(root)
     assert (note.file, note.note) == (f"grey/{file.name}", True)
     assert "uint8, where the first file has uint16" in note.problem
+
+
+def test_an_invalid_that_no_number_of_the_files_can_be_is_noted(root):
+    """In metres instead of as it is stored, it means nothing, and each hole is a surface."""
+    edit(root, lambda d: d["modalities"]["depth"].update(invalid=65.535))
+    found = [defect for defect in check(root) if "`invalid: 65.535`" in defect.problem]
+    assert [(defect.file, defect.note) for defect in found] == [("depth/0000.png", True)]
+    edit(root, lambda d: d["modalities"]["depth"].update(invalid=0))
+    assert check(root) == []
+
+
+def test_measurements_in_jpeg_are_noted(root):
+    for file in (root / "depth").iterdir():
+        Image.fromarray((np.array(Image.open(file)) >> 5).astype(np.uint8)).save(file.with_suffix(".jpg"))
+        file.unlink()
+    assert [defect.note for defect in check(root) if "compressed as JPEG, which changes numbers" in defect.problem] == [
+        True
+    ]

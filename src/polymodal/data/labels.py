@@ -194,7 +194,7 @@ def _translated(plane: np.ndarray, known: Mapping[float, int]) -> tuple[np.ndarr
     numbers = np.zeros(len(stored), np.result_type(*map(np.min_scalar_type, ends)))
     unknown = np.ones(len(stored), bool)
     # All at once: thousands of classes, each compared with all values of a file, would take minutes.
-    held = {value: number for value, number in known.items() if _can_hold(plane.dtype, value)}
+    held = {value: number for value, number in known.items() if can_hold(plane.dtype, value)}
     values, classes = np.array(list(held), plane.dtype), np.array(list(held.values()), numbers.dtype)
     at = np.searchsorted(stored, values).clip(max=len(stored) - 1)
     there = stored[at] == values
@@ -205,11 +205,12 @@ def _translated(plane: np.ndarray, known: Mapping[float, int]) -> tuple[np.ndarr
     return numbers[place], unknown[place]
 
 
-def _can_hold(kind: np.dtype[Any], value: float) -> bool:
-    """Whether an array of a type may hold a stored value, NaN aside."""
+def can_hold(kind: np.dtype[Any], value: float) -> bool:
+    """Whether an array of a type may hold a stored value."""
     if kind.kind == "f":
-        return abs(value) <= np.finfo(kind).max or math.isinf(value)
-    return float(value).is_integer() and np.iinfo(kind).min <= value <= np.iinfo(kind).max
+        return abs(value) <= np.finfo(kind).max or not math.isfinite(value)
+    limits = np.iinfo(np.uint8 if kind.kind == "b" else kind)
+    return float(value).is_integer() and limits.min <= value <= limits.max
 
 
 def _held(array: np.ndarray, outside: Sequence[np.ndarray]) -> tuple[Counter[float], set[float]]:

@@ -6,6 +6,8 @@ import numpy as np
 
 from polymodal.data.bands import bands
 from polymodal.data.content import Content
+from polymodal.data.inputs import UNITS
+from polymodal.data.labels import can_hold
 from polymodal.data.parts import ModalitySpec, TargetSpec
 from polymodal.data.spec import FILE
 
@@ -26,6 +28,10 @@ def remarks(content: Content, raw: np.ndarray, part: ModalitySpec | TargetSpec) 
     if content.alpha:
         opaque = len(raw) < len(content.array)
         yield "its alpha channel is opaque and left out" if opaque else "its alpha channel is read, too", False
+    if part.kind in UNITS and content.lossy:
+        yield f"compressed as {content.lossy}, which changes numbers, most of all beside edges and holes", False
+    if part.invalid is not None and not can_hold(raw.dtype, part.invalid):
+        yield f"{raw.dtype}, no number of which is the `invalid: {part.invalid:.9g}` of {FILE}: all pixels count", False
     if content.nodata is not None and (said := _of_nodata(content.nodata, raw, part)):
         yield said
 
