@@ -15,7 +15,8 @@ from PIL import Image
 
 import polymodal
 from fixtures_data import edit, make_archive, make_folder
-from polymodal import fuse
+from polymodal import fuse, load
+from polymodal.checkpoint import annotate
 from polymodal.cli import main, models
 from polymodal.cli.parser import make_parser
 from polymodal.data import DatasetSpec, FolderData
@@ -239,6 +240,17 @@ def test_data_rooms_unpacks_into_the_folder_one_stands_in(root, tmp_path, monkey
     assert here.stat().st_ino == before
 
 
+def test_a_calibrated_model_that_is_trained_on_says_that_it_is_calibrated_no_more(run, root, capsys):
+    """If this breaks, `predict` and exported files are as sure of themselves as before `calibrate`, without a word."""
+    data = FolderData(str(root), modalities=["rgb", "depth"])
+    data.setup()
+    model = run / "model"
+    annotate(model, temperatures={"ensemble": 2.0})
+    for said in (True, False):
+        save_model(load(model), "rooms-unet", {"classes": 2}, data, {}, model)
+        assert ("was calibrated before this training" in capsys.readouterr().out) is said
+
+
 def test_inspect_shows_a_network_by_name_and_the_model_of_a_run(run, capsys):
     assert main(["inspect", "rooms-unet", "--arguments", "classes=5"]) == 0
     assert 'sites="auto" would exchange' in capsys.readouterr().out
@@ -387,6 +399,10 @@ def test_demo_replaces_only_a_demo_and_shows_why_a_training_failed(tmp_path, cap
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "no demo made" in refused(capsys, "demo", "--out", tmp_path / "mine")
+    (tmp_path / "demo" / "exchange").mkdir(parents=True)
+    (tmp_path / "demo" / "demo.json").touch()
+    assert "--seed: expected 0 to" in refused(capsys, "demo", "--out", tmp_path / "demo", "--seed", "-1")
+    assert (tmp_path / "demo" / "exchange").is_dir(), "an earlier demo is cleared away for one that can run"
     out = tmp_path / "demo"
     with demo.room(out, list(demo.RUNS)):
         pass

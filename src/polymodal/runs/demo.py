@@ -17,6 +17,7 @@ from polymodal.runs import children
 from polymodal.runs.console import print_table
 from polymodal.runs.files import write_json
 from polymodal.runs.precision import demo_precision
+from polymodal.runs.trainer_settings import SEEDS
 from polymodal.runs.training import recipe
 from polymodal.scores import Score, known_scores
 
@@ -88,6 +89,8 @@ def train_and_show(
     Returns:
         The summary.
     """
+    if not 0 <= seed < SEEDS:  # before an earlier demo is cleared away
+        raise ConfigError(f"--seed: expected 0 to {SEEDS - 1}, got {seed}.")
     with room(out, list(runs)):
         common = ("--config", str(recipe(config)), "--seed_everything", str(seed), *demo_precision())
         train_all(

@@ -1,6 +1,7 @@
 """A trained model on a split: its scores, and a few scenes to look at."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from polymodal.run_folder import (
     PRESENT,
     RELIABILITY,
     SCENES,
+    TEMPERATURES,
     images_file,
 )
 from polymodal.runs.files import write_arrays, write_json
@@ -201,10 +203,18 @@ def remove_scores_of_others(folder: Path) -> None:
 def save_model(
     net: Multimodal, network: str, arguments: Mapping[str, Any], data: Any, facts: Any, folder: Path
 ) -> None:
-    """Write a model folder that predicts and evaluates without the code and the data set that trained it."""
+    """Write a model folder that predicts and evaluates without the code and the data set that trained it.
+
+    Temperatures belong to the weights that they were fitted to: of a calibrated model before it is said that it was.
+    """
+    calibrated = False
+    with suppress(CheckpointError):  # there was none
+        calibrated = bool((checkpoint.read_config(folder).get("metadata") or {}).get(TEMPERATURES))
     checkpoint.save(
         net,
         folder,
         network={"name": network, "arguments": dict(arguments)},
         metadata={**describe(data), "training": facts},
     )
+    if calibrated:
+        print(f"{folder} was calibrated before this training and is not any more; polymodal calibrate does it again")
