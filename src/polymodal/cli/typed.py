@@ -21,10 +21,10 @@ def numbers(text: str | None, convert: Callable[[str], Any], option: str) -> tup
 
 def number(text: str, option: str) -> float:
     """The one number behind an option."""
-    found: tuple[float, ...] = numbers(text, float, option)
-    if len(found) != 1:
-        raise ConfigError(f"{option}: expected one number, got {text!r}.")
-    return found[0]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: expected one number, got {text!r}.") from error
 
 
 def values(words: Sequence[str], option: str) -> dict[str, Any]:
