@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from polymodal.data import InputSpec, TargetSpec
 from polymodal.data.target import restore_target, stored_bits
 
+GAP = 4
+"""Pixels between the pictures of a sheet."""
+
 
 def truth_at(image: Tensor, valid: Tensor, size: Sequence[int], target: TargetSpec) -> tuple[Tensor, Tensor]:
     """A target at the size of the inputs, at which images are predicted and scored.
@@ -91,12 +94,11 @@ def as_file(image: Tensor, target: TargetSpec) -> Image.Image:
     return Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1))
 
 
-def contact_sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> Image.Image:
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
     """Pictures (H, W, 3), all of one size, in rows and columns on white."""
-    height, width = rows[0][0].shape[:2]
-    size = (len(rows[0]) * (width + gap) - gap, len(rows) * (height + gap) - gap)
-    sheet = Image.new("RGB", size, "white")
+    height, width = (side + GAP for side in rows[0][0].shape[:2])
+    sheet = Image.new("RGB", (len(rows[0]) * width - GAP, len(rows) * height - GAP), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (x * (width + gap), y * (height + gap)))
+            sheet.paste(Image.fromarray(picture), (x * width, y * height))
     return sheet
