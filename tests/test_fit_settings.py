@@ -189,7 +189,8 @@ def test_a_setting_twice_and_a_group_of_none_are_told(data, tmp_path):
 def test_words_that_are_no_settings_and_files_that_are_not_there_are_told(data, tmp_path):
     for word, expected in (
         ("more", "'more': expected settings as --NAME VALUE"),
-        ("--config=nothing.yaml", "--config: there is no file .*nothing.yaml"),
+        ("--config=nothing.yaml", "--config: there is no file .*nothing.yaml. The package has those in .*recipes"),
+        ("--config=mine/rooms.yaml", "there is no file .*rooms.yaml. The package has .*recipes/rooms.yaml"),
         (f"--config={data}", f"--config: there is no file {data}"),
         ("--model.help=polymodal.tasks.Segmentatio", "there is no class Segmentatio"),
     ):

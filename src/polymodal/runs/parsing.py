@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import signature
 from os import PathLike
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -115,12 +116,13 @@ def check_groups(settings: Mapping[str, Any]) -> None:
                 )
 
 
-def refusal(message: str, parser: ArgumentParser) -> str:
+def refusal(message: str, parser: ArgumentParser, recipes: Path) -> str:
     """Why a command line or a recipe cannot be parsed, in one line.
 
     Args:
         message: What jsonargparse says.
         parser: Of all settings; it knows their names.
+        recipes: The folder of those that come with the package.
     """
     message = _first_attempt(message)
     keys = _KEY.findall(message)
@@ -138,7 +140,8 @@ def refusal(message: str, parser: ArgumentParser) -> str:
         return f"{where}there is no class {absent['path'] or name}{_instead(name, _classes_for(message))}"
     said = essence(message)
     if file := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
-        return f"--config: there is no file {file[1]}."
+        named = [own for own in sorted(recipes.rglob("*.yaml")) if own.stem == Path(file[1]).stem]
+        return f"--config: there is no file {file[1]}. The package has {named[0] if named else f'those in {recipes}'}."
     if not said:
         return f"{where}{_expected(message)}"
     made = "".join(f"{path.rpartition('.')[2]}: " for path in _CLASS.findall(message)[-1:])

@@ -97,7 +97,7 @@ class RecipeCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise ConfigError(refusal(str(error), self._subcommand_parsers["fit"])) from error
+            raise ConfigError(refusal(str(error), self._subcommand_parsers["fit"], recipes())) from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"--config: expected text in UTF-8 ({error}).") from error
 
@@ -279,14 +279,20 @@ def part_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
+def recipes() -> Path:
+    """The folder of the recipes that come with the package."""
+    package = Path(polymodal.__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
 def recipe(name: str) -> Path:
     """The path of a recipe that comes with the package, such as "rooms".
 
     Raises:
         ConfigError: There is none of that name.
     """
-    package = Path(polymodal.__file__).parent
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise ConfigError(f"there is no recipe {name!r} with this installation")
+    file = recipes() / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(f"there is no recipe {name!r} with this installation")
+    return file
