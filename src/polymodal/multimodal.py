@@ -172,7 +172,11 @@ class Multimodal(nn.Module):
         return tuple(Pattern(p.present, p.samples.to(first.device)) for p in patterns)
 
     def fusion_loss(self) -> Tensor:
-        """What the fusion adds to the loss of the last forward pass in training, weighted: a scalar (CEN eq. 4)."""
+        """What the fusion adds to the loss of the last forward pass, weighted: a scalar (CEN eq. 4).
+
+        Ask for it before the network runs again: what looks at features, such as `Alignment` and `TokenExchange`, has
+        those of the last pass alone, and none of a pass without gradients or in eval mode, when it adds 0.
+        """
         return self.fusion.loss(self.network, self.sites)
 
     def scales(self) -> dict[str, nn.Parameter]:

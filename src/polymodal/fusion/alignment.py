@@ -70,7 +70,7 @@ class Alignment(StageFusion):
         return Plan(install)
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
-        """The weighted Σ_sites Σ_pairs MMD² of the last forward pass in training, a scalar; 0 before any."""
+        """The weighted Σ_sites Σ_pairs MMD² of the last forward pass, a scalar; 0 if it was no training."""
         total = super().loss(network, sites)
         for site in sites:
             for one, other in combinations(behind(network, site).seen(), 2):

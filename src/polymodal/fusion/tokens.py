@@ -93,7 +93,7 @@ class TokenExchange(Fusion):
         return Plan(install)
 
     def loss(self, network: nn.Module, sites: Sequence[str]) -> Tensor:
-        """λ Σ_l Σ_m |s|₁ of the last forward pass in training (TokenFusion eq. 5), a scalar; 0 before any."""
+        """λ Σ_l Σ_m |s|₁ of the last forward pass (TokenFusion eq. 5), a scalar; 0 if it was no training."""
         total = super().loss(network, sites)
         for site in sites:
             for scores in behind(network, site).seen:
