@@ -57,7 +57,8 @@ def undeclared(raw: np.ndarray, spec: InputSpec) -> Undeclared | None:
             if spec.kind == "depth" and end <= 0:
                 return Undeclared(_text(end), "is no distance", bool(end < 0))
             if _apart(float(end), others) and _strange(float(end), raw, spec):
-                return Undeclared(_text(end), "lies far from all other values", sure=True)
+                saturated = raw.dtype.kind != "f" and end == np.iinfo(raw.dtype).max
+                return Undeclared(_text(end), "lies far from all other values", sure=not saturated)
     return None
 
 
