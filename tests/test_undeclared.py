@@ -11,7 +11,10 @@ from PIL import Image
 from fixtures_data import edit, make_folder
 from polymodal.cli import main
 from polymodal.data import DatasetSpec, FolderDataset, InputSpec, check
+from polymodal.data.content import FileSpec
+from polymodal.data.inputs import settled
 from polymodal.data.ranges import Range
+from polymodal.data.reading import read_content
 from polymodal.data.statistics import compute, input_specs
 from polymodal.data.undeclared import undeclared
 from polymodal.errors import DataError
@@ -150,8 +153,51 @@ def test_numbers_that_a_file_declares_to_be_scaled_are_told_of(tmp_path, capsys,
 
 def test_a_model_knows_which_scale_its_files_declared(root, tmp_path):
     fill(root, DEPTH.astype(np.uint16))
-    assert "scaling" not in input_specs(DatasetSpec.load(root), ["depth"])["depth"].as_dict()
+    assert input_specs(DatasetSpec.load(root), ["depth"])["depth"].as_dict()["scaling"] == ""
     for file in (root / "depth").iterdir():
         tifffile.imwrite(file, DEPTH.astype(np.uint16), extratags=[(42112, "s", 0, SCALED, True)])
     known = input_specs(DatasetSpec.load(root), ["depth"])["depth"].as_dict()
     assert InputSpec.from_dict(known).scaling == "the scale 0.01"
+
+
+def test_a_model_that_does_not_say_what_its_files_declared_is_not_held_to_have_seen_none():
+    """If this breaks, every model from before is told to doubt the very files that it was trained with."""
+    known = InputSpec("depth", 1).as_dict()
+    del known["scaling"]
+    assert InputSpec.from_dict(known).scaling is None
+    assert InputSpec.from_dict(InputSpec.from_dict(known).as_dict()).scaling is None
+
+
+HOT = np.where(DEPTH > 8990, 16383, 2900 + DEPTH % 40)
+MEASURED = [
+    ("raw", HOT.astype(np.uint16)),  # a fire in a thermal image of 14 bits
+    ("raw", np.where(DEPTH > 8000, DEPTH / 100, -30).astype(np.float32)),  # the floor of a radar
+    ("depth", np.where(DEPTH > 8900, 80, DEPTH / 1000).astype(np.float32)),  # the sky, at the end of the range
+    ("raw", (DEPTH > 8000).astype(np.int32) * 7 + (DEPTH > 4000)),  # counts
+]
+
+
+@pytest.mark.parametrize(("kind", "array"), MEASURED)
+def test_what_lies_apart_but_is_no_number_for_nothing_is_left_alone(kind, array):
+    """If this breaks, whoever follows the advice loses what was measured."""
+    assert undeclared(array[None], InputSpec(kind, 1)) is None
+
+
+def test_the_remedy_fits_what_is_declared_and_one_channel_of_several():
+    """If this breaks, whoever follows the advice is given it again, or loses the value that was declared before."""
+    holes = holed(-9999, np.float32)
+    assert undeclared(holes[None], InputSpec("raw", 1)).how == "Declare `invalid: -9999.0`"
+    assert undeclared(holes[None], InputSpec("raw", 1, invalid=0)).how == "Store 0 in all channels instead"
+    one = np.stack([holes, DEPTH.astype(np.float32)])
+    assert undeclared(one, InputSpec("raw", 2)).how == "Store NaN in all channels instead"
+    assert undeclared(one, InputSpec("raw", 2, invalid=-9999)).how == "Store -9999 in all channels instead"
+
+
+def test_a_model_of_pictures_beyond_full_scale_goes_on_predicting_them(tmp_path):
+    """If this breaks, a model that was trained with floating-point pictures of 0 to 255 can never be used again."""
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, (DEPTH / 40).astype(np.float32))
+    content = read_content(file, FileSpec("image"))
+    assert settled(content, InputSpec("image", 1, mean=(120.0,), std=(60.0,)), "a.tif")[0].max() > 200
+    with pytest.raises(DataError, match="beyond 0 to 1"):
+        settled(content, InputSpec("image", 1, mean=(0.4,), std=(0.2,)), "a.tif")

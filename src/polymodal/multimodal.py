@@ -215,7 +215,8 @@ class Multimodal(nn.Module):
         says to give up every channel. What the plain network names itself, as timm's do, is among them. The optimisers
         of timm ask for it.
         """
-        own: Iterable[str] = getattr(self.network, "no_weight_decay", tuple)()
+        said = getattr(self.network, "no_weight_decay", ())
+        own: Iterable[str] = said() if callable(said) else said
         names = {f"network.{name}" for name in own}
         for path, module in self.named_modules():
             for key in getattr(module, "per_modality", ()):

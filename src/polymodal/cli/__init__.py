@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from polymodal.runs.training import fit
 
             fit(words[1:])
-            return 0
+            return _told(0)
         parser = make_parser()
         if not words:
             parser.print_help(sys.stderr)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if settings and not parsed.takes_settings:
             parser.refuse(settings, words)
         parsed.settings = settings
-        return int(parsed.run(parsed) or 0)
+        return _told(int(parsed.run(parsed) or 0))
     except KeyboardInterrupt:
         print("polymodal: interrupted", file=sys.stderr)
         return 130
@@ -77,6 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"polymodal: {_message(error)}", file=sys.stderr)
         return 2 if to_mend else 1
+
+
+def _told(status: int) -> int:
+    """The status of a command, once what it has printed was taken: a closed pipe is noticed here at the latest."""
+    sys.stdout.flush()
+    return status
 
 
 def _formatted(

@@ -119,7 +119,7 @@ class Seen:
     ranges: dict[str, dict[str, Range]] = field(default_factory=lambda: defaultdict(dict))
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
-    contents: dict[tuple[tuple[str, int], ...], str] = field(default_factory=dict)
+    contents: dict[tuple[tuple[str, int, int], ...], str] = field(default_factory=dict)
 
     def sample(self, key: str, counted: list[Counted]) -> Iterator[Defect]:
         """The defects of one sample's files; its labels are added to what is counted of its splits."""
@@ -159,7 +159,8 @@ class Seen:
         spec = self.spec
         parts = [(name, part) for name, part in _parts(spec) if not spec.lacks(part, key)]
         try:
-            content = tuple((name, spec.store.checksum(spec.file(part, key))) for name, part in parts)
+            files = [(name, spec.file(part, key)) for name, part in parts]
+            content = tuple((name, spec.store.size(file), spec.store.checksum(file)) for name, file in files)
         except DataError:  # a file that is missing was told of
             return
         if (twin := self.contents.setdefault(content, key)) == key:

@@ -106,6 +106,16 @@ class Store:
             self._checksums[state] = zlib.crc32(self.read(file))
         return self._checksums[state]
 
+    def size(self, file: str) -> int:
+        """The bytes of a file, unpacked.
+
+        Raises:
+            DataError: When it does not exist.
+        """
+        if self.is_archive and file in self._names:
+            return self._open().getinfo(file).file_size
+        return self.stamp(file)[0]
+
     def stamp(self, file: str) -> tuple[int, ...]:
         """The bytes of a folder's file and two times, by which an unchanged one is known unread.
 

@@ -97,7 +97,7 @@ class InputSpec(FileSpec):
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = {name: plain(value) for name, value in asdict(self).items()}
-        coded = {name: values.pop(name) for name in ("map", "colors", "scaling")}
+        coded = {name: values.pop(name) for name in ("map", "colors")}
         return values | {name: value for name, value in coded.items() if value}
 
     @classmethod
@@ -114,7 +114,9 @@ class InputSpec(FileSpec):
             raise DataError(f"input: {missing[0]}: missing. Expected the values of an InputSpec, got {dict(values)}.")
         try:
             invalid = None if values["invalid"] is None else float(values["invalid"])
-            spec = cls(**{**values, "invalid": invalid, "seen": Range.from_dict(values.get("seen"))})
+            # Models of earlier versions do not say what their files declared.
+            said = {"scaling": None, **values, "invalid": invalid, "seen": Range.from_dict(values.get("seen"))}
+            spec = cls(**said)
             right = (
                 spec.kind in KINDS
                 and spec.layout in (None, *LAYOUTS)
@@ -124,7 +126,7 @@ class InputSpec(FileSpec):
                 and len(spec.mean) == len(spec.std) == spec.channels
                 and all(not text or affix(text) for text in (spec.prefix, spec.suffix))
                 and isinstance(spec.unit, str)
-                and isinstance(spec.scaling, str)
+                and isinstance(spec.scaling, str | None)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)
                 and {number for _, number in spec.map} <= set(range(len(spec.classes)))
                 and len(spec.colors) in (0, len(spec.classes))
@@ -169,12 +171,16 @@ def settled(content: Content, spec: InputSpec, file: str) -> tuple[np.ndarray, I
 
 def _check_full_scale(raw: np.ndarray, spec: InputSpec, file: str) -> None:
     """Refuse floating-point pictures of 0 to 255, and the like, which beside others would be 255 times as bright."""
-    if spec.kind not in ENDS or raw.dtype.kind != "f":
+    if spec.kind not in ENDS or raw.dtype.kind != "f" or not isinstance(raw, np.ndarray):  # not to unpack a large one
         return
     low, high = ENDS[spec.kind]
+    least, most = low, high
+    if any(spec.mean) or any(one != 1 for one in spec.std):  # a model may have been trained with such files alone
+        reach = [(mean - 4 * std, mean + 4 * std) for mean, std in zip(spec.mean, spec.std, strict=True)]
+        least, most = min(low, *(one for one, _ in reach)), max(high, *(one for _, one in reach))
     some = thinned(raw)
     measured = where_measured(some, spec)
-    beyond = (some != some.clip(low - ROUNDING, high + ROUNDING)).any(0, keepdims=True)
+    beyond = (some != some.clip(least - ROUNDING, most + ROUNDING)).any(0, keepdims=True)
     counted = beyond if measured is None else beyond[measured]
     if counted.sum() > 0.5 * counted.size:
         raise DataError(

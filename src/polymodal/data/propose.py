@@ -193,7 +193,8 @@ def _image(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
     elif word in ("image", "") and channels in (1, 3) and dtype.name in ("bool", "uint8", "uint16"):
         kind = "image"
     specs = [InputSpec(kind, channels, invalid=content.nodata) for content in contents]
-    doubt = next(filter(None, map(undeclared, arrays, specs)), None)
+    doubts = filter(None, map(undeclared, arrays, specs))
+    doubt = next((one for one in doubts if one.sure or float(one.value) == 0), None)  # whatever else may be measured
     invalid = yaml.safe_load(doubt.value) if doubt else None
     pairs = zip(arrays, specs, strict=True)
     measured = [array[np.isfinite(array) & (array != spec.invalid) & (array != invalid)] for array, spec in pairs]

@@ -1,12 +1,16 @@
 """A value that seems to mean that nothing was measured, and counts as measured, since nobody has declared it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from polymodal.data.bands import thinned
 from polymodal.data.inputs import ENDS, UNITS, InputSpec, where_measured
+
+_FAR = 1e10
+"""No measurement is as large, in any unit; -3.4e38 and 1e30 are."""
 
 
 @dataclass(frozen=True)
@@ -16,28 +20,27 @@ class Undeclared:
     Args:
         value: As dataset.yaml would declare it.
         why: What makes it doubtful, for the middle of a sentence.
+        how: How the data set says that nothing was measured there, the beginning of a sentence.
         sure: Whether no sensor and no program gives such a value for a measurement.
     """
 
     value: str
     why: str
+    how: str
     sure: bool
 
     @property
     def remedy(self) -> str:
         """For whoever describes the data set; a sentence without its full stop."""
-        return (
-            f"{self.value} {self.why}, and counts as measured. Declare `invalid: {self.value}` if it means that "
-            "nothing was"
-        )
+        return f"{self.value} {self.why}, and counts as measured. {self.how} if it means that nothing was"
 
 
 def undeclared(raw: np.ndarray, spec: InputSpec) -> Undeclared | None:
     """The smallest or the largest of a file's values, where it can hardly be a measurement as all the others.
 
-    It is held by several pixels, and farther from the next value than all others are from each other, as are -9999,
-    65535 and -3.4e38; or it is a distance that is not above 0. In `raw` values 0 and what has 8 bits are left alone:
-    most maps of edges, counts or masks hold one background and little else.
+    It is one of the numbers that stand for "nothing", such as -9999, 65535 and -3.4e38, and farther from the next value
+    than all others are from each other; or a distance that is not above 0. Several pixels hold it. In `raw` values 0
+    and what has 8 bits are left alone: most maps of edges, counts or masks hold one background and little else.
 
     Args:
         raw: (C, H, W).
@@ -54,16 +57,17 @@ def undeclared(raw: np.ndarray, spec: InputSpec) -> Undeclared | None:
             others = values[values != end]
             if others.size > values.size - 2:
                 continue
+            means_nothing = _means_nothing(float(end), raw.dtype)
             if spec.kind == "depth" and end <= 0:
-                return Undeclared(_text(end), "is no distance", bool(end < 0))
-            if _apart(float(end), others) and _strange(float(end), raw, spec):
+                return Undeclared(_text(end), "is no distance", _how(end, some, spec), means_nothing)
+            if means_nothing and _apart(float(end), others):
                 saturated = raw.dtype.kind != "f" and end == np.iinfo(raw.dtype).max
-                return Undeclared(_text(end), "lies far from all other values", sure=not saturated)
+                return Undeclared(_text(end), "lies far from all other values", _how(end, some, spec), not saturated)
     return None
 
 
 def warn_of_undeclared(raw: np.ndarray, spec: InputSpec, folder: str) -> None:
-    """Warn of a value of a file, once for all files of a folder that hold it."""
+    """Warn of a value of a file, once for all files of a folder that hold the same one."""
     if doubt := undeclared(raw, spec):
         rank_zero_warn(f"{folder}: {doubt.remedy}; `polymodal data check` names the files.")
 
@@ -78,9 +82,21 @@ def _apart(end: float, others: np.ndarray) -> bool:
     return max(low - end, end - high) > high - low > 0
 
 
-def _strange(end: float, raw: np.ndarray, spec: InputSpec) -> bool:
-    """Whether a value that lies apart is not what a background, or light, has in such a file."""
-    if spec.kind in ENDS:
-        low, high = ENDS[spec.kind]
-        return not low <= end <= high
-    return spec.kind == "depth" or (end != 0 and raw.dtype.itemsize > 1)
+def _means_nothing(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether programs write such a number where nothing was measured: the end of a type, nines, beyond reason."""
+    if dtype.kind != "f" and dtype.itemsize > 1 and value != 0 and value in _ends(dtype):
+        return True
+    digits = f"{abs(value):.0f}"
+    return abs(value) >= _FAR or value in (-32768, -32767) or (len(digits) > 3 and set(digits) == {"9"})
+
+
+def _ends(dtype: np.dtype[Any]) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _how(value: np.generic, some: np.ndarray, spec: InputSpec) -> str:
+    """How to declare it: one number does for all channels, and a pixel lacks all of them or none."""
+    if spec.invalid is None and ((some == value).all(0) == (some == value).any(0)).all():
+        return f"Declare `invalid: {_text(value)}`"
+    return f"Store {'NaN' if spec.invalid is None else f'{spec.invalid:.9g}'} in all channels instead"

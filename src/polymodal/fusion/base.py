@@ -124,7 +124,7 @@ class Fusion(ABC):
         """Put this fusion's modules at the sites.
 
         Args:
-            network: A copy of the plain network whose norms are private already; it is changed.
+            network: The network to change, whose norms are private already.
             sites: What `find_sites` returned.
             roster: Knows which modalities are present; every module that tells them apart keeps it.
         """

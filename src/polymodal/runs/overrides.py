@@ -1,6 +1,8 @@
 """A recipe with some of its settings changed, as a method of a comparison does, and where two recipes differ."""
 
 import copy
+import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +85,17 @@ def _check_exchange(recipe: dict[str, Any], name: str) -> None:
 
 
 def differing(there: Any, here: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two nests of settings differ: dotted paths, each with both values."""
+    """Where two nests of settings differ: dotted paths, each with both values.
+
+    Args:
+        there: Of an earlier version perhaps: settings that it does not say had what is the default now.
+        here: Of this version.
+        path: Where they stand.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
+        if "class_path" in here and isinstance(there.get("init_args"), dict):
+            since = {name: value for name, value in _defaults(here["class_path"]).items() if name in here["init_args"]}
+            there = there | {"init_args": since | there["init_args"]}
         keys = dict.fromkeys([*there, *here])
         # `init_args` is how a file says it, not how anybody gives it.
         return [
@@ -95,6 +106,16 @@ def differing(there: Any, here: Any, path: str = "") -> list[tuple[str, Any, Any
             )
         ]
     return [] if there == here else [(path, there, here)]
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """What a class, which a recipe has made, and those that it passes settings on to are made with if nobody says."""
+    module, _, name = class_path.rpartition(".")
+    made = getattr(sys.modules.get(module), name, object)
+    makers = [vars(base)["__init__"] for base in reversed(made.__mro__) if "__init__" in vars(base)]
+    signatures = map(inspect.signature, makers)
+    parameters = [one for signature in signatures for one in signature.parameters.values()]
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
 def differences(there: Any, here: Any, path: str = "") -> list[str]:
@@ -120,7 +141,7 @@ def gone_on(text: str, config: Path, epoch: int) -> tuple[str, str]:
         earlier = read_bytes(config, MAX_YAML, ConfigError).decode()
         found = differing(parse_yaml(earlier), parse_yaml(text))
     except ValueError as error:
-        raise ConfigError(f"{config} is damaged ({error}). Restore it, or remove it.") from error
+        raise ConfigError(f"{config} is damaged ({error}). Restore it.") from error
     own = ("trainer.default_root_dir", "ckpt_path")
     said = "; ".join(f"{name} {new} instead of {old}" for name, old, new in found if name not in own)
     changed = f"{_FROM} {epoch} on: {said}" if said else ""

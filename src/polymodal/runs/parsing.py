@@ -93,7 +93,8 @@ def recipes_first(words: Sequence[str]) -> list[str]:
         if word in ("--config", "-c"):
             recipes += [word, *([file] if (file := next(rest, None)) is not None else [])]
         else:
-            (recipes if word.startswith("--config=") else settings).append(word)
+            joined = word.startswith("--config=") or (word.startswith("-c") and not word.startswith("--"))
+            (recipes if joined else settings).append(word)
     return [*recipes, *settings]
 
 

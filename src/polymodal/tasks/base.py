@@ -83,8 +83,8 @@ class Task(LightningModule):
             debugging, or "compile", which pays where epochs take many minutes; see `polymodal.speed.accelerate`. The
             precision is the trainer's.
         start_from: A run or model, of the same network and fusion, that the training starts from: its folder, the name
-            of one that comes with the package, or an address on the Hub; classes, modalities and sizes may be others.
-            What was taken over is printed, and kept in the run.
+            of one that comes with the package, or an address on the Hub; classes, modalities and sizes may be others,
+            and without a fusion it may have had any. What was taken over is printed, and kept in the run.
         start_like: For modalities that it does not know: the one that each starts like, such as {thermal: depth}.
         learns: "all"; or "private" for what is each modality's own, such as norms and parts of low rank, while what
             they share stays as it is in the model that the training starts from.
