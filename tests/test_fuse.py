@@ -274,8 +274,9 @@ def test_a_part_of_the_network_alone_is_told_how_many_images_it_is_given():
 
 def test_no_modality_is_called_what_the_prediction_of_all_is():
     """If this breaks, the prediction of such a modality is lost where predictions go by name, and its score wrong."""
-    with pytest.raises(FusionError, match="expected names without a dot, none of them 'ensemble'"):
-        fuse(plain_segmenter(0), ["rgb", "ensemble"])
+    net = fuse(plain_segmenter(0), ["rgb", "ensemble"]).eval()
+    with pytest.raises(FusionError, match="'ensemble' is called as the prediction of all is"):
+        net(images(["rgb", "ensemble"], 2, 3, 16, 16)).named()
 
 
 def test_fusing_twice_is_refused():

@@ -102,7 +102,7 @@ def test_a_scale_of_their_own_reads_numbers_of_any_type(model, tmp_path, capsys)
         ("rgb=1", "whose numbers have no unit"),
         ("depth=0", "expected a number above 0"),
         ("depth=nan", "expected a number above 0"),
-        ("depth=mm", "expected numbers"),
+        ("depth=mm", "expected one number"),
         ("depth", "expected MODALITY=NUMBER"),
     ]:
         assert message in refused([*words, scale, "--out", out], capsys, out)

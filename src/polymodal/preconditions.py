@@ -19,7 +19,6 @@ from polymodal.anatomy.norms import can_be_private, kind_of
 from polymodal.errors import FusionError
 from polymodal.fusion.base import select
 from polymodal.multimodal import Multimodal
-from polymodal.names import ENSEMBLE
 from polymodal.nn import PrivateNorm
 
 _HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
@@ -37,11 +36,8 @@ def checked_names(modalities: Sequence[str] | Mapping[str, int | None]) -> list[
     if not names:
         raise FusionError("modalities: expected at least one name, got none.")
     for name in names:
-        if not isinstance(name, str) or not name or "." in name or name == ENSEMBLE:
-            raise FusionError(
-                f"modalities: expected names without a dot, none of them {ENSEMBLE!r}, as the prediction of all is "
-                f"called, got {name!r}."
-            )
+        if not isinstance(name, str) or not name or "." in name:
+            raise FusionError(f"modalities: expected names without a dot, got {name!r}.")
     doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
         raise FusionError(f"modalities: {doubled!r} is named twice; every modality needs a name of its own.")

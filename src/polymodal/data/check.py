@@ -300,6 +300,10 @@ def _sizes(spec: DatasetSpec, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
             yield Defect(f"split {split!r}", problem, note=True)
 
 
+_FEW = 2
+"""Files that are told of one by one."""
+
+
 def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
     parts = [part for _, part in _parts(spec)]
     used = {str(PurePosixPath(part.folder, name_of(key, part))) for part in parts for key in keys}
@@ -312,7 +316,11 @@ def _unused_files(spec: DatasetSpec, keys: list[str]) -> Iterator[Defect]:
     for file, folder in there.items():
         if str(PurePosixPath(file).with_suffix("")) not in used:
             unused.setdefault(folder, []).append(file)
-    yield from (_alike("in no split", files) for files in unused.values())
+    for files in unused.values():
+        if len(files) <= _FEW:
+            yield from (_alike("in no split", [file]) for file in files)
+        else:
+            yield _alike("in no split", files)
 
 
 def _alike(note: str, files: Sequence[str]) -> Defect:

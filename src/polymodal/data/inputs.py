@@ -124,7 +124,7 @@ class InputSpec(FileSpec):
                 and type(spec.channels) is int
                 and spec.channels > 0
                 and len(spec.mean) == len(spec.std) == spec.channels
-                and all(not text or affix(text) for text in (spec.prefix, spec.suffix))
+                and all(text == "" or affix(text) for text in (spec.prefix, spec.suffix))
                 and isinstance(spec.unit, str)
                 and isinstance(spec.scaling, str | None)
                 and len(spec.classes) == (spec.channels if spec.kind == "label" else 0)

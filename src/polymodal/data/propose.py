@@ -194,7 +194,8 @@ def _image(group: Group, files: Sequence[Path]) -> tuple[dict[str, Any], str]:
         kind = "image"
     specs = [InputSpec(kind, channels, invalid=content.nodata) for content in contents]
     doubts = filter(None, map(undeclared, arrays, specs))
-    doubt = next((one for one in doubts if one.sure or float(one.value) == 0), None)  # whatever else may be measured
+    # Whatever else may be measured: what a camera saturates at, and depth that is only relative.
+    doubt = next((one for one in doubts if one.sure or (kind == "depth" and float(one.value) >= 0)), None)
     invalid = yaml.safe_load(doubt.value) if doubt else None
     pairs = zip(arrays, specs, strict=True)
     measured = [array[np.isfinite(array) & (array != spec.invalid) & (array != invalid)] for array, spec in pairs]

@@ -34,7 +34,13 @@ class Prediction:
     weights: Tensor
 
     def named(self) -> dict[str, Any]:
-        """All predictions by name, that of the ensemble last."""
+        """All predictions by name, that of the ensemble last.
+
+        Raises:
+            FusionError: A modality that predicts has the ensemble's name.
+        """
+        if ENSEMBLE in self.per_modality:
+            raise FusionError(f"The modality {ENSEMBLE!r} is called as the prediction of all is. Give it another name.")
         return {**self.per_modality, ENSEMBLE: self.ensemble}
 
 
