@@ -29,6 +29,7 @@ from polymodal.runs.comparison_folder import record_of
 from polymodal.runs.engine import usable_gpus
 from polymodal.runs.files import write_json
 from polymodal.runs.methods import methods
+from polymodal.runs.overrides import differing
 from polymodal.runs.training import fit, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args", "ignore:no channel is exchanged")
@@ -482,3 +483,12 @@ def test_a_training_has_its_share_of_the_cores_and_no_more_than_the_user_asked_f
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert children.environment(4)["OMP_NUM_THREADS"] == has
+
+
+def test_what_was_begun_before_a_setting_came_is_the_same_recipe():
+    """If this breaks, every comparison and search of an earlier version is refused, by a setting that nobody gave."""
+    task = {"class_path": "polymodal.tasks.Segmentation", "init_args": {"network": "rooms-unet"}}
+    now = {"model": {**task, "init_args": {**task["init_args"], "learns": "all", "weights": None}}}
+    assert differing({"model": task}, now) == []
+    now["model"]["init_args"]["learns"] = "private"
+    assert differing({"model": task}, now) == [("model.learns", "all", "private")]

@@ -11,7 +11,6 @@ from fixtures_data import make_folder
 from polymodal import ConfigError, fuse, load
 from polymodal.models import create
 from polymodal.run_folder import START
-from polymodal.runs.overrides import differing
 from polymodal.runs.training import fit, recipe
 from polymodal.tasks import Segmentation
 from polymodal.tasks.learning import keep_shared, own_parameters
@@ -97,12 +96,3 @@ def test_there_must_be_something_to_keep():
     """If this breaks, a training from nothing leaves random convolutions as they are."""
     with pytest.raises(ConfigError, match=r"learns: private keeps .* Give --model\.start_from"):
         Segmentation(learns="private")
-
-
-def test_what_was_begun_before_a_setting_came_is_the_same_recipe():
-    """If this breaks, every comparison and search of an earlier version is refused, by a setting that nobody gave."""
-    task = {"class_path": "polymodal.tasks.Segmentation", "init_args": {"network": "rooms-unet"}}
-    now = {"model": {**task, "init_args": {**task["init_args"], "learns": "all", "weights": None}}}
-    assert differing({"model": task}, now) == []
-    now["model"]["init_args"]["learns"] = "private"
-    assert differing({"model": task}, now) == [("model.learns", "all", "private")]

@@ -84,15 +84,11 @@ def _apart(end: float, others: np.ndarray) -> bool:
 
 def _means_nothing(value: float, dtype: np.dtype[Any]) -> bool:
     """Whether programs write such a number where nothing was measured: the end of a type, nines, beyond reason."""
-    if dtype.kind != "f" and dtype.itemsize > 1 and value != 0 and value in _ends(dtype):
+    whole = np.iinfo(dtype) if dtype.kind != "f" and dtype.itemsize > 1 else None
+    if whole and value != 0 and value in (whole.min, whole.max):
         return True
     digits = f"{abs(value):.0f}"
     return abs(value) >= _FAR or value in (-32768, -32767) or (len(digits) > 3 and set(digits) == {"9"})
-
-
-def _ends(dtype: np.dtype[Any]) -> tuple[int, int]:
-    info = np.iinfo(dtype)
-    return int(info.min), int(info.max)
 
 
 def _how(value: np.generic, some: np.ndarray, spec: InputSpec) -> str:
